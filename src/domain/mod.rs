@@ -1,0 +1,9 @@
+//! The words of the field: nodes, instances, what a cluster was seen to be, and the arithmetic of its quorum.
+//!
+//! Pure: no I/O, no clock, no randomness. Knows nothing else of this crate.
+
+pub mod cluster;
+pub mod ids;
+pub mod instance;
+pub mod quorum;
+pub mod time;

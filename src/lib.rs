@@ -1,0 +1,12 @@
+//! Event-sourced rolling changes of an EventStoreDB (KurrentDB) cluster on AWS EC2, without downtime.
+//!
+//! Pure inside, I/O at the rim; dependencies point inwards. `ARCHITECTURE.md` has the map, `tests/architecture.rs` keeps it true.
+
+pub mod domain;
+pub mod ports;
+
+#[cfg(feature = "ec2")]
+pub mod ec2;
+#[cfg(feature = "esdb")]
+pub mod esdb;
+pub mod sim;

@@ -1,0 +1,79 @@
+//! The instances.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+
+use crate::domain::ids::{InstanceId, InstanceType};
+use crate::domain::instance::{Instance, TypeInfo};
+
+/// What an EC2 error asks for. Decided by code, never by text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CallClass {
+    /// Transient: throttling, a time-out, a server's fault. The same call may succeed.
+    Retry,
+    /// The instance is not in the state the call needs: describe it again, and wait.
+    Wait,
+    /// No capacity for the type now: it may come, or another type may do.
+    Capacity,
+    /// This call with these arguments will not succeed.
+    Terminal,
+    /// Rights or credentials: a person must mend them.
+    Denied,
+}
+
+/// An EC2 call that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{call} failed with {code}: {message}")]
+pub struct FleetError {
+    /// The call, such as `StopInstances`.
+    pub call: String,
+    /// What to do about it.
+    pub class: CallClass,
+    /// EC2's code, such as `IncorrectInstanceState`; ours (`Timeout`, `Unreachable`, `NoCredentials`) where EC2 gave none.
+    pub code: String,
+    /// EC2's message, without secrets.
+    pub message: String,
+    /// EC2's request id.
+    pub request_id: Option<String>,
+}
+
+/// A call that EC2 accepted (or that had nothing to do).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// EC2's request id.
+    pub request_id: Option<String>,
+}
+
+/// How to find instances whose id is not known yet. Instances that are being terminated are left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// By one of these primary or secondary private addresses.
+    PrivateIps(Vec<IpAddr>),
+    /// By one of these private DNS names.
+    PrivateDns(Vec<String>),
+    /// By a tag with one of these values.
+    Tag {
+        /// Key of the tag.
+        key: String,
+        /// Values.
+        values: Vec<String>,
+    },
+}
+
+/// The instances. Calls that change something are sent once: each repeat needs an intent of its own.
+#[async_trait]
+pub trait Fleet: Send + Sync {
+    /// One call for all ids. An id that EC2 does not know is missing in the answer.
+    async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError>;
+    /// Instances that match.
+    async fn find(&self, wanted: &Wanted) -> Result<Vec<Instance>, FleetError>;
+    /// What EC2 offers under this name; `None` if there is no such type.
+    async fn type_info(&self, instance_type: &InstanceType) -> Result<Option<TypeInfo>, FleetError>;
+    /// Stops an instance (never by force).
+    async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError>;
+    /// Changes the type of a stopped instance.
+    async fn modify_type(&self, id: &InstanceId, to: &InstanceType) -> Result<Done, FleetError>;
+    /// Starts an instance.
+    async fn start(&self, id: &InstanceId) -> Result<Done, FleetError>;
+}
