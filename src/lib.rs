@@ -4,6 +4,7 @@
 
 pub mod domain;
 pub mod ports;
+pub mod update;
 
 #[cfg(feature = "ec2")]
 pub mod ec2;

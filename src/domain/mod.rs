@@ -2,8 +2,11 @@
 //!
 //! Pure: no I/O, no clock, no randomness. Knows nothing else of this crate.
 
+pub mod agreement;
+pub mod catch_up;
 pub mod cluster;
 pub mod ids;
 pub mod instance;
 pub mod quorum;
 pub mod time;
+pub mod watch;

@@ -1,0 +1,154 @@
+//! Whether a cluster agrees on who leads it: one three-valued answer that stop, resign and caught-up all rest on.
+//!
+//! Views contradict each other for up to 2.5 s after every leader change (recorded on 23.10.5): two living leaders in one view,
+//! none, or the new one called `Unknown`. Only two consecutive refreshes of every view that name the same process prove anything.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::cluster::NodeState;
+use super::ids::{NodeName, ProcessId};
+use super::time::Moment;
+use super::watch::{ClusterWatch, Named};
+
+/// Whether all expected members agree on one leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Agreement {
+    /// They do.
+    Yes {
+        /// The leader's process.
+        leader: ProcessId,
+        /// The node it runs on.
+        node: NodeName,
+        /// Its epoch, by its own word.
+        epoch: i32,
+    },
+    /// They do not: who says what.
+    No(Vec<Doubt>),
+    /// Not known yet, or not from everybody: who is missing.
+    Unknown(Vec<Doubt>),
+}
+
+/// One reason why agreement is not *yes*.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// The node gives no fresh answer.
+    Silent(NodeName),
+    /// The node's view has no entry for itself.
+    NoOwnEntry(NodeName),
+    /// The node's view names no living leader.
+    NamesNobody(NodeName),
+    /// The node's view names several, or changed its mind within a refresh.
+    NamesSeveral(NodeName),
+    /// The node's view named another leader than the rest, or than one refresh ago.
+    NamesAnother(NodeName),
+    /// Only one refresh of the node has been seen that names the leader.
+    SecondRefreshAwaited(NodeName),
+    /// The process named is none of the expected members'.
+    LeaderNotExpected(ProcessId),
+    /// The node named does not itself say that it leads.
+    LeaderDenies(NodeName),
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Doubt::Silent(n) => write!(f, "{n} does not answer"),
+            Doubt::NoOwnEntry(n) => write!(f, "{n} does not list itself"),
+            Doubt::NamesNobody(n) => write!(f, "{n} sees no leader"),
+            Doubt::NamesSeveral(n) => write!(f, "{n} sees more than one leader"),
+            Doubt::NamesAnother(n) => write!(f, "{n} named another leader"),
+            Doubt::SecondRefreshAwaited(n) => write!(f, "{n} has yet to confirm the leader"),
+            Doubt::LeaderNotExpected(p) => write!(f, "the leader {p} is no expected member"),
+            Doubt::LeaderDenies(n) => write!(f, "{n} is named but does not say that it leads"),
+        }
+    }
+}
+
+impl Agreement {
+    /// The leader's node, if they agree.
+    pub fn leader_node(&self) -> Option<&NodeName> {
+        match self {
+            Agreement::Yes { node, .. } => Some(node),
+            Agreement::No(_) | Agreement::Unknown(_) => None,
+        }
+    }
+
+    /// The doubts, none if they agree.
+    pub fn doubts(&self) -> &[Doubt] {
+        match self {
+            Agreement::Yes { .. } => &[],
+            Agreement::No(doubts) | Agreement::Unknown(doubts) => doubts,
+        }
+    }
+}
+
+/// Judges agreement among `expected`, leaving out `excepted` (only the node in hand while it is down, and members missing by waiver).
+pub fn judge(
+    watch: &ClusterWatch,
+    expected: &BTreeSet<NodeName>,
+    excepted: &BTreeSet<NodeName>,
+    now: Moment,
+) -> Agreement {
+    let mut contradictions = Vec::new();
+    let mut missing = Vec::new();
+    let mut named: BTreeSet<ProcessId> = BTreeSet::new();
+
+    for name in expected.difference(excepted) {
+        let Some(track) = watch.node(name).filter(|t| t.fresh_view(now).is_some()) else {
+            missing.push(Doubt::Silent(name.clone()));
+            continue;
+        };
+        if track.own(now).is_none() {
+            missing.push(Doubt::NoOwnEntry(name.clone()));
+            continue;
+        }
+        let mut latest = track.refreshes.iter().rev();
+        let leader = match latest.next().map(|r| r.named()) {
+            Some(Named::One(leader)) => leader,
+            Some(Named::Nobody) => {
+                contradictions.push(Doubt::NamesNobody(name.clone()));
+                continue;
+            }
+            Some(Named::Several) => {
+                contradictions.push(Doubt::NamesSeveral(name.clone()));
+                continue;
+            }
+            None => {
+                missing.push(Doubt::NoOwnEntry(name.clone()));
+                continue;
+            }
+        };
+        named.insert(leader);
+        match latest.next().map(|r| r.named()) {
+            Some(Named::One(before)) if before == leader => {}
+            Some(Named::One(_)) => missing.push(Doubt::NamesAnother(name.clone())),
+            Some(Named::Nobody | Named::Several) | None => missing.push(Doubt::SecondRefreshAwaited(name.clone())),
+        }
+    }
+
+    if named.len() > 1 {
+        for name in expected.difference(excepted) {
+            if watch.node(name).and_then(|t| t.refreshes.back()).is_some_and(|r| matches!(r.named(), Named::One(_))) {
+                contradictions.push(Doubt::NamesAnother(name.clone()));
+            }
+        }
+    }
+    let leader = named.first().copied();
+    let leader_node = leader.and_then(|l| watch.node_of(l)).filter(|n| expected.contains(*n));
+    if let Some(leader) = leader
+        && named.len() == 1
+    {
+        match leader_node.and_then(|n| watch.node(n).and_then(|t| t.own(now)).map(|own| (n, own))) {
+            None => missing.push(Doubt::LeaderNotExpected(leader)),
+            Some((node, own)) => {
+                if own.state != NodeState::Leader || !own.is_alive {
+                    contradictions.push(Doubt::LeaderDenies(node.clone()));
+                } else if contradictions.is_empty() && missing.is_empty() {
+                    return Agreement::Yes { leader, node: node.clone(), epoch: own.epoch };
+                }
+            }
+        }
+    }
+    if contradictions.is_empty() { Agreement::Unknown(missing) } else { Agreement::No(contradictions) }
+}

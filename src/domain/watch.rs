@@ -1,0 +1,299 @@
+//! What one observer has seen of a cluster: every node's own word about itself, the view it serves, and how both changed.
+//!
+//! Level-triggered: [`ClusterWatch::absorb`] takes answers in the order in which they came; everything else is computed
+//! from what it keeps. Bounded: it keeps a fixed number of refreshes of each node.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::catch_up::{Delay, LeaderSamples};
+use super::cluster::{MemberEntry, NodeState, ReplicaSubscription, View};
+use super::ids::{NodeName, ProcessId};
+use super::time::Moment;
+
+/// An answer older than this says nothing of now: the polling interval and one call's time-out (3 s), with a margin.
+pub const ANSWER_MAX_AGE: Duration = Duration::from_secs(4);
+
+/// Refreshes kept of each node: more than any rule needs (three), enough to show a trend.
+const REFRESHES_KEPT: usize = 16;
+
+/// Processes of one node whose first entry is kept: one that truncates exits up to twice before it follows.
+const PROCESSES_KEPT: usize = 8;
+
+/// What came of asking one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It answered `/gossip`; `live` is what `/health/live` said, if that was asked and answered.
+    View {
+        /// The view it serves.
+        view: View,
+        /// Whether `/health/live` was 204.
+        live: Option<bool>,
+    },
+    /// It did not.
+    Silent {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// Whom a node's view named as leader, over all looks during one refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Nobody alive.
+    Nobody,
+    /// Exactly this process.
+    One(ProcessId),
+    /// More than one, or different ones at different looks.
+    Several,
+}
+
+/// One refresh of a node's own entry, with what its view named while it lasted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refresh {
+    /// When it was first seen.
+    pub at: Moment,
+    /// The entry.
+    pub own: MemberEntry,
+    /// The living leaders in its view, once for each different look during this refresh.
+    pub looks: Vec<Vec<ProcessId>>,
+    /// How far behind the leader it was then; `None` while no leader's samples exist, and for the leader itself.
+    pub delay: Option<Delay>,
+}
+
+impl Refresh {
+    /// Whom the view named as leader while this refresh lasted.
+    pub fn named(&self) -> Named {
+        match self.looks.as_slice() {
+            [look] => match look.as_slice() {
+                [] => Named::Nobody,
+                [one] => Named::One(*one),
+                [_, _, ..] => Named::Several,
+            },
+            [] | [_, _, ..] => Named::Several,
+        }
+    }
+}
+
+/// The first entry seen of a process, and the worst seen since: whether the data came back with it is judged by these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstSeen {
+    /// The process.
+    pub process: ProcessId,
+    /// When.
+    pub at: Moment,
+    /// Its state then.
+    pub state: NodeState,
+    /// Its epoch then.
+    pub epoch: i32,
+    /// Its writer position then, bytes.
+    pub writer: i64,
+    /// Its commit position then; its writer position if it was still initializing and had none.
+    pub commit: i64,
+    /// Whether any entry of this process had epoch −1.
+    pub epoch_missing_seen: bool,
+}
+
+/// The leader's word on what it sent a replica over one subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The subscription.
+    pub subscription: uuid::Uuid,
+    /// Bytes sent over it.
+    pub bytes: u64,
+    /// Whether it is the only subscription seen of this process.
+    pub unbroken: bool,
+    /// When it was said.
+    pub at: Moment,
+}
+
+/// Everything seen of one node.
+#[derive(Clone, Debug, Default)]
+pub struct NodeTrack {
+    /// The last answer and when it came.
+    pub last: Option<(Moment, Answer)>,
+    /// The last view it served, however old.
+    pub last_view: Option<(Moment, View)>,
+    /// What `/health/live` last said of this process, and when.
+    pub live: Option<(Moment, bool)>,
+    /// Its refreshes, oldest first.
+    pub refreshes: VecDeque<Refresh>,
+    /// The first entry of each process seen, the present one last.
+    pub firsts: VecDeque<FirstSeen>,
+    /// What the leader sent its present process.
+    pub sent: Option<Sent>,
+    /// When its state or its writer position last changed.
+    pub moved_at: Option<Moment>,
+    /// Since when it has not answered.
+    pub silent_since: Option<Moment>,
+}
+
+impl NodeTrack {
+    /// Its view, if it answered and that is not too old.
+    pub fn fresh_view(&self, now: Moment) -> Option<&View> {
+        match &self.last {
+            Some((at, Answer::View { view, .. })) if now.since(*at) <= ANSWER_MAX_AGE => Some(view),
+            Some((_, Answer::View { .. } | Answer::Silent { .. })) | None => None,
+        }
+    }
+
+    /// Its own entry, if it answered and that is not too old.
+    pub fn own(&self, now: Moment) -> Option<&MemberEntry> {
+        self.fresh_view(now).and_then(View::own)
+    }
+
+    /// The first entry of a process seen after `moment`, with the worst of all those processes: one that lost its data may exit
+    /// and start again before anybody looks twice.
+    pub fn first_after(&self, moment: Moment) -> Option<FirstSeen> {
+        let mut later = self.firsts.iter().filter(|f| f.at > moment);
+        let mut worst = later.next()?.clone();
+        for f in later {
+            worst.epoch_missing_seen |= f.epoch_missing_seen;
+            worst.commit = worst.commit.min(f.commit);
+            worst.writer = worst.writer.min(f.writer);
+        }
+        Some(worst)
+    }
+
+    /// Its last own entry, however old.
+    pub fn last_own(&self) -> Option<&MemberEntry> {
+        self.last_view.as_ref().and_then(|(_, view)| view.own())
+    }
+}
+
+/// What one observer has seen of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterWatch {
+    nodes: BTreeMap<NodeName, NodeTrack>,
+    samples: LeaderSamples,
+}
+
+impl ClusterWatch {
+    /// A watch that has seen nothing of these nodes.
+    pub fn new(nodes: impl IntoIterator<Item = NodeName>) -> Self {
+        Self { nodes: nodes.into_iter().map(|n| (n, NodeTrack::default())).collect(), samples: LeaderSamples::default() }
+    }
+
+    /// What was seen of a node.
+    pub fn node(&self, name: &NodeName) -> Option<&NodeTrack> {
+        self.nodes.get(name)
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeTrack)> {
+        self.nodes.iter()
+    }
+
+    /// The leader's positions with the moments at which each was first seen.
+    pub fn samples(&self) -> &LeaderSamples {
+        &self.samples
+    }
+
+    /// The node whose present process this is, by its own word.
+    pub fn node_of(&self, process: ProcessId) -> Option<&NodeName> {
+        self.nodes.iter().find(|(_, t)| t.last_own().is_some_and(|own| own.process == process)).map(|(name, _)| name)
+    }
+
+    /// Takes one answer of one node.
+    pub fn absorb(&mut self, name: &NodeName, at: Moment, answer: Answer) {
+        let Some(track) = self.nodes.get_mut(name) else { return };
+        match &answer {
+            Answer::Silent { .. } => {
+                track.silent_since.get_or_insert(at);
+            }
+            Answer::View { view, live } => {
+                track.silent_since = None;
+                track.last_view = Some((at, view.clone()));
+                let look = living_leaders(view);
+                if let Some(own) = view.own() {
+                    let new_process = track.firsts.back().is_none_or(|f| f.process != own.process);
+                    if new_process {
+                        track.refreshes.clear();
+                        track.sent = None;
+                        track.live = None;
+                        track.firsts.push_back(first_seen(own, at));
+                        while track.firsts.len() > PROCESSES_KEPT {
+                            track.firsts.pop_front();
+                        }
+                    } else if let Some(first) = track.firsts.back_mut() {
+                        first.epoch_missing_seen |= own.epoch < 0 && own.state != NodeState::Initializing;
+                    }
+                    if let Some(live) = live {
+                        track.live = Some((at, *live));
+                    }
+                    if own.state == NodeState::Leader && self.samples.absorb(own, at) {
+                        // Another leader, or another epoch: what was measured against the old one proves nothing.
+                        for t in self.nodes.values_mut() {
+                            t.refreshes.iter_mut().for_each(|r| r.delay = None);
+                        }
+                    }
+                    if let Some(track) = self.nodes.get_mut(name) {
+                        note_refresh(track, own, look, at, &self.samples);
+                    }
+                }
+            }
+        }
+        if let Some(track) = self.nodes.get_mut(name) {
+            track.last = Some((at, answer));
+        }
+    }
+
+    /// Takes what the leader says of its replicas' subscriptions. Only a leader's word is given here.
+    pub fn absorb_replication(&mut self, at: Moment, subscriptions: &[ReplicaSubscription]) {
+        for track in self.nodes.values_mut() {
+            let Some(own) = track.last_own() else { continue };
+            let Some(found) = subscriptions.iter().find(|s| s.endpoint == own.replication) else { continue };
+            let unbroken = track.sent.as_ref().is_none_or(|s| s.unbroken && s.subscription == found.subscription);
+            track.sent = Some(Sent { subscription: found.subscription, bytes: found.total_bytes_sent, unbroken, at });
+        }
+    }
+
+    /// Processes that any view, however old, shows alive and in charge: never to be stopped.
+    pub fn called_leader(&self) -> BTreeSet<ProcessId> {
+        let in_charge = [NodeState::Leader, NodeState::PreLeader, NodeState::ResigningLeader];
+        self.nodes
+            .values()
+            .filter_map(|t| t.last_view.as_ref())
+            .flat_map(|(_, view)| view.members.iter())
+            .filter(|m| m.is_alive && in_charge.contains(&m.state))
+            .map(|m| m.process)
+            .collect()
+    }
+}
+
+/// The processes that a view shows alive and leading. Entries that are not alive count for nothing.
+pub fn living_leaders(view: &View) -> Vec<ProcessId> {
+    view.members.iter().filter(|m| m.is_alive && m.state == NodeState::Leader).map(|m| m.process).collect()
+}
+
+fn first_seen(own: &MemberEntry, at: Moment) -> FirstSeen {
+    let initializing = own.state == NodeState::Initializing;
+    FirstSeen {
+        process: own.process,
+        at,
+        state: own.state,
+        epoch: own.epoch,
+        writer: own.writer,
+        commit: if initializing && own.last_commit < 0 { own.writer } else { own.last_commit },
+        epoch_missing_seen: own.epoch < 0 && !initializing,
+    }
+}
+
+fn note_refresh(track: &mut NodeTrack, own: &MemberEntry, look: Vec<ProcessId>, at: Moment, samples: &LeaderSamples) {
+    if let Some(last) = track.refreshes.back_mut()
+        && last.own.time_stamp == own.time_stamp
+    {
+        if !last.looks.contains(&look) {
+            last.looks.push(look);
+        }
+        return;
+    }
+    if track.refreshes.back().is_none_or(|last| last.own.state != own.state || last.own.writer != own.writer) {
+        track.moved_at = Some(at);
+    }
+    let delay = if own.state == NodeState::Leader { None } else { samples.delay_of(own, at) };
+    track.refreshes.push_back(Refresh { at, own: own.clone(), looks: vec![look], delay });
+    while track.refreshes.len() > REFRESHES_KEPT {
+        track.refreshes.pop_front();
+    }
+}

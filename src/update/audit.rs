@@ -1,0 +1,226 @@
+//! A second, independent look at an action just before it is performed: written from the rules that must hold, not from the planner.
+//! It shares nothing with [`super::safety`] but the data it looks at.
+
+use std::fmt;
+
+use super::action::{Action, Call, Warrant};
+use super::limits::{ACT_WINDOW, TICKET_AFTER, TICKET_AFTER_REPLACEMENT};
+use super::observed::Observed;
+use super::state::{State, Step};
+use crate::domain::cluster::NodeState;
+use crate::domain::ids::{NodeName, ProcessId};
+use crate::domain::instance::InstanceState;
+use crate::domain::time::Moment;
+
+/// A rule that the action would break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule, such as `S2`.
+    pub rule: &'static str,
+    /// What was found.
+    pub found: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.found)
+    }
+}
+
+/// Judges an action. `Err` with every rule that it would break.
+pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Moment) -> Result<(), Vec<Violation>> {
+    let mut found = Vec::new();
+    let mut check = |rule: &'static str, holds: bool, what: &dyn Fn() -> String| {
+        if !holds {
+            found.push(Violation { rule, found: what() });
+        }
+    };
+
+    // S4: by the worker that holds the update, with its recorded intent, within the window; or with the return ticket.
+    let holds_it = state.holder.as_ref().is_some_and(|h| h.incarnation == observed.me);
+    check("S4", holds_it, &|| "this worker does not hold the update".into());
+    check("S4", state.end.is_none(), &|| "the update has ended".into());
+    let hand = state.in_hand.as_ref().filter(|h| h.node == action.node);
+    check("S5", hand.is_some(), &|| format!("{} is not the node in hand", action.node));
+    let Some(hand) = hand else { return Err(found) };
+    match action.warrant {
+        Warrant::Intent(revision) => {
+            check("S4", hand.intent.as_ref().is_some_and(|i| i.revision == revision), &|| {
+                format!("revision {revision} is not the open intent")
+            });
+            check("S4", state.last_revision().is_some_and(|last| last >= revision), &|| "the intent is not folded".into());
+            let mine = observed.intent.filter(|i| i.revision == revision);
+            check("S4", mine.is_some(), &|| "this worker did not append the intent".into());
+            if let Some(mine) = mine {
+                check("S4", mine.called.is_none(), &|| "its call was made already".into());
+                check("S4", now.since(mine.first_sent) <= ACT_WINDOW, &|| {
+                    format!("its window passed {:.1} s ago", now.since(mine.first_sent.after(ACT_WINDOW)).as_secs_f64())
+                });
+            }
+        }
+        Warrant::ReturnTicket(revision) => {
+            check("S4", hand.ticket == Some(revision), &|| format!("revision {revision} is not the last stop intent"));
+            let needed = if observed.took_over_at.is_some() { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
+            check("S4", observed.store.away_since.is_some_and(|since| now.since(since) >= needed), &|| {
+                "the store has not been away for long enough".into()
+            });
+            check("S4", observed.store.leader_reported == Some(false), &|| "a node of the store may have a leader".into());
+            check("S4", matches!(action.call, Call::ModifyType { .. } | Call::StartInstance { .. }), &|| {
+                "a return ticket brings a node back and nothing else".into()
+            });
+            let majority = observed.store.folded_from_majority && observed.took_over_at.is_none();
+            check("S4", majority || matches!(action.call, Call::StartInstance { .. }), &|| {
+                "the history was not read from a majority of the store's voters".into()
+            });
+        }
+    }
+
+    // S5: nothing outside the plan; one instance a node, one node an instance.
+    let Some(plan) = &state.plan else {
+        found.push(Violation { rule: "S5", found: "there is no plan".into() });
+        return Err(found);
+    };
+    let planned: Vec<_> = plan.members.iter().filter(|m| m.node == action.node).collect();
+    let mut check = |rule: &'static str, holds: bool, what: &dyn Fn() -> String| {
+        if !holds {
+            found.push(Violation { rule, found: what() });
+        }
+    };
+    check("S5", planned.len() == 1, &|| format!("{} is planned {} times", action.node, planned.len()));
+    let address_planned = |a: &crate::domain::ids::Address| planned.iter().any(|m| &m.address == a);
+    match &action.call {
+        Call::SetPriority { address, priority } => {
+            check("S5", address_planned(address), &|| format!("{address} is not {}'s address", action.node));
+            let known = hand.lowered.is_some_and(|l| l.to == *priority || l.original == *priority);
+            check("S7", known, &|| format!("priority {priority} is neither the lowered nor the original one"));
+        }
+        Call::Resign { address } => {
+            check("S5", address_planned(address), &|| format!("{address} is not {}'s address", action.node));
+            let others = voters_other_than(state, observed, &action.node);
+            check("S2", all_views_name(observed, state, None, now) == process_of(observed, &action.node), &|| {
+                "not every view names it leader in two consecutive refreshes".into()
+            });
+            check("S3", others.iter().all(|n| in_service(observed, n, now)), &|| "another voter is not in service".into());
+        }
+        Call::StopInstance { instance } => {
+            let same = plan.members.iter().filter(|m| &m.instance == instance).count();
+            check("S5", same == 1 && planned.first().is_some_and(|m| &m.instance == instance), &|| {
+                format!("{instance} belongs to {same} planned nodes")
+            });
+            check("S4", hand.step == Step::Stopping && !hand.return_types.is_empty(), &|| "there is no return ticket".into());
+            check("S6", hand.return_types.last() == Some(&hand.old_type), &|| "the old type is not the last to return with".into());
+            let answers = observed.watch.node(&action.node).and_then(|t| t.own(now)).is_some();
+            let downtime = state.request.as_ref().and_then(|r| r.accept_downtime) == Some(true);
+            let sole = plan.voters.0 == 1 && downtime;
+            let me = process_of(observed, &action.node);
+            let leader = all_views_name(observed, state, (!answers).then_some(&action.node), now);
+            check("S2", leader.is_some() || sole, &|| "not every view names the same leader in two consecutive refreshes".into());
+            check("S2", leader.is_none() || leader != me || sole, &|| "it leads".into());
+            let called = observed.watch.nodes().filter_map(|(_, t)| t.last_view.as_ref()).any(|(_, v)| {
+                v.members.iter().any(|m| {
+                    Some(m.process) == me
+                        && m.is_alive
+                        && matches!(m.state, NodeState::Leader | NodeState::PreLeader | NodeState::ResigningLeader)
+                })
+            });
+            check("S2", !called || sole || !answers, &|| "a view calls it leader".into());
+            if votes(state, observed, &action.node) {
+                let others = voters_other_than(state, observed, &action.node);
+                check("S3", others.len() + 1 == plan.voters.0 as usize, &|| {
+                    format!("{} other voters are expected, {} are known", plan.voters.0 - 1, others.len())
+                });
+                let up = others.iter().filter(|n| in_service(observed, n, now)).count();
+                check("S3", up == others.len(), &|| format!("{up} of {} other voters are in service", others.len()));
+                let majority = plan.voters.0 / 2 + 1;
+                check("S3", up >= majority as usize || downtime, &|| {
+                    format!("{up} voters would remain, {majority} are a majority")
+                });
+            }
+        }
+        Call::ModifyType { instance, to } => {
+            check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| format!("{instance} is not {}'s", action.node));
+            check("S6", hand.return_types.contains(to), &|| format!("the return ticket does not name {to}"));
+            check("S6", ec2_state(observed, instance) == Some(InstanceState::Stopped), &|| format!("{instance} is not stopped"));
+        }
+        Call::StartInstance { instance } => {
+            check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| format!("{instance} is not {}'s", action.node));
+            check("S6", ec2_state(observed, instance) == Some(InstanceState::Stopped), &|| format!("{instance} is not stopped"));
+        }
+    }
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+fn ec2_state(observed: &Observed<'_>, instance: &crate::domain::ids::InstanceId) -> Option<InstanceState> {
+    observed.instances.get(instance).map(|s| s.instance.state)
+}
+
+fn process_of(observed: &Observed<'_>, node: &NodeName) -> Option<ProcessId> {
+    observed.watch.node(node)?.last_own().map(|own| own.process)
+}
+
+fn votes(state: &State, observed: &Observed<'_>, node: &NodeName) -> bool {
+    match observed.watch.node(node).and_then(|t| t.last_own()) {
+        Some(own) => !own.is_read_only_replica,
+        None => state.member(node).is_some_and(|m| m.role != super::event::Role::ReadOnlyReplica),
+    }
+}
+
+fn voters_other_than(state: &State, observed: &Observed<'_>, node: &NodeName) -> Vec<NodeName> {
+    let members = state.plan.iter().flat_map(|p| &p.members);
+    members.map(|m| m.node.clone()).filter(|n| n != node && votes(state, observed, n)).collect()
+}
+
+/// In service by its own, fresh word: leads or follows, with the newest measured delay within the limit.
+fn in_service(observed: &Observed<'_>, node: &NodeName, now: Moment) -> bool {
+    let Some(track) = observed.watch.node(node) else { return false };
+    let Some(own) = track.own(now) else { return false };
+    match own.state {
+        NodeState::Leader => true,
+        NodeState::Follower => track.refreshes.back().and_then(|r| r.delay).is_some_and(|d| {
+            let max = observed.policy.max_replication_delay;
+            d.replication.within(max) && d.index.within(max)
+        }),
+        NodeState::Initializing
+        | NodeState::DiscoverLeader
+        | NodeState::Unknown
+        | NodeState::PreReplica
+        | NodeState::CatchingUp
+        | NodeState::Clone
+        | NodeState::PreLeader
+        | NodeState::Manager
+        | NodeState::ShuttingDown
+        | NodeState::Shutdown
+        | NodeState::ReadOnlyLeaderless
+        | NodeState::PreReadOnlyReplica
+        | NodeState::ReadOnlyReplica
+        | NodeState::ResigningLeader
+        | NodeState::Unrecognized => false,
+    }
+}
+
+/// The one process that every expected member's view named as leader, and nothing else, during its last two refreshes, and that
+/// itself says that it leads.
+fn all_views_name(observed: &Observed<'_>, state: &State, without: Option<&NodeName>, now: Moment) -> Option<ProcessId> {
+    let mut leader: Option<ProcessId> = None;
+    for member in &state.plan.as_ref()?.members {
+        if Some(&member.node) == without {
+            continue;
+        }
+        let track = observed.watch.node(&member.node)?;
+        track.own(now)?;
+        let mut last_two = track.refreshes.iter().rev();
+        for refresh in [last_two.next()?, last_two.next()?] {
+            for look in &refresh.looks {
+                let [one] = look.as_slice() else { return None };
+                if *leader.get_or_insert(*one) != *one {
+                    return None;
+                }
+            }
+        }
+    }
+    let leader = leader?;
+    let says_so = observed.watch.nodes().any(|(_, t)| {
+        t.own(now).is_some_and(|own| own.process == leader && own.state == NodeState::Leader && own.is_alive)
+    });
+    says_so.then_some(leader)
+}

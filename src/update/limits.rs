@@ -1,0 +1,72 @@
+//! Time-outs and windows of an update. Each says why it is what it is.
+
+use std::time::Duration;
+
+/// From the first send of an intent to its call. An append takes milliseconds, an election up to 2 s; a worker that needed longer than
+/// this to learn that its intent stands may have been replaced meanwhile.
+pub const ACT_WINDOW: Duration = Duration::from_secs(5);
+
+/// A call to EC2. Its control plane answers in well under a second; longer means a lost answer, and the call may have been carried out.
+pub const EC2_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A call to a node. A frozen process accepts the connection and never answers.
+pub const NODE_CALL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// An intent whose call may have been lost is settled this long after window and call time-out: EC2's state is eventually consistent,
+/// usually within seconds.
+pub const SETTLE_AFTER: Duration = Duration::from_secs(30);
+
+/// After a take-over nothing but the return of the node in hand is called before this has passed: a call of the worker before us may
+/// still be on its way.
+pub const TAKE_OVER_QUIET: Duration = Duration::from_secs(15);
+
+/// From StopInstances to `stopped`. EC2 stops hard after a few minutes of an OS that does not; a host fault takes longer and needs AWS.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// From StartInstances to `running`, and the time that failed starts of the last type are repeated for.
+pub const START_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// From `running` to the first answer of the process. Verifying chunks and rebuilding the index of a large database takes minutes.
+pub const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+
+/// Catch-up without any progress.
+pub const CATCH_UP_STALL: Duration = Duration::from_secs(10 * 60);
+
+/// A try to make the leader resign. Recorded: all roles settled after 1.5 s in the median, once 7.6 s, once 16.8 s.
+pub const RESIGNATION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Tries to make the leader resign. Recorded: with its priority lowered, 0 of 120 won again.
+pub const RESIGNATIONS_MAX: u32 = 5;
+
+/// A try to change a priority. It is a field in memory, gossiped at the next tick of at most 2 s.
+pub const PRIORITY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Tries to change a priority.
+pub const PRIORITY_TRIES_MAX: u32 = 5;
+
+/// Calls that EC2 asks to repeat (throttling, internal errors), per step, before the step counts as failed.
+pub const CALL_TRIES_MAX: u32 = 10;
+
+/// Starts of one type that lacks capacity before the next type is tried: capacity shifts within a minute or two or not at all, and a
+/// voter is down meanwhile.
+pub const CAPACITY_TRIES_MAX: usize = 3;
+
+/// Rest before a start of the same type is tried again.
+pub const CAPACITY_RETRY_AFTER: Duration = Duration::from_secs(20);
+
+/// Rest before an EC2 call that was throttled, or failed inside EC2, gets a new intent; grows linearly with the tries.
+pub const CALL_RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The store must have been without a leader for this long before the return ticket opens: an election takes 2 s, one after a frozen
+/// leader 8 s (recorded).
+pub const TICKET_AFTER: Duration = Duration::from_secs(10);
+
+/// The same for a worker that is not the one assigned last.
+pub const TICKET_AFTER_REPLACEMENT: Duration = Duration::from_secs(60);
+
+/// Time to make the survey before a request is refused: nodes and EC2 must answer.
+pub const SURVEY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A node's whole time limit where the request names none. Stop, start, first answer and a long catch-up fit; it never stops a node that
+/// makes progress.
+pub const NODE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);

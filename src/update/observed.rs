@@ -1,0 +1,111 @@
+//! What a decision may rest on beside the stream: all of it fresh, none of it recorded.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::action::CallOutcome;
+use crate::domain::ids::{Incarnation, InstanceId, InstanceType, NodeName, Revision};
+use crate::domain::instance::{Instance, TypeInfo};
+use crate::domain::quorum::Voters;
+use crate::domain::time::Moment;
+use crate::domain::watch::ClusterWatch;
+use crate::update::event::Reason;
+
+/// An instance as last described.
+#[derive(Clone, Debug)]
+pub struct InstanceSeen {
+    /// What EC2 said.
+    pub instance: Instance,
+    /// When.
+    pub at: Moment,
+    /// Since when, without interruption, EC2 has said this state; and how often.
+    pub state_since: Moment,
+    /// Descriptions in a row with this state.
+    pub times: u32,
+    /// Whether `pending` was seen since the last start call (a start that falls back to `stopped` failed).
+    pub pending_seen: bool,
+}
+
+/// The intent this worker wrote last: it may be acted upon once, within the window.
+#[derive(Clone, Debug)]
+pub struct IntentInHand {
+    /// Its revision.
+    pub revision: Revision,
+    /// When its append was first sent.
+    pub first_sent: Moment,
+    /// When its call was made, and what came of it.
+    pub called: Option<(Moment, Option<CallOutcome>)>,
+}
+
+/// The store, as this worker experiences it.
+#[derive(Clone, Debug, Default)]
+pub struct StoreSeen {
+    /// Since when appends and reads got no answer or a no-leader answer; `None` while they succeed.
+    pub away_since: Option<Moment>,
+    /// Whether an answering node of the store reports a leader; `None` if nobody has been asked since.
+    pub leader_reported: Option<bool>,
+    /// Whether the history was folded from a majority of the store's voters, read without their leader.
+    pub folded_from_majority: bool,
+}
+
+/// What the plan is made of: found before acceptance, from configuration, nodes and EC2.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// Voting nodes.
+    pub voters: Option<Voters>,
+    /// Expected members and the instance of each.
+    pub members: BTreeMap<NodeName, SurveyedMember>,
+    /// The wanted types: what EC2 offers under each name (`None`: no such type).
+    pub types: BTreeMap<InstanceType, Option<TypeInfo>>,
+    /// What speaks against the update already: mapping, rights, names.
+    pub reasons: Vec<Reason>,
+    /// What is still missing, for people; empty when complete.
+    pub missing: Vec<String>,
+}
+
+/// One expected member, as surveyed.
+#[derive(Clone, Debug)]
+pub struct SurveyedMember {
+    /// Where it listens.
+    pub address: crate::domain::ids::Address,
+    /// Its instance.
+    pub instance: Instance,
+    /// Whether it is the machine this worker runs on.
+    pub is_own_machine: bool,
+}
+
+/// Limits from the worker's own configuration.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Patterns of instance types a request may ask for; empty: any.
+    pub allowed_types: Vec<String>,
+    /// Limit of replication and index delay.
+    pub max_replication_delay: Duration,
+}
+
+/// Everything a decision may rest on beside the stream.
+#[derive(Clone, Debug)]
+pub struct Observed<'a> {
+    /// This worker's incarnation.
+    pub me: Incarnation,
+    /// What was seen of the cluster.
+    pub watch: &'a ClusterWatch,
+    /// What was seen of the instances.
+    pub instances: &'a BTreeMap<InstanceId, InstanceSeen>,
+    /// The last failure to describe them, if the last try failed.
+    pub fleet_trouble: Option<&'a str>,
+    /// This worker's last intent.
+    pub intent: Option<&'a IntentInHand>,
+    /// When the return ticket was last used.
+    pub ticket_called: Option<Moment>,
+    /// The store.
+    pub store: &'a StoreSeen,
+    /// The survey; only before the plan stands.
+    pub survey: Option<&'a Survey>,
+    /// Limits.
+    pub policy: &'a Policy,
+    /// When this worker's `WorkerAssigned` was first sent, if it took the update over from another.
+    pub took_over_at: Option<Moment>,
+    /// The calendar, for `notBefore` only.
+    pub wall: jiff::Timestamp,
+}

@@ -1,0 +1,863 @@
+//! The state of one update: the fold of its events. Silent: folding never acts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::event::*;
+use crate::domain::catch_up::{Baseline, DataKept};
+use crate::domain::ids::{Incarnation, InstanceId, InstanceType, NodeName, ProcessId, Revision, WorkerName};
+use crate::domain::time::Moment;
+
+/// Unanswered commands beyond this park the update: somebody appends in a loop.
+pub const UNANSWERED_MAX: usize = 100;
+
+/// An event of the stream, as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// Its revision.
+    pub revision: Revision,
+    /// Its id.
+    pub id: Uuid,
+    /// When the writer (or else the store) says it was written. For people and reports.
+    pub at: jiff::Timestamp,
+    /// When this process first saw it. For decisions.
+    pub seen: Moment,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What an event says, as far as it can be understood.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// One of ours.
+    Event(Box<Event>),
+    /// Somebody's that cannot be read: to be answered by a refusal.
+    Unreadable {
+        /// Its stored type.
+        type_name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Written by a worker newer than this one.
+    Newer {
+        /// Its stored type.
+        type_name: String,
+    },
+}
+
+/// Who holds the update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The worker.
+    pub worker: WorkerName,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Why it took it.
+    pub reason: AssignedBecause,
+    /// Revision of the fact.
+    pub revision: Revision,
+    /// When this process first saw it.
+    pub seen: Moment,
+}
+
+/// What a node's step is. Each `…ing` is an intent not yet followed by its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Selected; in service.
+    Selected,
+    /// Its priority is being lowered.
+    LoweringPriority,
+    /// Its priority is lowered.
+    PriorityLowered,
+    /// It is resigning.
+    Resigning,
+    /// Another node leads.
+    Transferred,
+    /// Its instance is being stopped: from here on it is out of service by our doing.
+    Stopping,
+    /// Its instance is stopped.
+    Stopped,
+    /// Its type is being changed.
+    Modifying,
+    /// Its type is changed.
+    Modified,
+    /// Its instance is being started.
+    Starting,
+    /// The last start failed.
+    StartFailed,
+    /// Its instance runs.
+    Started,
+    /// Its process answers.
+    Rejoined,
+    /// It has caught up: back in service.
+    CaughtUp,
+    /// Its priority is being given back.
+    RestoringPriority,
+}
+
+impl Step {
+    /// Whether the node counts as out of service by our doing.
+    pub fn out_of_service(self) -> bool {
+        self >= Step::Stopping && self < Step::CaughtUp
+    }
+
+    /// The name people see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Selected => "selected",
+            Step::LoweringPriority => "lowering priority",
+            Step::PriorityLowered => "priority lowered",
+            Step::Resigning => "resigning",
+            Step::Transferred => "follows",
+            Step::Stopping => "stopping",
+            Step::Stopped => "stopped",
+            Step::Modifying => "changing type",
+            Step::Modified => "type changed",
+            Step::Starting => "starting",
+            Step::StartFailed => "start failed",
+            Step::Started => "booting",
+            Step::Rejoined => "catching up",
+            Step::CaughtUp => "caught up",
+            Step::RestoringPriority => "restoring priority",
+        }
+    }
+}
+
+/// An intent without its outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenIntent {
+    /// Its revision.
+    pub revision: Revision,
+    /// When this process first saw it.
+    pub seen: Moment,
+}
+
+/// A priority that we lowered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lowered {
+    /// What it was.
+    pub original: i32,
+    /// What it was set to.
+    pub to: i32,
+}
+
+/// A failed start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedStart {
+    /// The type.
+    pub instance_type: InstanceType,
+    /// EC2's code.
+    pub code: String,
+    /// Whether the same type was worth another try.
+    pub again: bool,
+    /// When this process first saw it.
+    pub seen: Moment,
+}
+
+/// The node in hand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InHand {
+    /// The node.
+    pub node: NodeName,
+    /// Its role when selected.
+    pub role: Role,
+    /// Its instance, from the plan.
+    pub instance: InstanceId,
+    /// Its type before.
+    pub old_type: InstanceType,
+    /// Where it is.
+    pub step: Step,
+    /// When this process first saw that step.
+    pub step_seen: Moment,
+    /// When this process first saw the selection.
+    pub selected_seen: Moment,
+    /// The intent without an outcome, if there is one.
+    pub intent: Option<OpenIntent>,
+    /// The priority we lowered, until it is restored.
+    pub lowered: Option<Lowered>,
+    /// Intents of the present kind so far.
+    pub attempt: u32,
+    /// Resignations asked for.
+    pub resignations: u32,
+    /// Positions before the stop.
+    pub baseline: Option<Baseline>,
+    /// The process that was stopped.
+    pub process_before: Option<ProcessId>,
+    /// Types with which it may be started again, the old one last.
+    pub return_types: Vec<InstanceType>,
+    /// Revision of the last stop intent: the return ticket.
+    pub ticket: Option<Revision>,
+    /// When this process first saw the first stop intent.
+    pub stop_seen: Option<Moment>,
+    /// Type that the last modification was asked for.
+    pub intended_type: Option<InstanceType>,
+    /// Why EC2 refused the stop for good, if it did.
+    pub stop_refused: Option<String>,
+    /// Type it was started with last.
+    pub started_type: Option<InstanceType>,
+    /// Starts that failed.
+    pub failed_starts: Vec<FailedStart>,
+    /// Its first entry after the start, as recorded.
+    pub rejoined: Option<NodeRejoined>,
+    /// The recorded catch-up.
+    pub caught_up: Option<CaughtUp>,
+    /// Times of the steps, for the report.
+    pub marks: BTreeMap<Step, jiff::Timestamp>,
+}
+
+/// Where the update waits for an approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwaitedApproval {
+    /// The gate.
+    pub gate: Gate,
+    /// The node it is about.
+    pub node: Option<NodeName>,
+    /// Revision of the fact.
+    pub revision: Revision,
+}
+
+/// How the update ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// All nodes done.
+    Completed(UpdateCompleted),
+    /// It failed.
+    Failed(UpdateFailed),
+    /// It was cancelled.
+    Cancelled(UpdateCancelled),
+    /// It was rejected.
+    Rejected(UpdateRejected),
+    /// Another took its place.
+    Superseded(UpdateSuperseded),
+}
+
+/// A command that has not been answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unanswered {
+    /// Its revision.
+    pub revision: Revision,
+    /// Its stored type.
+    pub type_name: String,
+    /// What it says; `Err` with the problem if it cannot be read.
+    pub command: Result<Box<Event>, String>,
+}
+
+/// The first failure: the update ends with it once every node runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Stable code.
+    pub code: String,
+    /// What a person should do.
+    pub remedy: String,
+}
+
+/// The state of one update.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Revision and id of the last event.
+    pub last: Option<(Revision, Uuid)>,
+    /// When the first event was written.
+    pub requested_at: Option<jiff::Timestamp>,
+    /// When the last event was written.
+    pub last_at: Option<jiff::Timestamp>,
+    /// The request.
+    pub request: Option<UpdateRequested>,
+    /// What is wrong with the first event, if it is no readable request.
+    pub bad_request: Option<Reason>,
+    /// Who holds it.
+    pub holder: Option<Holder>,
+    /// When it was accepted (as written).
+    pub accepted_at: Option<jiff::Timestamp>,
+    /// The plan.
+    pub plan: Option<UpdatePlanned>,
+    /// Results of the nodes so far.
+    pub results: BTreeMap<NodeName, NodeOutcome>,
+    /// Order in which nodes were selected or skipped.
+    pub order: Vec<NodeName>,
+    /// Role of each node at its selection.
+    pub roles: BTreeMap<NodeName, Role>,
+    /// Seconds per phase of the nodes done.
+    pub phases: BTreeMap<NodeName, PhaseSeconds>,
+    /// The type each node was last seen with by a fact.
+    pub types: BTreeMap<NodeName, InstanceType>,
+    /// The node in hand.
+    pub in_hand: Option<InHand>,
+    /// Commands without an answer.
+    pub unanswered: Vec<Unanswered>,
+    /// Whether it is paused.
+    pub paused: Option<UpdatePaused>,
+    /// Whether it shall end, and the command that says so.
+    pub cancelled: Option<CancelRequested>,
+    /// The approval it waits for.
+    pub awaited: Option<AwaitedApproval>,
+    /// Unanswered commands that granted the approval awaited then.
+    pub granting: BTreeSet<Revision>,
+    /// Approvals granted: gate, and the node it was about.
+    pub approved: BTreeSet<(Gate, Option<NodeName>)>,
+    /// Nodes of which it is unknown whether they kept their data.
+    pub data_unknown: Vec<NodeName>,
+    /// What it is parked for.
+    pub parked: Option<UpdateParked>,
+    /// The first failure.
+    pub failure: Option<Failure>,
+    /// Why the next step waits, as last recorded.
+    pub delayed: Option<StepDelayed>,
+    /// Elections caused.
+    pub elections: u32,
+    /// How it ended.
+    pub end: Option<End>,
+    /// Why the history cannot be trusted, if so.
+    pub broken: Option<String>,
+}
+
+/// Folds a history.
+pub fn fold<'a>(history: impl IntoIterator<Item = &'a Recorded>) -> State {
+    let mut state = State::default();
+    for recorded in history {
+        state.evolve(recorded);
+    }
+    state
+}
+
+impl State {
+    /// The expected revision of the next append.
+    pub fn last_revision(&self) -> Option<Revision> {
+        self.last.map(|(revision, _)| revision)
+    }
+
+    /// A planned member.
+    pub fn member(&self, node: &NodeName) -> Option<&PlannedMember> {
+        self.plan.as_ref().and_then(|p| p.members.iter().find(|m| &m.node == node))
+    }
+
+    /// Nodes that are still to be taken in hand.
+    pub fn remaining(&self) -> impl Iterator<Item = &NodeName> {
+        let in_hand = self.in_hand.as_ref().map(|h| &h.node);
+        self.plan.iter().flat_map(|p| &p.order).filter(move |n| !self.results.contains_key(*n) && in_hand != Some(*n))
+    }
+
+    /// Takes the next event. A fact that is illegal here is not applied; the state says so from then on.
+    pub fn evolve(&mut self, recorded: &Recorded) {
+        let expected = self.last.map_or(Revision(0), |(r, _)| r.next());
+        if recorded.revision < expected {
+            return;
+        }
+        let first = self.last.is_none();
+        self.last = Some((recorded.revision, recorded.id));
+        self.last_at = Some(recorded.at);
+        if recorded.revision != expected {
+            self.break_at(recorded, format!("revision {expected} is missing"));
+        }
+        if first {
+            self.requested_at = Some(recorded.at);
+            self.evolve_first(&recorded.body);
+            return;
+        }
+        match &recorded.body {
+            Body::Newer { type_name } => self.break_at(recorded, format!("{type_name} was written by a newer worker")),
+            Body::Unreadable { type_name, problem } => self.unanswered.push(Unanswered {
+                revision: recorded.revision,
+                type_name: type_name.clone(),
+                command: Err(problem.clone()),
+            }),
+            Body::Event(event) => {
+                if self.broken.is_some() && !matches!(**event, Event::UpdateParked(_)) {
+                    return;
+                }
+                if let Err(why) = self.apply(recorded, event) {
+                    self.break_at(recorded, why);
+                }
+            }
+        }
+    }
+
+    fn break_at(&mut self, recorded: &Recorded, why: String) {
+        self.broken.get_or_insert(format!("at revision {}: {why}", recorded.revision));
+    }
+
+    fn evolve_first(&mut self, body: &Body) {
+        let bad = |found: String| Reason {
+            code: "badRequest".into(),
+            found,
+            wanted: "UpdateRequested with the fields of the contract as the first event of the stream".into(),
+            remedy: "append a corrected UpdateRequested to a fresh clusterUpdate-{uuid} stream".into(),
+        };
+        match body {
+            Body::Event(event) => match &**event {
+                Event::UpdateRequested(request) => self.request = Some(request.clone()),
+                other => self.bad_request = Some(bad(format!("{} first", other.type_name()))),
+            },
+            Body::Unreadable { type_name, problem } => {
+                self.bad_request = Some(bad(format!("{type_name}: {problem}")));
+            }
+            Body::Newer { type_name } => self.broken = Some(format!("at revision 0: {type_name} was written by a newer worker")),
+        }
+    }
+
+    fn apply(&mut self, recorded: &Recorded, event: &Event) -> Result<(), String> {
+        let illegal = |why: &str| Err(format!("{} {why}", event.type_name()));
+        if self.end.is_some() && event.kind() == Kind::Fact {
+            // Answers to commands that came after the end are the only facts that may follow it.
+            return match event {
+                Event::CommandRefused(refused) => self.answer(refused.command.revision),
+                _ => illegal("after the end"),
+            };
+        }
+        if event.kind() == Kind::Fact
+            && !matches!(event, Event::StepDelayed(_) | Event::CommandRefused(_) | Event::WorkerAssigned(_) | Event::UpdateParked(_))
+        {
+            // Any other fact is progress.
+            self.delayed = None;
+            self.parked = None;
+        }
+        match event {
+            Event::UpdateRequested(_)
+            | Event::PauseRequested(_)
+            | Event::ResumeRequested(_)
+            | Event::CancelRequested(_)
+            | Event::RollbackRequested(_)
+            | Event::RetryRequested(_)
+            | Event::ApprovalGranted(_)
+            | Event::CheckWaived(_) => {
+                self.unanswered.push(Unanswered {
+                    revision: recorded.revision,
+                    type_name: event.type_name().to_owned(),
+                    command: Ok(Box::new(event.clone())),
+                });
+                self.obey(recorded.revision, event);
+            }
+            Event::WorkerAssigned(e) => {
+                self.holder = Some(Holder {
+                    worker: e.worker.clone(),
+                    incarnation: e.incarnation,
+                    reason: e.reason,
+                    revision: recorded.revision,
+                    seen: recorded.seen,
+                });
+            }
+            Event::UpdateAccepted(_) => {
+                if self.holder.is_none() || self.accepted_at.is_some() {
+                    return illegal("without a holder, or twice");
+                }
+                self.accepted_at = Some(recorded.at);
+            }
+            Event::UpdateRejected(e) => {
+                if self.accepted_at.is_some() {
+                    return illegal("after acceptance");
+                }
+                self.end = Some(End::Rejected(e.clone()));
+            }
+            Event::UpdatePlanned(e) => {
+                if self.accepted_at.is_none() || self.plan.is_some() {
+                    return illegal("before acceptance, or twice");
+                }
+                self.types = e.members.iter().map(|m| (m.node.clone(), m.old_type.clone())).collect();
+                self.plan = Some(e.clone());
+            }
+            Event::CommandRefused(e) => self.answer(e.command.revision)?,
+            Event::NodeSelected(e) => {
+                let Some(member) = self.member(&e.node).cloned() else { return illegal("for a node outside the plan") };
+                if self.in_hand.is_some() || self.results.contains_key(&e.node) {
+                    return illegal("while a node is in hand, or for a node that is done");
+                }
+                self.order.push(e.node.clone());
+                self.roles.insert(e.node.clone(), e.role);
+                self.in_hand = Some(InHand::new(&member, e.role, recorded));
+            }
+            Event::NodeSkipped(e) => {
+                if self.in_hand.is_some() || self.member(&e.node).is_none() || self.results.contains_key(&e.node) {
+                    return illegal("while a node is in hand, outside the plan, or for a node that is done");
+                }
+                self.order.push(e.node.clone());
+                self.roles.insert(e.node.clone(), e.role);
+                self.settle(&e.node, NodeResult::Skipped, None);
+            }
+            Event::StepDelayed(e) => self.delayed = Some(e.clone()),
+            Event::ApprovalAwaited(e) => {
+                self.awaited =
+                    Some(AwaitedApproval { gate: e.gate, node: e.node.clone(), revision: recorded.revision });
+            }
+            Event::UpdatePaused(e) => {
+                self.answer_first("PauseRequested")?;
+                self.paused = Some(e.clone());
+            }
+            Event::UpdateResumed(_) => {
+                if let Some(grant) = self.granting.pop_first() {
+                    self.answer(grant)?;
+                } else {
+                    self.answer_first("ResumeRequested")?;
+                    self.paused = None;
+                }
+            }
+            Event::UpdateParked(e) => self.parked = Some(e.clone()),
+            Event::UpdateCompleted(e) => self.finish(End::Completed(e.clone()))?,
+            Event::UpdateFailed(e) => self.finish(End::Failed(e.clone()))?,
+            Event::UpdateCancelled(e) => {
+                self.finish(End::Cancelled(e.clone()))?;
+                self.unanswered.retain(|u| u.type_name != "CancelRequested");
+            }
+            Event::UpdateSuperseded(e) => self.finish(End::Superseded(e.clone()))?,
+            Event::PriorityLoweringRequested(_)
+            | Event::PriorityLowered(_)
+            | Event::ResignationRequested(_)
+            | Event::LeadershipTransferred(_)
+            | Event::InstanceStopRequested(_)
+            | Event::InstanceStopped(_)
+            | Event::TypeModificationRequested(_)
+            | Event::TypeModified(_)
+            | Event::InstanceStartRequested(_)
+            | Event::InstanceStarted(_)
+            | Event::InstanceStartFailed(_)
+            | Event::NodeRejoined(_)
+            | Event::CaughtUp(_)
+            | Event::ForeignChangeSeen(_)
+            | Event::PriorityRestorationRequested(_)
+            | Event::PriorityRestored(_)
+            | Event::NodeUpdated(_)
+            | Event::NodeRolledBack(_)
+            | Event::NodeFailed(_) => self.apply_to_node(recorded, event)?,
+        }
+        Ok(())
+    }
+
+    /// Commands take hold as soon as they stand in the stream; the fact that follows only acknowledges them.
+    fn obey(&mut self, revision: Revision, event: &Event) {
+        if let Event::CancelRequested(c) = event
+            && self.cancelled.is_none()
+        {
+            self.cancelled = Some(c.clone());
+        }
+        if let Event::ApprovalGranted(a) = event
+            && let Some(awaited) = &self.awaited
+            && awaited.revision == a.answers
+        {
+            self.approved.insert((awaited.gate, awaited.node.clone()));
+            self.granting.insert(revision);
+            self.awaited = None;
+        }
+    }
+
+    fn answer(&mut self, revision: Revision) -> Result<(), String> {
+        let before = self.unanswered.len();
+        self.unanswered.retain(|u| u.revision != revision);
+        if self.unanswered.len() == before { Err(format!("answers revision {revision}, which needs no answer")) } else { Ok(()) }
+    }
+
+    fn answer_first(&mut self, type_name: &str) -> Result<(), String> {
+        let at = self
+            .unanswered
+            .iter()
+            .position(|u| u.type_name == type_name && u.command.is_ok())
+            .ok_or_else(|| format!("no {type_name} to answer"))?;
+        self.unanswered.remove(at);
+        Ok(())
+    }
+
+    fn settle(&mut self, node: &NodeName, result: NodeResult, left_in: Option<String>) {
+        self.results.insert(node.clone(), NodeOutcome { node: node.clone(), result, left_in });
+    }
+
+    fn finish(&mut self, end: End) -> Result<(), String> {
+        if self.in_hand.as_ref().is_some_and(|h| h.step.out_of_service()) {
+            return Err("an end while a node is out of service".into());
+        }
+        if self.in_hand.as_ref().is_some_and(|h| h.intent.is_some() && h.step >= Step::Stopping) {
+            return Err("an end while an intent is unresolved".into());
+        }
+        self.in_hand = None;
+        self.end = Some(end);
+        Ok(())
+    }
+
+    fn apply_to_node(&mut self, recorded: &Recorded, event: &Event) -> Result<(), String> {
+        let illegal = |why: String| Err(format!("{} {why}", event.type_name()));
+        let Some(hand) = self.in_hand.as_mut() else { return illegal("without a node in hand".into()) };
+        let node = node_of(event);
+        if node != Some(&hand.node) {
+            return illegal(format!("for another node than {}", hand.node));
+        }
+        let from = hand.step;
+        // Where each fact may come from. A return ticket's facts need no intent.
+        let legal = match event {
+            Event::PriorityLoweringRequested(_) | Event::ResignationRequested(_) => from < Step::Stopping,
+            Event::InstanceStopRequested(_) => from <= Step::Stopping,
+            Event::PriorityLowered(_) => from == Step::LoweringPriority,
+            Event::LeadershipTransferred(_) => from == Step::Resigning,
+            Event::InstanceStopped(_) => from == Step::Stopping,
+            Event::TypeModificationRequested(_) | Event::InstanceStartRequested(_) => {
+                matches!(from, Step::Stopped | Step::Modifying | Step::Modified | Step::Starting | Step::StartFailed)
+            }
+            Event::TypeModified(e) => from == Step::Modifying || e.return_ticket,
+            Event::InstanceStarted(e) => from == Step::Starting || e.return_ticket,
+            Event::InstanceStartFailed(_) => matches!(from, Step::Starting | Step::Modifying),
+            Event::NodeRejoined(_) => matches!(from, Step::Started | Step::Rejoined),
+            Event::CaughtUp(_) => from == Step::Rejoined,
+            Event::ForeignChangeSeen(_) => true,
+            Event::PriorityRestorationRequested(_) => hand.lowered.is_some() && !from.out_of_service(),
+            Event::PriorityRestored(_) => hand.lowered.is_some(),
+            Event::NodeUpdated(_) | Event::NodeRolledBack(_) => from == Step::CaughtUp && hand.lowered.is_none(),
+            Event::NodeFailed(_) => hand.intent.is_none() || from < Step::Stopping,
+            _ => true,
+        };
+        if !legal {
+            return illegal(format!("while the node is {}", from.name()));
+        }
+        let intent = Some(OpenIntent { revision: recorded.revision, seen: recorded.seen });
+        match event {
+            Event::PriorityLoweringRequested(e) => {
+                let original = hand.lowered.map_or(e.original, |l| l.original);
+                hand.lowered = Some(Lowered { original, to: e.priority });
+                hand.go(Step::LoweringPriority, intent, recorded);
+                hand.attempt = e.attempt;
+            }
+            Event::PriorityLowered(_) => hand.go(Step::PriorityLowered, None, recorded),
+            Event::ResignationRequested(e) => {
+                hand.resignations += 1;
+                hand.attempt = e.attempt;
+                hand.go(Step::Resigning, intent, recorded);
+            }
+            Event::LeadershipTransferred(_) => {
+                self.elections += 1;
+                hand.go(Step::Transferred, None, recorded);
+            }
+            Event::InstanceStopRequested(e) => {
+                if e.instance != hand.instance {
+                    return illegal(format!("for {} where the plan says {}", e.instance, hand.instance));
+                }
+                hand.return_types = e.return_types.clone();
+                hand.baseline = e.baseline.or(hand.baseline);
+                hand.process_before = e.process.or(hand.process_before);
+                hand.ticket = Some(recorded.revision);
+                hand.stop_seen.get_or_insert(recorded.seen);
+                hand.attempt = e.attempt;
+                hand.go(Step::Stopping, intent, recorded);
+            }
+            Event::InstanceStopped(e) => {
+                self.types.insert(e.node.clone(), e.instance_type.clone());
+                hand.go(Step::Stopped, None, recorded);
+            }
+            Event::TypeModificationRequested(e) => {
+                if !hand.return_types.contains(&e.instance_type) {
+                    return illegal(format!("to {}, which the return ticket does not name", e.instance_type));
+                }
+                hand.attempt = e.attempt;
+                hand.intended_type = Some(e.instance_type.clone());
+                hand.go(Step::Modifying, intent, recorded);
+            }
+            Event::TypeModified(e) => {
+                self.types.insert(e.node.clone(), e.instance_type.clone());
+                hand.go(Step::Modified, None, recorded);
+            }
+            Event::InstanceStartRequested(e) => {
+                hand.attempt = e.attempt;
+                hand.go(Step::Starting, intent, recorded);
+            }
+            Event::InstanceStarted(e) => {
+                self.types.insert(e.node.clone(), e.instance_type.clone());
+                hand.started_type = Some(e.instance_type.clone());
+                hand.go(Step::Started, None, recorded);
+            }
+            Event::InstanceStartFailed(e) => {
+                hand.failed_starts.push(FailedStart {
+                    instance_type: e.instance_type.clone(),
+                    code: e.code.clone(),
+                    again: e.again,
+                    seen: recorded.seen,
+                });
+                hand.go(Step::StartFailed, None, recorded);
+            }
+            Event::NodeRejoined(e) => {
+                hand.rejoined.get_or_insert_with(|| e.clone());
+                hand.go(Step::Rejoined, None, recorded);
+            }
+            Event::CaughtUp(e) => {
+                hand.caught_up = Some(e.clone());
+                hand.go(Step::CaughtUp, None, recorded);
+                if e.data_kept.kept == DataKept::Unknown {
+                    self.data_unknown.push(e.node.clone());
+                }
+            }
+            Event::ForeignChangeSeen(e) => {
+                // Whoever stopped it after our start: bringing it back is still our duty.
+                if e.what == FOREIGN_STOP && matches!(from, Step::Started | Step::Rejoined) {
+                    hand.go(Step::Stopped, None, recorded);
+                }
+                // A stop that did not and will not happen: the node goes on serving.
+                if e.what == STOP_NOT_DONE && from == Step::Stopping {
+                    hand.stop_refused = (e.found != TURNED_BACK).then(|| e.found.clone());
+                    hand.go(Step::Selected, None, recorded);
+                }
+            }
+            Event::PriorityRestorationRequested(e) => {
+                hand.attempt = e.attempt;
+                hand.go(Step::RestoringPriority, intent, recorded);
+            }
+            Event::PriorityRestored(_) => {
+                hand.lowered = None;
+                if from == Step::RestoringPriority {
+                    hand.go(Step::Selected, None, recorded);
+                }
+            }
+            Event::NodeUpdated(e) => {
+                self.phases.insert(e.node.clone(), e.seconds.clone());
+                self.in_hand = None;
+                self.settle(&e.node, NodeResult::Updated, None);
+            }
+            Event::NodeRolledBack(e) => {
+                if e.code != CANCELLED {
+                    self.failure.get_or_insert(Failure { code: e.code.clone(), remedy: e.remedy.clone() });
+                }
+                self.phases.insert(e.node.clone(), e.seconds.clone());
+                self.in_hand = None;
+                self.settle(&e.node, NodeResult::RolledBack, Some(format!("running as {}", e.instance_type)));
+            }
+            Event::NodeFailed(e) => {
+                self.failure.get_or_insert(Failure { code: e.code.clone(), remedy: e.remedy.clone() });
+                self.in_hand = None;
+                self.settle(&e.node, NodeResult::Failed, Some(e.left_in.clone()));
+            }
+            _ => return illegal("is no fact about a node".into()),
+        }
+        Ok(())
+    }
+}
+
+/// `what` of a [`ForeignChangeSeen`] about an instance that somebody stopped.
+pub const FOREIGN_STOP: &str = "instanceStopped";
+
+/// `what` of a [`ForeignChangeSeen`] that says a stop we asked for did not and will not happen.
+pub const STOP_NOT_DONE: &str = "stopNotDone";
+
+/// `found` of such a fact where the stop was called off and not refused.
+pub const TURNED_BACK: &str = "turnedBack";
+
+/// Code of a node that was let go, or brought back, because the update was cancelled: no failure.
+pub const CANCELLED: &str = "cancelled";
+
+/// The node a fact is about.
+pub fn node_of(event: &Event) -> Option<&NodeName> {
+    Some(match event {
+        Event::NodeSelected(e) => &e.node,
+        Event::NodeSkipped(e) => &e.node,
+        Event::PriorityLoweringRequested(e) => &e.node,
+        Event::PriorityLowered(e) => &e.node,
+        Event::ResignationRequested(e) => &e.node,
+        Event::LeadershipTransferred(e) => &e.node,
+        Event::InstanceStopRequested(e) => &e.node,
+        Event::InstanceStopped(e) => &e.node,
+        Event::TypeModificationRequested(e) => &e.node,
+        Event::TypeModified(e) => &e.node,
+        Event::InstanceStartRequested(e) => &e.node,
+        Event::InstanceStarted(e) => &e.node,
+        Event::InstanceStartFailed(e) => &e.node,
+        Event::NodeRejoined(e) => &e.node,
+        Event::CaughtUp(e) => &e.node,
+        Event::ForeignChangeSeen(e) => &e.node,
+        Event::PriorityRestorationRequested(e) => &e.node,
+        Event::PriorityRestored(e) => &e.node,
+        Event::NodeUpdated(e) => &e.node,
+        Event::NodeRolledBack(e) => &e.node,
+        Event::NodeFailed(e) => &e.node,
+        Event::StepDelayed(e) => return e.node.as_ref(),
+        Event::ApprovalAwaited(e) => return e.node.as_ref(),
+        Event::UpdateRequested(_)
+        | Event::PauseRequested(_)
+        | Event::ResumeRequested(_)
+        | Event::CancelRequested(_)
+        | Event::RollbackRequested(_)
+        | Event::RetryRequested(_)
+        | Event::ApprovalGranted(_)
+        | Event::CheckWaived(_)
+        | Event::WorkerAssigned(_)
+        | Event::UpdateAccepted(_)
+        | Event::UpdateRejected(_)
+        | Event::UpdatePlanned(_)
+        | Event::CommandRefused(_)
+        | Event::UpdatePaused(_)
+        | Event::UpdateResumed(_)
+        | Event::UpdateParked(_)
+        | Event::UpdateCompleted(_)
+        | Event::UpdateFailed(_)
+        | Event::UpdateCancelled(_)
+        | Event::UpdateSuperseded(_) => return None,
+    })
+}
+
+impl InHand {
+    fn new(member: &PlannedMember, role: Role, recorded: &Recorded) -> Self {
+        Self {
+            node: member.node.clone(),
+            role,
+            instance: member.instance.clone(),
+            old_type: member.old_type.clone(),
+            step: Step::Selected,
+            step_seen: recorded.seen,
+            selected_seen: recorded.seen,
+            intent: None,
+            lowered: None,
+            attempt: 1,
+            resignations: 0,
+            baseline: None,
+            process_before: None,
+            return_types: Vec::new(),
+            ticket: None,
+            stop_seen: None,
+            intended_type: None,
+            stop_refused: None,
+            started_type: None,
+            failed_starts: Vec::new(),
+            rejoined: None,
+            caught_up: None,
+            marks: BTreeMap::from([(Step::Selected, recorded.at)]),
+        }
+    }
+
+    fn go(&mut self, step: Step, intent: Option<OpenIntent>, recorded: &Recorded) {
+        if self.step != step {
+            self.step_seen = recorded.seen;
+            self.marks.entry(step).or_insert(recorded.at);
+        }
+        self.step = step;
+        self.intent = intent;
+    }
+
+    /// The number of the next intent of the kind that leads to `step`.
+    pub fn next_attempt(&self, step: Step) -> u32 {
+        if self.step == step { self.attempt + 1 } else { 1 }
+    }
+
+    /// Seconds per phase up to `now`, as the facts' writers dated them.
+    pub fn phases(&self, now: jiff::Timestamp) -> PhaseSeconds {
+        let mark = |step: Step| self.marks.get(&step).copied();
+        let selected = mark(Step::Selected).unwrap_or(now);
+        let stopping = mark(Step::Stopping).unwrap_or(now);
+        let stopped = mark(Step::Stopped).unwrap_or(stopping);
+        let modified = mark(Step::Modified).unwrap_or(stopped);
+        let started = mark(Step::Started).unwrap_or(modified);
+        let rejoined = mark(Step::Rejoined).unwrap_or(started);
+        let caught_up = mark(Step::CaughtUp).unwrap_or(now);
+        let between = |a: jiff::Timestamp, b: jiff::Timestamp| round_ms(b.duration_since(a).as_secs_f64().max(0.0));
+        PhaseSeconds {
+            prepare: between(selected, stopping),
+            stop: between(stopping, stopped),
+            modify: between(stopped, modified),
+            start: between(modified, started),
+            rejoin: between(started, rejoined),
+            catch_up: between(rejoined, caught_up),
+            total: between(selected, caught_up),
+        }
+    }
+}
+
+/// Rounds seconds to milliseconds, so that stored numbers are short.
+pub fn round_ms(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
