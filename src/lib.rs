@@ -3,8 +3,13 @@
 //! Pure inside, I/O at the rim; dependencies point inwards. `ARCHITECTURE.md` has the map, `tests/architecture.rs` keeps it true.
 
 pub mod domain;
-pub mod ports;
 pub mod update;
+
+pub mod lease;
+
+pub mod codec;
+pub mod ports;
+pub mod worker;
 
 #[cfg(feature = "ec2")]
 pub mod ec2;

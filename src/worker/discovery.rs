@@ -1,0 +1,241 @@
+//! Finds what there is to do: new commands by a subscription to the whole log from a checkpoint, unfinished updates by the admission
+//! streams of the configured clusters. Each command is admitted or answered before the checkpoint passes it.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::store::{read_all, read_update};
+use super::{Found, Worker, WorkerError};
+use crate::codec::{Admissions, CHECKPOINT, CheckpointMoved, encode_admission, encode_facts, encode_record};
+use crate::domain::ids::{CHECKPOINT_STREAM, ClusterName, Revision, StreamName, UPDATE_PREFIX, UpdateId};
+use crate::ports::{AppendError, Expected, Feed, Position, ReadError, StartFrom};
+use crate::update::event::{Admission, AdmissionEvent, Event, Kind, Reason, UpdateRejected};
+use crate::update::react::answer_command;
+use crate::update::state::{State, fold};
+
+/// Rest between two looks at the admission streams: a look is one small read a cluster.
+const ADMISSIONS_EVERY: Duration = Duration::from_secs(5);
+
+/// Rest before a failed look is repeated.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+
+/// The checkpoint is moved at most this often: it only saves reading again.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+
+/// From where commands are obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartPoint {
+    /// From the checkpoint; without one the worker refuses.
+    Checkpoint,
+    /// From the checkpoint, or else from the beginning of the log.
+    CheckpointOrBeginning,
+}
+
+async fn checkpoint(worker: &Worker) -> Result<(Option<Revision>, Option<Position>), ReadError> {
+    let last = worker.log.read_last(&StreamName::from(CHECKPOINT_STREAM)).await?;
+    let position = last.as_ref().filter(|e| e.event_type == CHECKPOINT).and_then(|e| {
+        let moved: CheckpointMoved = serde_json::from_value(e.data.clone()).ok()?;
+        Some(moved.into())
+    });
+    Ok((last.map(|e| e.revision), position))
+}
+
+/// The position after which commands are obeyed. Waits for the store.
+pub(super) async fn start_position(worker: &Worker, start: StartPoint) -> Result<StartFrom, WorkerError> {
+    loop {
+        match checkpoint(worker).await {
+            Ok((_, Some(position))) => return Ok(StartFrom::After(position)),
+            Ok((_, None)) => match start {
+                StartPoint::Checkpoint => return Err(WorkerError::NotInitialised),
+                StartPoint::CheckpointOrBeginning => return Ok(StartFrom::Beginning),
+            },
+            Err(error @ ReadError::Refused { .. }) => return Err(WorkerError::Store(error.to_string())),
+            Err(error @ ReadError::Unavailable { .. }) => {
+                tracing::warn!(%error, "waiting for the store");
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+        }
+    }
+}
+
+/// Follows the whole log.
+pub(super) async fn subscribe(worker: Worker, from: StartFrom, wake: mpsc::Sender<Found>) -> Result<(), WorkerError> {
+    let mut feed = worker.log.subscribe(from, &[UPDATE_PREFIX]).await;
+    let mut handled: Option<Position> = None;
+    let mut moved = worker.clock.now();
+    while let Some(item) = feed.recv().await {
+        match item {
+            Feed::Event(event) => {
+                if let Some(update) = UpdateId::from_stream(&event.stream) {
+                    if Event::kind_of(&event.event_type) != Some(Kind::Fact) {
+                        handle(&worker, update, &wake).await?;
+                    } else {
+                        // A fact: whoever follows that update looks again.
+                        let _ = wake.send(Found { update, cluster: None }).await;
+                    }
+                }
+                handled = event.position.or(handled);
+            }
+            Feed::CaughtUp => {}
+            Feed::Reconnecting(why) => tracing::warn!(why, "the subscription is made anew"),
+        }
+        if let Some(position) = handled
+            && worker.clock.now().since(moved) >= CHECKPOINT_EVERY
+        {
+            moved = worker.clock.now();
+            if move_checkpoint(&worker, position).await {
+                handled = None;
+            }
+        }
+    }
+    Err(WorkerError::Store("the subscription ended".into()))
+}
+
+async fn move_checkpoint(worker: &Worker, to: Position) -> bool {
+    let stream = StreamName::from(CHECKPOINT_STREAM);
+    let Ok((last, at)) = checkpoint(worker).await else { return false };
+    if at.is_some_and(|at| at >= to) {
+        return true;
+    }
+    let record = CheckpointMoved::from(to);
+    let Ok(event) = encode_record(&stream, CHECKPOINT, &record, last, &worker.writer, worker.clock.wall()) else { return false };
+    match worker.log.append(&stream, Expected::after(last), vec![event]).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::debug!(%error, "the checkpoint stays where it is");
+            false
+        }
+    }
+}
+
+/// Admits or answers what stands in the stream of an update. Tries until that is done.
+async fn handle(worker: &Worker, update: UpdateId, wake: &mpsc::Sender<Found>) -> Result<(), WorkerError> {
+    loop {
+        match try_handle(worker, update).await {
+            Ok(Handled::Done) => return Ok(()),
+            Ok(Handled::Drive(cluster)) => {
+                let _ = wake.send(Found { update, cluster: Some(cluster) }).await;
+                return Ok(());
+            }
+            Ok(Handled::Again) => {}
+            Err(why) => {
+                tracing::warn!(%update, why, "the command waits for the store");
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+        }
+    }
+}
+
+enum Handled {
+    /// Answered, or nothing to do.
+    Done,
+    /// It is the active update of a cluster of ours.
+    Drive(ClusterName),
+    /// Somebody else wrote meanwhile: look again.
+    Again,
+}
+
+async fn try_handle(worker: &Worker, update: UpdateId) -> Result<Handled, String> {
+    let history =
+        read_update(&*worker.log, update, Revision(0), worker.clock.now()).await.map_err(|e| e.to_string())?;
+    let state = fold(&history);
+    if state.last.is_none() {
+        return Ok(Handled::Done);
+    }
+    if state.end.is_some() {
+        return match answer_command(&state) {
+            Some(answer) => append(worker, update, &state, answer).await,
+            None => Ok(Handled::Done),
+        };
+    }
+    let Some(request) = &state.request else {
+        if state.holder.is_some() || state.bad_request.is_none() {
+            return Ok(Handled::Done);
+        }
+        let reasons = state.bad_request.clone().into_iter().collect();
+        return append(worker, update, &state, UpdateRejected { reasons }.into()).await;
+    };
+    let cluster = request.cluster.clone();
+    if !worker.clusters.contains_key(&cluster) {
+        if state.holder.is_some() {
+            return Ok(Handled::Done);
+        }
+        let known: Vec<&str> = worker.clusters.keys().map(ClusterName::as_str).collect();
+        let reason = Reason {
+            code: "unknownCluster".into(),
+            found: cluster.to_string(),
+            wanted: format!("a cluster of this worker's configuration: {}", known.join(", ")),
+            remedy: "correct the name, or add the cluster to the worker's configuration".into(),
+        };
+        return append(worker, update, &state, UpdateRejected { reasons: vec![reason] }.into()).await;
+    }
+    admit(worker, update, &state, &cluster).await
+}
+
+async fn admit(worker: &Worker, update: UpdateId, state: &State, cluster: &ClusterName) -> Result<Handled, String> {
+    let stream = cluster.admission_stream();
+    let events = read_all(&*worker.log, &stream, Revision(0)).await.map_err(|e| e.to_string())?;
+    let admissions = Admissions::fold(&events);
+    match admissions.active {
+        Some(active) if active == update => Ok(Handled::Drive(cluster.clone())),
+        Some(active) => {
+            let reason = Reason {
+                code: "clusterBusy".into(),
+                found: format!("update {active} of cluster {cluster} has not ended"),
+                wanted: "one update of a cluster at a time".into(),
+                remedy: format!("wait for it, or cancel it: `esdb-rollout status {active}`"),
+            };
+            append(worker, update, state, UpdateRejected { reasons: vec![reason] }.into()).await
+        }
+        None => {
+            let event = AdmissionEvent::UpdateAdmitted(Admission { update });
+            let event = encode_admission(cluster, &event, admissions.last, &worker.writer, worker.clock.wall())
+                .map_err(|e| e.to_string())?;
+            match worker.log.append(&stream, Expected::after(admissions.last), vec![event]).await {
+                Ok(_) => Ok(Handled::Drive(cluster.clone())),
+                Err(AppendError::Conflict { .. }) => Ok(Handled::Again),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+    }
+}
+
+/// Appends a fact to an update that nobody holds.
+async fn append(worker: &Worker, update: UpdateId, state: &State, fact: Event) -> Result<Handled, String> {
+    let facts = encode_facts(update, &[fact], state.last, &worker.writer, worker.clock.wall()).map_err(|e| e.to_string())?;
+    match worker.log.append(&update.stream(), Expected::after(state.last_revision()), facts).await {
+        Ok(_) | Err(AppendError::Conflict { .. }) => Ok(Handled::Again),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Looks at the admission streams: an admitted update without an end is resumed, one with an end is released (by its driver).
+pub(super) async fn poll_admissions(worker: Worker, wake: mpsc::Sender<Found>) -> Result<(), WorkerError> {
+    loop {
+        for cluster in worker.clusters.keys() {
+            match read_all(&*worker.log, &cluster.admission_stream(), Revision(0)).await {
+                Ok(events) => {
+                    if let Some(update) = Admissions::fold(&events).active {
+                        let _ = wake.send(Found { update, cluster: Some(cluster.clone()) }).await;
+                    }
+                }
+                Err(error) => tracing::warn!(%cluster, %error, "its admissions cannot be read"),
+            }
+        }
+        tokio::time::sleep(ADMISSIONS_EVERY).await;
+    }
+}
+
+/// Frees a cluster whose active update has ended. `false` if it must be tried again.
+pub(super) async fn release(worker: &Worker, update: UpdateId, cluster: &ClusterName) -> bool {
+    let stream = cluster.admission_stream();
+    let Ok(events) = read_all(&*worker.log, &stream, Revision(0)).await else { return false };
+    let admissions = Admissions::fold(&events);
+    if admissions.active != Some(update) {
+        return true;
+    }
+    let event = AdmissionEvent::UpdateReleased(Admission { update });
+    let Ok(event) = encode_admission(cluster, &event, admissions.last, &worker.writer, worker.clock.wall()) else { return false };
+    worker.log.append(&stream, Expected::after(admissions.last), vec![event]).await.is_ok()
+}

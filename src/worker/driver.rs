@@ -1,0 +1,532 @@
+//! Drives one update: wake → read on and fold → observe → react → audit → act → append.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::discovery::release;
+use super::heartbeat::beat_of;
+use super::observer::{Cadence, Observer, Sight};
+use super::perform::perform;
+use super::store::read_update;
+use super::{ClusterHandle, Stop, Worker, survey};
+use crate::codec::{decode, encode_facts};
+use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, Revision, UpdateId};
+use crate::domain::instance::{Instance, InstanceState};
+use crate::domain::time::Moment;
+use crate::domain::watch::ClusterWatch;
+use crate::lease::Silence;
+use crate::ports::{AppendError, Expected, StoredEvent};
+use crate::update::action::{Action, Call, CallOutcome, Warrant};
+use crate::update::audit::audit;
+use crate::update::event::{AssignedBecause, Event, StepDelayed, WorkerAssigned};
+use crate::update::limits::{ACT_WINDOW, EC2_CALL_TIMEOUT, TICKET_AFTER};
+use crate::update::observed::{InstanceSeen, IntentInHand, Observed, StoreSeen, Survey};
+use crate::update::react::{Next, Verdict, Waiting, react};
+use crate::update::state::{Recorded, State, Step, fold};
+
+/// The stream is read on at least this often: commands and take-overs are found by it, whatever the subscription does.
+const READ_EVERY: Duration = Duration::from_secs(1);
+
+/// Rest between two surveys.
+const SURVEY_EVERY: Duration = Duration::from_secs(2);
+
+/// Rest before an audit that failed is repeated with what has been seen since.
+const AFTER_VIOLATION: Duration = Duration::from_millis(250);
+
+pub(super) struct Driver {
+    worker: Worker,
+    update: UpdateId,
+    cluster: ClusterName,
+    handle: ClusterHandle,
+    own_beats: watch::Receiver<u64>,
+    stop: watch::Receiver<Stop>,
+    wake: mpsc::Receiver<()>,
+    /// Everything read so far.
+    history: Vec<Recorded>,
+    state: State,
+    /// When the stream was last read to its end.
+    read_at: Option<Moment>,
+    silence: Silence,
+    took_over_at: Option<Moment>,
+    intent: Option<IntentInHand>,
+    ticket_called: Option<Moment>,
+    store: StoreSeen,
+    survey: Option<(Moment, Survey)>,
+    eyes: Option<Observer>,
+    watch: ClusterWatch,
+    instances: BTreeMap<InstanceId, InstanceSeen>,
+    fleet_trouble: Option<String>,
+    said: Option<&'static str>,
+}
+
+/// What the loop does after one look.
+enum After {
+    /// Look again at once: something has changed.
+    Again,
+    /// Look again when something is seen, or after this long.
+    Rest(Duration),
+    /// Nothing more to do here.
+    Leave,
+}
+
+impl Driver {
+    pub fn new(
+        worker: Worker,
+        update: UpdateId,
+        cluster: ClusterName,
+        handle: ClusterHandle,
+        own_beats: watch::Receiver<u64>,
+        stop: watch::Receiver<Stop>,
+        wake: mpsc::Receiver<()>,
+    ) -> Self {
+        Self {
+            worker,
+            update,
+            cluster,
+            handle,
+            own_beats,
+            stop,
+            wake,
+            history: Vec::new(),
+            state: State::default(),
+            read_at: None,
+            silence: Silence::default(),
+            took_over_at: None,
+            intent: None,
+            ticket_called: None,
+            store: StoreSeen::default(),
+            survey: None,
+            eyes: None,
+            watch: ClusterWatch::default(),
+            instances: BTreeMap::new(),
+            fleet_trouble: None,
+            said: None,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.worker.clock.now()
+    }
+
+    #[tracing::instrument(name = "update", skip_all, fields(update = %self.update, cluster = %self.cluster))]
+    pub async fn run(mut self) {
+        loop {
+            self.take_sights();
+            let after = self.look().await;
+            match after {
+                After::Again => {}
+                After::Leave => return,
+                After::Rest(rest) => self.rest(rest).await,
+            }
+            let in_service = self.state.in_hand.as_ref().is_none_or(|h| !h.step.out_of_service());
+            if *self.stop.borrow() == Stop::AtSafePoint && in_service {
+                tracing::info!("left at a safe point: no node is out of service");
+                return;
+            }
+        }
+    }
+
+    /// Waits until something is seen, somebody wakes us, or `rest` has passed.
+    async fn rest(&mut self, rest: Duration) {
+        let sight = async {
+            match &mut self.eyes {
+                Some(eyes) => eyes.sights.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            sight = sight => {
+                if let Some(sight) = sight {
+                    self.absorb(sight);
+                }
+            }
+            Some(()) = self.wake.recv() => self.read_at = None,
+            _ = self.stop.changed() => {}
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+
+    fn take_sights(&mut self) {
+        while let Some(sight) = self.eyes.as_mut().and_then(|eyes| eyes.sights.try_recv().ok()) {
+            self.absorb(sight);
+        }
+    }
+
+    fn absorb(&mut self, sight: Sight) {
+        match sight {
+            Sight::Node(node, at, answer) => self.watch.absorb(&node, at, answer),
+            Sight::Replication(at, subscriptions) => self.watch.absorb_replication(at, &subscriptions),
+            Sight::Instances(at, Ok(found)) => {
+                self.fleet_trouble = None;
+                for instance in found {
+                    self.absorb_instance(at, instance);
+                }
+            }
+            Sight::Instances(_, Err(why)) => self.fleet_trouble = Some(why),
+        }
+    }
+
+    fn absorb_instance(&mut self, at: Moment, instance: Instance) {
+        let pending = instance.state == InstanceState::Pending;
+        let id = instance.id.clone();
+        match self.instances.get_mut(&id) {
+            Some(seen) => {
+                let same = seen.instance.state == instance.state;
+                seen.times = if same { seen.times.saturating_add(1) } else { 1 };
+                if !same {
+                    seen.state_since = at;
+                }
+                seen.pending_seen |= pending;
+                seen.at = at;
+                seen.instance = instance;
+            }
+            None => {
+                self.instances.insert(id, InstanceSeen { instance, at, state_since: at, times: 1, pending_seen: pending });
+            }
+        }
+    }
+
+    async fn look(&mut self) -> After {
+        if let Some(after) = self.read_on().await {
+            return after;
+        }
+        match &self.state.holder {
+            None => return self.take(AssignedBecause::Admitted).await,
+            Some(holder) if holder.incarnation != self.worker.writer.incarnation => {
+                if self.state.end.is_some() {
+                    return self.leave_ended().await;
+                }
+                return self.watch_holder().await;
+            }
+            Some(_) => {}
+        }
+        if self.state.plan.is_none() && self.state.end.is_none() {
+            self.look_around().await;
+        } else if self.eyes.is_none()
+            && let Some(plan) = &self.state.plan
+        {
+            let nodes = plan.members.iter().map(|m| (m.node.clone(), m.address.clone())).collect();
+            let instances = plan.members.iter().map(|m| m.instance.clone()).collect();
+            self.open_eyes(nodes, instances);
+        }
+        self.fold_everywhere_if_needed().await;
+        let now = self.now();
+        let next = react(&self.state, &self.observed(), now);
+        self.set_cadence();
+        match next {
+            Next::Record(facts) => self.record(facts).await,
+            Next::Act(action) => self.act(action).await,
+            Next::Wait(waiting) => self.wait(waiting).await,
+            Next::Done(Verdict::Ended) => self.leave_ended().await,
+            Next::Done(Verdict::HeldByAnother) => After::Rest(READ_EVERY),
+        }
+    }
+
+    fn observed(&self) -> Observed<'_> {
+        Observed {
+            me: self.worker.writer.incarnation,
+            watch: &self.watch,
+            instances: &self.instances,
+            fleet_trouble: self.fleet_trouble.as_deref(),
+            intent: self.intent.as_ref(),
+            ticket_called: self.ticket_called,
+            store: &self.store,
+            survey: self.survey.as_ref().map(|(_, s)| s),
+            policy: &self.handle.policy,
+            took_over_at: self.took_over_at,
+            wall: self.worker.clock.wall(),
+        }
+    }
+
+    fn open_eyes(&mut self, nodes: BTreeMap<NodeName, Address>, instances: Vec<InstanceId>) {
+        self.watch = ClusterWatch::new(nodes.keys().cloned());
+        self.eyes = Some(Observer::new(
+            nodes,
+            instances,
+            self.handle.admin.clone(),
+            self.handle.fleet.clone(),
+            self.worker.clock.clone(),
+        ));
+    }
+
+    fn set_cadence(&self) {
+        let Some(eyes) = &self.eyes else { return };
+        eyes.set_cadence(match self.state.in_hand.as_ref().map(|h| h.step) {
+            None => Cadence::BUSY,
+            Some(Step::Stopping | Step::Stopped | Step::Modifying | Step::Modified | Step::Starting | Step::StartFailed) => {
+                Cadence::CHANGING
+            }
+            Some(Step::Started | Step::Rejoined) => Cadence::RETURNING,
+            Some(
+                Step::Selected
+                | Step::LoweringPriority
+                | Step::PriorityLowered
+                | Step::Resigning
+                | Step::Transferred
+                | Step::CaughtUp
+                | Step::RestoringPriority,
+            ) if self.state.paused.is_none() => Cadence::BUSY,
+            Some(_) => Cadence::IDLE,
+        });
+    }
+
+    /// Reads the stream on and folds. Says what to do instead of going on, if the store does not answer and nothing is known yet.
+    async fn read_on(&mut self) -> Option<After> {
+        let began = self.now();
+        let due = self.read_at.is_none_or(|at| began.since(at) >= READ_EVERY);
+        if !due {
+            return None;
+        }
+        let from = self.state.last_revision().map_or(Revision(0), Revision::next);
+        match read_update(&*self.worker.log, self.update, from, began).await {
+            Ok(news) => {
+                self.store = StoreSeen::default();
+                self.read_at = Some(self.now());
+                self.fold_on(news);
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the update's stream cannot be read");
+                self.store_away(began).await;
+                self.state.last.is_none().then_some(After::Rest(READ_EVERY))
+            }
+        }
+    }
+
+    fn fold_on(&mut self, news: Vec<Recorded>) {
+        for recorded in news {
+            self.state.evolve(&recorded);
+            self.history.push(recorded);
+        }
+        // An intent that is not the open one any more has been answered, or replaced.
+        let open = self.state.in_hand.as_ref().and_then(|h| h.intent.as_ref()).map(|i| i.revision);
+        if self.intent.as_ref().is_some_and(|i| Some(i.revision) != open) {
+            self.intent = None;
+        }
+    }
+
+    /// A call to the store failed: since when, and whether anybody in it reports a leader.
+    async fn store_away(&mut self, since: Moment) {
+        self.store.away_since.get_or_insert(since);
+        let probe = self.worker.log.probe().await;
+        self.store.leader_reported = Some(probe.leader_reported || probe.answered == 0 && !self.node_in_hand_is_down());
+    }
+
+    fn node_in_hand_is_down(&self) -> bool {
+        self.state.in_hand.as_ref().is_some_and(|h| h.step.out_of_service())
+    }
+
+    /// Without a leader, the history is what the nodes that answer hold; the longest of them, if it is longer than ours.
+    async fn fold_everywhere_if_needed(&mut self) {
+        let away = self.store.away_since.is_some_and(|since| self.now().since(since) >= TICKET_AFTER);
+        if !away || self.store.leader_reported != Some(false) || self.store.folded_from_majority || !self.node_in_hand_is_down() {
+            return;
+        }
+        let seen = self.now();
+        let reads = self.worker.log.read_everywhere(&self.update.stream()).await;
+        let voters = self.worker.log.probe().await.voters;
+        let longest: Option<&Vec<StoredEvent>> = reads.iter().map(|r| &r.events).max_by_key(|events| events.len());
+        if let Some(events) = longest.filter(|events| events.len() > self.history.len()) {
+            let history: Vec<Recorded> = events.iter().map(|e| decode(e, seen)).collect();
+            self.state = fold(&history);
+            self.history = history;
+        }
+        self.store.folded_from_majority = voters > 0 && reads.len() as u32 > voters / 2;
+    }
+
+    /// Takes an update that nobody holds, or whose holder fell silent.
+    async fn take(&mut self, reason: AssignedBecause) -> After {
+        if *self.stop.borrow() != Stop::No {
+            return After::Leave;
+        }
+        if self.state.end.is_some() {
+            return self.leave_ended().await;
+        }
+        let assigned = WorkerAssigned {
+            worker: self.worker.writer.worker.clone(),
+            incarnation: self.worker.writer.incarnation,
+            reason,
+        };
+        let sent = self.now();
+        let after = self.record(vec![assigned.into()]).await;
+        let mine = self.state.holder.as_ref().is_some_and(|h| h.incarnation == self.worker.writer.incarnation);
+        if mine && reason != AssignedBecause::Admitted {
+            tracing::info!("took the update over");
+            self.took_over_at = Some(sent);
+        }
+        after
+    }
+
+    async fn watch_holder(&mut self) -> After {
+        let Some(holder) = self.state.holder.clone() else { return After::Again };
+        let beats = *self.own_beats.borrow();
+        match self.worker.log.read_last(&holder.worker.stream()).await {
+            Ok(last) => self.silence.read(holder.incarnation, beat_of(last.as_ref()), beats, self.worker.clock.now()),
+            Err(error) => {
+                tracing::warn!(%error, "the holder's heartbeat cannot be read");
+                self.silence.read_failed();
+            }
+        }
+        if self.silence.expired() {
+            self.silence = Silence::default();
+            return self.take(AssignedBecause::Silent).await;
+        }
+        self.say("heldByAnother", &format!("held by {} ({})", holder.worker, holder.incarnation));
+        After::Rest(READ_EVERY)
+    }
+
+    async fn leave_ended(&mut self) -> After {
+        if release(&self.worker, self.update, &self.cluster).await {
+            tracing::info!(verdict = crate::update::react::verdict_word(&self.state), "the update has ended");
+            After::Leave
+        } else {
+            After::Rest(READ_EVERY)
+        }
+    }
+
+    /// Before there is a plan: who is there, and on which instances.
+    async fn look_around(&mut self) {
+        let due = match &self.survey {
+            None => true,
+            Some((at, survey)) => !survey.missing.is_empty() && self.now().since(*at) >= SURVEY_EVERY,
+        };
+        if !due {
+            return;
+        }
+        let found = survey(&self.handle, self.state.request.as_ref()).await;
+        let nodes: BTreeMap<NodeName, Address> = found.members.iter().map(|(n, m)| (n.clone(), m.address.clone())).collect();
+        let known: Vec<NodeName> = self.watch.nodes().map(|(n, _)| n.clone()).collect();
+        if !nodes.is_empty() && known != nodes.keys().cloned().collect::<Vec<_>>() {
+            let instances = found.members.values().map(|m| m.instance.id.clone()).collect();
+            self.open_eyes(nodes, instances);
+        }
+        self.survey = Some((self.now(), found));
+    }
+
+    /// Appends facts at exactly the revision that was folded, and folds them when they stand.
+    async fn record(&mut self, facts: Vec<Event>) -> After {
+        let sent = self.now();
+        let wall = self.worker.clock.wall();
+        let last = self.state.last;
+        let events = match encode_facts(self.update, &facts, last, &self.worker.writer, wall) {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::error!(%error, "facts cannot be written down");
+                return After::Rest(READ_EVERY);
+            }
+        };
+        let ids: Vec<uuid::Uuid> = events.iter().map(|e| e.id).collect();
+        let expected = Expected::after(self.state.last_revision());
+        match self.worker.log.append(&self.update.stream(), expected, events).await {
+            Ok(_) => {
+                self.store = StoreSeen::default();
+                self.read_at = Some(self.now());
+                for fact in &facts {
+                    tracing::info!(fact = fact.type_name(), node = crate::update::state::node_of(fact).map(NodeName::as_str), "recorded");
+                }
+                let first = last.map_or(Revision(0), |(r, _)| r.next());
+                let seen = self.now();
+                let news = facts.into_iter().zip(ids).enumerate().map(|(i, (fact, id))| {
+                    let revision = Revision(first.0 + i as u64);
+                    Recorded { revision, id, at: wall, seen, body: crate::update::state::Body::Event(Box::new(fact)) }
+                });
+                self.fold_on(news.collect());
+                if let Some(open) = self.state.in_hand.as_ref().and_then(|h| h.intent.as_ref())
+                    && open.revision >= first
+                {
+                    self.intent = Some(IntentInHand { revision: open.revision, first_sent: sent, called: None });
+                }
+                self.said = None;
+                After::Again
+            }
+            // No verdict: read on, fold, decide again.
+            Err(AppendError::Conflict { .. }) => {
+                self.read_at = None;
+                After::Again
+            }
+            Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => {
+                tracing::warn!(%error, "not recorded");
+                self.store_away(sent).await;
+                // Whether it stands is told by reading; an intent found there is not acted upon.
+                self.read_at = None;
+                After::Rest(Duration::from_millis(200))
+            }
+            Err(error @ AppendError::Refused { .. }) => {
+                tracing::error!(%error, "the store refuses this update's facts");
+                After::Rest(Duration::from_secs(5))
+            }
+        }
+    }
+
+    /// Makes one call, after a second and independent look.
+    async fn act(&mut self, action: Action) -> After {
+        self.take_sights();
+        let now = self.now();
+        if let Err(violations) = audit(&action, &self.state, &self.observed(), now) {
+            let found: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            tracing::warn!(action = %action.call, violations = found.join("; "), "not done: it would break a rule");
+            return After::Rest(AFTER_VIOLATION);
+        }
+        tracing::info!(action = %action.call, node = %action.node, "calling");
+        match action.warrant {
+            Warrant::Intent(_) => {
+                if let Some(intent) = &mut self.intent {
+                    intent.called = Some((now, None));
+                }
+            }
+            Warrant::ReturnTicket(_) => self.ticket_called = Some(now),
+        }
+        if let Call::StopInstance { instance } | Call::ModifyType { instance, .. } | Call::StartInstance { instance } = &action.call
+            && let Some(seen) = self.instances.get_mut(instance)
+        {
+            // What EC2 said before the call proves nothing about what came of it.
+            seen.times = 0;
+            seen.pending_seen = false;
+        }
+        let outcome = perform(&action.call, &*self.handle.admin, &*self.handle.fleet).await;
+        match &outcome {
+            CallOutcome::Accepted { .. } => {}
+            CallOutcome::Refused { code, message, .. } => {
+                tracing::warn!(action = %action.call, code, message, "refused");
+            }
+            CallOutcome::Unknown { message } => tracing::warn!(action = %action.call, message, "outcome unknown"),
+        }
+        let answered = self.now();
+        if let Warrant::Intent(revision) = action.warrant
+            && let Some(intent) = self.intent.as_mut().filter(|i| i.revision == revision)
+        {
+            debug_assert!(ACT_WINDOW < EC2_CALL_TIMEOUT);
+            intent.called = Some((answered, Some(outcome)));
+        }
+        if let Some(eyes) = &self.eyes {
+            eyes.look_at_instances_now();
+        }
+        After::Again
+    }
+
+    async fn wait(&mut self, waiting: Waiting) -> After {
+        let recorded = self.state.delayed.as_ref().is_some_and(|d| d.reason == waiting.code && d.node == waiting.node);
+        if waiting.delay && !recorded && self.store.away_since.is_none() {
+            let fact = StepDelayed {
+                node: waiting.node,
+                step: waiting.step,
+                reason: waiting.code.into(),
+                detail: waiting.detail,
+                numbers: waiting.numbers,
+            };
+            return self.record(vec![fact.into()]).await;
+        }
+        self.say(waiting.code, &waiting.detail);
+        After::Rest(READ_EVERY)
+    }
+
+    /// Logs why nothing is done, once for each reason.
+    fn say(&mut self, code: &'static str, detail: &str) {
+        if self.said != Some(code) {
+            self.said = Some(code);
+            tracing::info!(code, detail, "waiting");
+        }
+    }
+}

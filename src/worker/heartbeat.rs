@@ -1,0 +1,67 @@
+//! Signs of life, and the check that no namesake gives any.
+
+use std::time::Duration;
+
+use serde_json::from_value;
+use tokio::sync::watch;
+
+use super::{Worker, WorkerError};
+use crate::codec::{HEARTBEAT, WorkerHeartbeat, encode_record};
+use crate::domain::ids::{Incarnation, Revision};
+use crate::lease::{HEARTBEAT_EVERY, LEASE};
+use crate::ports::{AppendError, Expected, StoredEvent};
+
+/// The incarnation and revision of a stored heartbeat.
+pub(super) fn beat_of(stored: Option<&StoredEvent>) -> Option<(Incarnation, Revision)> {
+    let stored = stored?;
+    let beat: WorkerHeartbeat = from_value(stored.data.clone()).ok()?;
+    (stored.event_type == HEARTBEAT).then_some((beat.incarnation, stored.revision))
+}
+
+/// Appends a heartbeat every five seconds and counts those that were acknowledged. Ends only with an error.
+pub(super) async fn run(worker: Worker, acknowledged: watch::Sender<u64>) -> Result<(), WorkerError> {
+    let stream = worker.writer.worker.stream();
+    let started = worker.clock.now();
+    let beat = WorkerHeartbeat {
+        worker: worker.writer.worker.clone(),
+        incarnation: worker.writer.incarnation,
+        clusters: worker.clusters.keys().cloned().collect(),
+        tool_version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let mut metadata_set = false;
+    let mut first_look: Option<Option<Revision>> = None;
+    loop {
+        let began = worker.clock.now();
+        match worker.log.read_last(&stream).await {
+            Ok(last) => {
+                let revision = last.as_ref().map(|e| e.revision);
+                let seen_first = *first_look.get_or_insert(revision);
+                let other = beat_of(last.as_ref()).filter(|(incarnation, _)| *incarnation != beat.incarnation);
+                // A beat of somebody else that came after our first look: an elder namesake lives. Later on, the namesake is the newcomer.
+                let young = worker.clock.now().since(started) < LEASE;
+                if young && other.is_some_and(|(_, revision)| Some(revision) > seen_first) {
+                    return Err(WorkerError::NamesakeAlive(worker.writer.worker.clone()));
+                }
+                let event = encode_record(&stream, HEARTBEAT, &beat, revision, &worker.writer, worker.clock.wall())
+                    .map_err(|e| WorkerError::Store(e.to_string()))?;
+                match worker.log.append(&stream, Expected::after(revision), vec![event]).await {
+                    Ok(_) => {
+                        acknowledged.send_modify(|n| *n += 1);
+                    }
+                    // Somebody beat between our read and our append: the next round tells who.
+                    Err(AppendError::Conflict { .. }) => {}
+                    Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => {
+                        tracing::warn!(%error, "no heartbeat");
+                    }
+                    Err(error @ AppendError::Refused { .. }) => return Err(WorkerError::Store(error.to_string())),
+                }
+                if !metadata_set {
+                    metadata_set = worker.log.set_max_count(&stream, 1).await.is_ok();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "no heartbeat"),
+        }
+        let spent = worker.clock.now().since(began);
+        tokio::time::sleep(HEARTBEAT_EVERY.saturating_sub(spent).max(Duration::from_millis(500))).await;
+    }
+}

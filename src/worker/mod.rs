@@ -1,0 +1,163 @@
+//! The loop: wake → fold → observe → react → audit → act → append.
+//!
+//! Knows every pure room and the ports; no adapter by name. A wake-up carries no input: whatever woke a driver, it reads on, looks,
+//! and decides anew.
+
+mod discovery;
+mod driver;
+mod heartbeat;
+mod observer;
+mod perform;
+mod store;
+mod survey;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::codec::Writer;
+use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, UpdateId};
+use crate::domain::quorum::Voters;
+use crate::ports::{Clock, ClusterAdmin, EventLog, Fleet};
+use crate::update::observed::Policy;
+
+pub use discovery::StartPoint;
+pub use store::{read_all, read_update};
+pub use survey::survey;
+
+/// What a worker knows of one cluster.
+#[derive(Clone)]
+pub struct ClusterHandle {
+    /// Nodes to ask first.
+    pub seeds: Vec<Address>,
+    /// Voting nodes, if configured; else `/info/options` is asked.
+    pub voters: Option<Voters>,
+    /// Nodes that are named by the configuration.
+    pub nodes: BTreeMap<NodeName, NodeMapping>,
+    /// Limits.
+    pub policy: Policy,
+    /// Its nodes.
+    pub admin: Arc<dyn ClusterAdmin>,
+    /// Its instances.
+    pub fleet: Arc<dyn Fleet>,
+}
+
+/// How a configured node is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeMapping {
+    /// Its instance.
+    pub instance: InstanceId,
+    /// Its address in gossip, where that cannot be matched with the instance's.
+    pub address: Option<Address>,
+}
+
+/// A worker.
+#[derive(Clone)]
+pub struct Worker {
+    /// Who it is.
+    pub writer: Writer,
+    /// The clusters it may touch.
+    pub clusters: Arc<BTreeMap<ClusterName, ClusterHandle>>,
+    /// The store.
+    pub log: Arc<dyn EventLog>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Why a worker stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// There is no checkpoint: nobody said from where commands are to be obeyed.
+    #[error(
+        "the store holds no checkpoint: run `esdb-rollout init` once, which obeys requests from now on, or start with --from-beginning"
+    )]
+    NotInitialised,
+    /// A namesake lives.
+    #[error("another worker named {0} is alive: give each worker a name of its own (--name)")]
+    NamesakeAlive(crate::domain::ids::WorkerName),
+    /// The store does not answer, or refuses.
+    #[error("the store cannot be used: {0}")]
+    Store(String),
+}
+
+/// How a worker is asked to stop: at a safe point (no node out of service by its doing), or at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Go on.
+    No,
+    /// Take nothing new in hand, and stop as soon as every node runs.
+    AtSafePoint,
+}
+
+impl Worker {
+    /// Runs until asked to stop. Resumes every unfinished update of its clusters, admits new ones, and drives them all.
+    pub async fn run(self, start: StartPoint, stop: watch::Receiver<Stop>) -> Result<(), WorkerError> {
+        let (wake_tx, mut wake_rx) = mpsc::channel::<Found>(256);
+        let (beats_tx, beats_rx) = watch::channel(0_u64);
+        let mut services: JoinSet<Result<(), WorkerError>> = JoinSet::new();
+        let position = discovery::start_position(&self, start).await?;
+        services.spawn(heartbeat::run(self.clone(), beats_tx));
+        services.spawn(discovery::subscribe(self.clone(), position, wake_tx.clone()));
+        services.spawn(discovery::poll_admissions(self.clone(), wake_tx));
+
+        let mut drivers: BTreeMap<UpdateId, mpsc::Sender<()>> = BTreeMap::new();
+        let mut running: JoinSet<UpdateId> = JoinSet::new();
+        let mut stop = stop;
+        loop {
+            tokio::select! {
+                found = wake_rx.recv() => {
+                    let Some(Found { update, cluster }) = found else { break };
+                    if let Some(driver) = drivers.get(&update) {
+                        // A full queue means that it is about to look anyway.
+                        let _ = driver.try_send(());
+                    } else if *stop.borrow() == Stop::No
+                        && let Some(cluster) = cluster
+                        && let Some(handle) = self.clusters.get(&cluster)
+                    {
+                        let (tx, rx) = mpsc::channel(8);
+                        drivers.insert(update, tx);
+                        let driver = driver::Driver::new(self.clone(), update, cluster, handle.clone(), beats_rx.clone(), stop.clone(), rx);
+                        running.spawn(async move {
+                            driver.run().await;
+                            update
+                        });
+                    }
+                }
+                Some(ended) = running.join_next() => {
+                    match ended {
+                        Ok(update) => {
+                            drivers.remove(&update);
+                        }
+                        Err(panic) => {
+                            tracing::error!(error = %panic, "an update's driver died; its update is resumed from its stream");
+                            drivers.retain(|_, tx| !tx.is_closed());
+                        }
+                    }
+                }
+                Some(ended) = services.join_next() => {
+                    return match ended {
+                        Ok(Err(error)) => Err(error),
+                        Ok(Ok(())) => Err(WorkerError::Store("a service ended".into())),
+                        Err(panic) => Err(WorkerError::Store(format!("a service died: {panic}"))),
+                    };
+                }
+                _ = stop.changed() => {}
+            }
+            if *stop.borrow() != Stop::No && running.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An update that deserves a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The update.
+    pub update: UpdateId,
+    /// Its cluster, where it is to be driven; `None` if only a driver that exists is to be woken.
+    pub cluster: Option<ClusterName>,
+}

@@ -1,0 +1,171 @@
+//! Finds the expected members of a cluster and the one instance of each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, UdpSocket};
+
+use super::ClusterHandle;
+use crate::domain::cluster::NodeState;
+use crate::domain::ids::{Address, InstanceId, NodeName};
+use crate::domain::instance::Instance;
+use crate::domain::quorum::Voters;
+use crate::ports::Wanted;
+use crate::update::event::{Reason, UpdateRequested};
+use crate::update::observed::{Survey, SurveyedMember};
+
+/// Surveys a cluster. Whatever did not answer is named in `missing`, and worth another survey; `reasons` are final.
+pub async fn survey(cluster: &ClusterHandle, request: Option<&UpdateRequested>) -> Survey {
+    let mut survey = Survey {
+        voters: cluster.voters,
+        members: BTreeMap::new(),
+        types: BTreeMap::new(),
+        reasons: Vec::new(),
+        missing: Vec::new(),
+    };
+    let addresses = addresses(cluster, &mut survey).await;
+    if addresses.is_empty() {
+        return survey;
+    }
+    if let Err(missing) = match_instances(cluster, &addresses, &mut survey).await {
+        survey.missing.push(missing);
+        return survey;
+    }
+    if let Some(request) = request {
+        for t in request.target_instance_type.iter().chain(request.fallback_types.iter().flatten()) {
+            match cluster.fleet.type_info(t).await {
+                Ok(info) => {
+                    survey.types.insert(t.clone(), info);
+                }
+                Err(error) => survey.missing.push(error.to_string()),
+            }
+        }
+    }
+    survey
+}
+
+/// Addresses of all members that any seed knows, unreached seeds aside; and the number of voters where it is not configured.
+async fn addresses(cluster: &ClusterHandle, survey: &mut Survey) -> BTreeSet<Address> {
+    let mut found = BTreeSet::new();
+    let mut silent = Vec::new();
+    for seed in &cluster.seeds {
+        match cluster.admin.gossip(seed).await {
+            Ok(view) => found.extend(view.members.iter().filter(|m| m.state != NodeState::Manager).map(|m| m.address.clone())),
+            Err(error) => silent.push(error.to_string()),
+        }
+    }
+    if found.is_empty() {
+        survey.missing.push(format!("no seed answers: {}", silent.join(", ")));
+        return found;
+    }
+    let mut sizes = BTreeSet::new();
+    for address in found.iter().filter(|_| cluster.voters.is_none()) {
+        if let Ok(Some(size)) = cluster.admin.cluster_size(address).await {
+            sizes.insert(size);
+        }
+    }
+    match (cluster.voters, sizes.len(), sizes.first()) {
+        (Some(_), ..) => {}
+        (None, 1, Some(size)) => survey.voters = Some(Voters(*size)),
+        (None, 0, _) | (None, _, None) => survey.reasons.push(Reason {
+            code: "votersUnknown".into(),
+            found: "no node says its ClusterSize (it needs an admin or ops user)".into(),
+            wanted: "the number of voting nodes".into(),
+            remedy: "set `voters` of the cluster in the worker's configuration".into(),
+        }),
+        (None, _, Some(_)) => survey.reasons.push(Reason {
+            code: "votersDiffer".into(),
+            found: format!("nodes say different ClusterSizes: {sizes:?}"),
+            wanted: "the same on every node".into(),
+            remedy: "correct the nodes' configuration".into(),
+        }),
+    }
+    found
+}
+
+async fn match_instances(cluster: &ClusterHandle, addresses: &BTreeSet<Address>, survey: &mut Survey) -> Result<(), String> {
+    let mut ips: BTreeMap<Address, Vec<IpAddr>> = BTreeMap::new();
+    for address in addresses {
+        match cluster.admin.resolve(&address.host).await {
+            Ok(resolved) => {
+                ips.insert(address.clone(), resolved);
+            }
+            // A name that does not resolve from here may still be an instance's private DNS name, or its tag.
+            Err(error) => {
+                tracing::debug!(%error, "not resolved");
+                ips.insert(address.clone(), Vec::new());
+            }
+        }
+    }
+    let all_ips: Vec<IpAddr> = ips.values().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let hosts: Vec<String> = addresses.iter().map(|a| a.host.clone()).collect();
+    let mut candidates: BTreeMap<InstanceId, Instance> = BTreeMap::new();
+    let mut wanted = vec![
+        Wanted::PrivateDns(hosts.clone()),
+        Wanted::Tag { key: "Name".into(), values: hosts.clone() },
+    ];
+    if !all_ips.is_empty() {
+        wanted.push(Wanted::PrivateIps(all_ips));
+    }
+    for w in &wanted {
+        for instance in cluster.fleet.find(w).await.map_err(|e| e.to_string())? {
+            candidates.insert(instance.id.clone(), instance);
+        }
+    }
+    let configured: Vec<InstanceId> = cluster.nodes.values().map(|n| n.instance.clone()).collect();
+    if !configured.is_empty() {
+        for instance in cluster.fleet.describe(&configured).await.map_err(|e| e.to_string())? {
+            candidates.insert(instance.id.clone(), instance);
+        }
+    }
+
+    let mut owner: BTreeMap<InstanceId, Address> = BTreeMap::new();
+    for address in addresses {
+        let by_config = cluster.nodes.values().find(|n| n.address.as_ref() == Some(address)).map(|n| &n.instance);
+        let resolved = &ips[address];
+        let matching: Vec<&Instance> = match by_config {
+            Some(id) => candidates.get(id).into_iter().collect(),
+            None => {
+                let by_ip: Vec<&Instance> =
+                    candidates.values().filter(|i| i.private_ip.is_some_and(|ip| resolved.contains(&ip))).collect();
+                let by_name = || {
+                    candidates.values().filter(|i| {
+                        i.private_dns.as_deref() == Some(address.host.as_str()) || i.name_tag.as_deref() == Some(address.host.as_str())
+                    })
+                };
+                if by_ip.is_empty() { by_name().collect() } else { by_ip }
+            }
+        };
+        let [instance] = matching.as_slice() else {
+            let ids: Vec<&str> = matching.iter().map(|i| i.id.as_str()).collect();
+            survey.reasons.push(Reason {
+                code: if matching.is_empty() { "noInstance" } else { "severalInstances" }.into(),
+                found: if ids.is_empty() { format!("no instance for {address}") } else { format!("{} for {address}", ids.join(", ")) },
+                wanted: "exactly one instance for each member".into(),
+                remedy: "name it: [clusters.<name>.nodes.<node>] with instance_id and address in the worker's configuration".into(),
+            });
+            continue;
+        };
+        if let Some(other) = owner.insert(instance.id.clone(), address.clone()) {
+            survey.reasons.push(Reason {
+                code: "oneInstanceTwoNodes".into(),
+                found: format!("{} for both {other} and {address}", instance.id),
+                wanted: "exactly one instance for each member".into(),
+                remedy: "name them: [clusters.<name>.nodes.<node>] with instance_id and address in the worker's configuration".into(),
+            });
+            continue;
+        }
+        let configured_name = cluster.nodes.iter().find(|(_, n)| n.instance == instance.id).map(|(name, _)| name.clone());
+        let tagged = instance.name_tag.as_deref().filter(|t| !t.is_empty()).map(NodeName::from);
+        let mut name = configured_name.or(tagged).unwrap_or_else(|| NodeName(address.to_string()));
+        if survey.members.contains_key(&name) {
+            name = NodeName(address.to_string());
+        }
+        let is_own_machine = instance.private_ip.is_some_and(is_own_address);
+        survey.members.insert(name, SurveyedMember { address: address.clone(), instance: (*instance).clone(), is_own_machine });
+    }
+    Ok(())
+}
+
+/// Whether an address belongs to this machine: then a socket can be bound to it. Loopback belongs to every machine and proves nothing.
+fn is_own_address(ip: IpAddr) -> bool {
+    !ip.is_loopback() && !ip.is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()
+}
