@@ -188,7 +188,7 @@ impl World {
         }
         let first = self.random.election.millis(3, 15);
         for n in 0..self.config.voters {
-            if self.reachability(n) == Reachability::Refused {
+            if self.reachability(n) != Reachability::Answers {
                 continue;
             }
             let later = if n == winner { Duration::ZERO } else { self.random.election.millis(2, 35) };
@@ -204,12 +204,11 @@ impl World {
             state,
             NodeState::Initializing | NodeState::DiscoverLeader | NodeState::ShuttingDown | NodeState::Shutdown
         );
-        let now = self.now;
         let Some(p) = self.nodes[n].process.as_mut().filter(|_| takes_part) else { return };
+        // The entries keep their time: whatever somebody knows from later on replaces these guesses.
         for (m, entry) in &mut p.view {
             if *m != n {
                 entry.state = if *m == leader.0 { NodeState::Leader } else { NodeState::Unknown };
-                entry.at = now;
             }
         }
         let same = p.leader == Some(leader);

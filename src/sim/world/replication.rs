@@ -174,10 +174,14 @@ impl World {
         self.open_connection(n, leader, true);
     }
 
-    /// Ends a connection; the replica notices.
+    /// Ends a connection; both sides notice.
     pub(super) fn drop_connection(&mut self, connection: u64) {
         let Some(c) = self.connections.remove(&connection) else { return };
         let leader = (c.leader, self.process_id(c.leader));
+        if self.nodes[c.leader].process.is_some() {
+            let replica = self.process_id(c.replica);
+            self.check_peer(c.leader, c.replica, replica);
+        }
         let generation = self.nodes[c.replica].generation;
         let Some(p) = self.nodes[c.replica].process.as_mut().filter(|p| p.connection == Some(connection)) else {
             return;
@@ -250,13 +254,9 @@ impl World {
             return;
         }
         let Some(c) = self.connections.get(&connection) else { return };
-        let (leader, replica) = (c.leader, c.replica);
+        debug_assert!(c.leader == frozen || c.replica == frozen, "heartbeats are missed by the two ends only");
         // The frozen side notices when it wakes: what happens to it is deferred.
         self.drop_connection(connection);
-        if replica == frozen {
-            let process = self.process_id(frozen);
-            self.check_peer(leader, replica, process);
-        }
     }
 
     /// Sends a replica that is behind what it may be sent by now.
