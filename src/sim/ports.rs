@@ -687,3 +687,142 @@ impl Fleet for SimPorts {
         Ok(Done { request_id })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::instance::InstanceState;
+    use crate::sim::model::{Fault, WorldConfig};
+    use crate::sim::world::tests::config;
+
+    fn ports(config: WorldConfig) -> SimPorts {
+        let seed = config.seed;
+        SimPorts::new(SimWorld::new(World::new(config)), seed)
+    }
+
+    fn new_event(n: u64) -> NewEvent {
+        let id = Uuid::from_u128(u128::from(n) + 1);
+        NewEvent { id, event_type: "counted".into(), data: json!({ "n": n }), metadata: json!({}) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_and_a_subscriber_live_through_a_resignation_and_a_kill() {
+        let ports = ports(config(11));
+        let log = ports.event_log();
+        let stream = StreamName::from("clusterUpdate-1");
+        let mut feed = log.subscribe(StartFrom::Beginning, &["clusterUpdate-"]).await;
+        let mut expected = Expected::NoStream;
+        for n in 0..100 {
+            if n == 30 {
+                let leader = ports.world.with(|w| w.leader().expect("settled"));
+                let address = ports.world.with(|w| w.address(leader).clone());
+                ports.cluster_admin().set_priority(&address, -1).await.expect("it answers");
+                ports.cluster_admin().resign(&address).await.expect("it answers");
+            }
+            if n == 60 {
+                ports.world.with(|w| w.leader().into_iter().for_each(|l| w.kill(l)));
+            }
+            let mut appended = log.append(&stream, expected, vec![new_event(n)]).await;
+            for _ in 0..5 {
+                if !matches!(appended, Err(AppendError::Unavailable { .. } | AppendError::Unknown { .. })) {
+                    break;
+                }
+                appended = log.append(&stream, expected, vec![new_event(n)]).await;
+            }
+            let last = appended.expect("appended in the end").last;
+            assert_eq!(last, Revision(n));
+            expected = Expected::Exact(last);
+        }
+        assert_eq!(
+            log.append(&stream, Expected::Exact(Revision(5)), vec![new_event(1000)]).await,
+            Err(AppendError::Conflict { stream: stream.clone() })
+        );
+        let read = log.read(&stream, Revision(10), 1000).await.expect("readable");
+        assert_eq!(read.iter().map(|e| e.revision.0).collect::<Vec<_>>(), (10..100).collect::<Vec<_>>());
+        assert_eq!(log.read_last(&stream).await.expect("readable").expect("an event").data, json!({ "n": 99 }));
+        let (mut next, mut caught_up) = (0, false);
+        while next < 100 {
+            match timeout(Duration::from_secs(60), feed.recv()).await.expect("it comes").expect("it never ends") {
+                Feed::Event(event) => {
+                    assert_eq!(event.revision, Revision(next), "each event once, in order");
+                    next += 1;
+                }
+                Feed::CaughtUp => caught_up = true,
+                // Whether it has to depends on which node it was on; nothing is lost either way.
+                Feed::Reconnecting(_) => {}
+            }
+        }
+        assert!(caught_up);
+        let (back, looked) = log.read_back(&["clusterUpdate-"], 3, 50).await.expect("readable");
+        assert_eq!((back.len(), looked), (3, 3));
+        assert_eq!(log.end_of_log().await.expect("readable"), back[0].position);
+        assert_eq!(log.set_max_count(&stream, 10).await, Ok(true));
+        assert_eq!(log.set_max_count(&stream, 10).await, Ok(false));
+        assert_eq!(log.read(&stream, Revision(0), 1000).await.expect("readable").len(), 10);
+        sleep(Duration::from_secs(15)).await;
+        let everywhere = log.read_everywhere(&stream).await;
+        assert!(everywhere.len() == 4 && everywhere.iter().all(|l| l.events.len() == 10));
+        assert_eq!(log.probe().await, StoreProbe { voters: 3, answered: 4, leader_reported: true });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_quorum_the_store_says_so_within_its_time() {
+        let ports = ports(config(12));
+        let log = ports.event_log();
+        let stream = StreamName::from("s");
+        sleep(Duration::from_secs(1)).await;
+        let leader = ports.world.with(|w| w.leader().expect("settled"));
+        let others: Vec<NodeIx> = (0..3).filter(|n| *n != leader).collect();
+        ports.world.with(|w| others.iter().for_each(|n| w.shutdown(*n)));
+        sleep(Duration::from_secs(1)).await;
+        let begun = Instant::now();
+        assert!(matches!(
+            log.append(&stream, Expected::NoStream, vec![new_event(0)]).await,
+            Err(AppendError::Unknown { .. })
+        ));
+        assert!(begun.elapsed() <= Duration::from_millis(5100), "{:?}", begun.elapsed());
+        assert!(matches!(
+            log.append(&stream, Expected::NoStream, vec![new_event(0)]).await,
+            Err(AppendError::Unavailable { .. })
+        ));
+        assert!(matches!(log.read(&stream, Revision(0), 1).await, Err(ReadError::Unavailable { .. })));
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(log.probe().await, StoreProbe { voters: 3, answered: 2, leader_reported: false });
+        let address = ports.world.with(|w| w.address(others[0]).clone());
+        assert_eq!(ports.cluster_admin().gossip(&address).await, Err(NodeError::Refused { node: address }));
+        ports.world.with(|w| w.freeze(leader));
+        let address = ports.world.with(|w| w.address(leader).clone());
+        let begun = Instant::now();
+        assert!(matches!(ports.cluster_admin().live(&address).await, Err(NodeError::TimedOut { .. })));
+        assert!(begun.elapsed() >= NODE_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_is_stopped_changed_and_started() {
+        let code = "InsufficientInstanceCapacity".to_owned();
+        let faults = vec![Fault::StartFails { instance_type: "m6i.xlarge".into(), code, times: 1 }];
+        let ports = ports(WorldConfig { faults, ..config(13) });
+        let fleet = ports.fleet();
+        let by_tag = Wanted::Tag { key: "Name".into(), values: vec!["node-4".into()] };
+        let found = fleet.find(&by_tag).await.expect("EC2 answers");
+        let id = found[0].id.clone();
+        let to = InstanceType::from("m6i.xlarge");
+        assert_eq!(fleet.modify_type(&id, &to).await.expect_err("it runs").class, CallClass::Wait);
+        fleet.stop(&id).await.expect("it runs");
+        sleep(Duration::from_secs(46)).await;
+        fleet.modify_type(&id, &to).await.expect("it is stopped");
+        assert_eq!(fleet.start(&id).await.expect_err("no capacity").class, CallClass::Capacity);
+        fleet.start(&id).await.expect("capacity is back");
+        sleep(Duration::from_secs(26)).await;
+        let now = fleet.describe(&[id, InstanceId::from("i-00000000")]).await.expect("EC2 answers");
+        assert_eq!((now.len(), now[0].state, &now[0].instance_type), (1, InstanceState::Running, &to));
+        let info = fleet.type_info(&InstanceType::from("m7g.large")).await.expect("EC2 answers").expect("offered");
+        assert_eq!(info.architectures, ["arm64"]);
+        assert_eq!(fleet.type_info(&InstanceType::from("no.such")).await, Ok(None));
+        sleep(Duration::from_secs(30)).await;
+        let admin = ports.cluster_admin();
+        let node = Address::new("10.0.0.4", 2113);
+        assert_eq!(admin.live(&node).await, Ok(true));
+        assert_eq!(admin.cluster_size(&node).await, Ok(Some(3)));
+    }
+}

@@ -88,7 +88,8 @@ impl World {
         }
         match self.reachability(leader) {
             Reachability::Answers if self.process_id(leader) == process => {
-                if self.nodes[leader].process.as_ref().is_some_and(|p| p.accepts) {
+                let promised = self.nodes[n].promised;
+                if self.nodes[leader].process.as_ref().is_some_and(|p| p.accepts && p.won >= promised) {
                     self.subscribe(n, leader);
                 } else {
                     self.plan_connect(n, RETRY);
@@ -383,6 +384,9 @@ impl World {
         else {
             return;
         };
+        if p.won < self.nodes[n].promised {
+            return;
+        }
         let inaugurated_at = p.inaugurated_at;
         let mut have = vec![0; self.config.voters];
         have[n] = self.nodes[n].log.len();
@@ -396,6 +400,14 @@ impl World {
         }
         let before = self.nodes[n].committed;
         self.nodes[n].committed = len;
+        debug_assert!(
+            self.truth
+                .len()
+                .min(len)
+                .checked_sub(1)
+                .is_none_or(|last| { self.nodes[n].log.get(last).is_some_and(|s| Arc::ptr_eq(s, &self.truth[last])) }),
+            "what a quorum has acknowledged stays"
+        );
         for at in self.truth.len()..len {
             if let Some(stored) = self.nodes[n].log.get(at) {
                 self.truth.push(Arc::clone(stored));
