@@ -765,6 +765,45 @@ mod tests {
         assert_eq!(log.probe().await, StoreProbe { voters: 3, answered: 4, leader_reported: true });
     }
 
+    /// Polls every node, appends now and then, resigns once; everything seen, with its time.
+    async fn run(seed: u64, polls: u32) -> String {
+        let ports = ports(WorldConfig { load_bytes_per_second: 8_000_000, ..config(seed) });
+        let (log, admin) = (ports.event_log(), ports.cluster_admin());
+        let stream = StreamName::from("s-1");
+        let mut feed = log.subscribe(StartFrom::Beginning, &["s-"]).await;
+        let begun = Instant::now();
+        let mut trace = String::new();
+        for poll in 0..polls {
+            sleep(Duration::from_millis(500)).await;
+            let nodes: Vec<Address> = ports.world.with(|w| (0..4).map(|n| w.address(n).clone()).collect());
+            for node in &nodes {
+                if poll == 20 {
+                    admin.resign(node).await.expect("it answers");
+                }
+                trace += &format!("{:?} {:?}\n", begun.elapsed(), admin.gossip(node).await);
+            }
+            if poll % 10 == 0 {
+                let expected = Expected::after((poll / 10).checked_sub(1).map(|r| Revision(u64::from(r))));
+                trace += &format!("{:?}\n", log.append(&stream, expected, vec![new_event(u64::from(poll))]).await);
+            }
+            while let Ok(event) = feed.try_recv() {
+                trace += &format!("{:?} {event:?}\n", begun.elapsed());
+            }
+        }
+        trace
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_answers_at_the_same_times() {
+        let trace = |seed| {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
+            runtime.block_on(run(seed, 60))
+        };
+        assert!(trace(5) == trace(5), "the same seed gave different traces");
+        assert!(trace(5) != trace(6), "different seeds gave the same trace");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn without_a_quorum_the_store_says_so_within_its_time() {
         let ports = ports(config(12));
