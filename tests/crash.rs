@@ -171,6 +171,7 @@ async fn dies_at(at: usize, when: When) -> bool {
     let (history, state) = rig.ended(Duration::from_secs(3600)).await;
     let shown = lines(&history);
     let which = format!("died {when:?} number {at}");
+    eprintln!("{which} {:?}", std::time::Instant::now());
     assert!(matches!(state.end, Some(End::Completed(_))), "{which}: {:?}\n{shown}", state.end);
     assert_eq!(truth.check(), [1, 1, 1, 1], "{which}: each instance is stopped once\n{shown}");
     let outline = outline(&history);
