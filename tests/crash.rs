@@ -162,16 +162,19 @@ async fn dies_at(at: usize, when: When) -> bool {
     tokio::select! {
         () = bomb.gone.notified() => {}
         // An update of a few minutes that ends without reaching that many appends and calls: there are no more.
-        _ = rig.ended(Duration::from_secs(3600)) => return false,
+        _ = rig.ended(Duration::from_secs(3600)) => {
+            worker.abort();
+            return false;
+        }
     }
     worker.abort();
     let _ = worker.await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let (_worker, _stop) = rig.spawn(1);
+    let (successor, _stop) = rig.spawn(1);
     let (history, state) = rig.ended(Duration::from_secs(3600)).await;
+    successor.abort();
     let shown = lines(&history);
     let which = format!("died {when:?} number {at}");
-    eprintln!("{which} {:?}", std::time::Instant::now());
     assert!(matches!(state.end, Some(End::Completed(_))), "{which}: {:?}\n{shown}", state.end);
     assert_eq!(truth.check(), [1, 1, 1, 1], "{which}: each instance is stopped once\n{shown}");
     let outline = outline(&history);
