@@ -1416,7 +1416,14 @@ impl Hand<'_> {
         let agreement = self.scene.agreement(None);
         let Agreement::Yes { epoch, .. } = agreement else {
             let doubts: Vec<String> = agreement.doubts().iter().map(ToString::to_string).collect();
-            return self.wait("agreementAwaited", doubts.join(", "), vec![number("seconds", since.as_secs_f64())]);
+            let numbers = vec![number("seconds", since.as_secs_f64())];
+            // Views settle within seconds of any change; what lasts longer is for a person to see.
+            let lasting = since > 4 * RESIGNATION_TIMEOUT;
+            return if lasting {
+                self.delayed("agreementAwaited", doubts.join(", "), numbers)
+            } else {
+                self.wait("agreementAwaited", doubts.join(", "), numbers)
+            };
         };
         if track.live.map(|(_, live)| live) != Some(true) {
             return self.wait("healthAwaited", "caught up, but /health/live does not say 204 yet", vec![number("seconds", since.as_secs_f64())]);
