@@ -70,7 +70,12 @@ impl HttpAdmin {
             roots.apply(builder)
         };
         let bad = |e: reqwest::Error| {
-            ConfigError::new("the HTTP client", "one that can be made", chain(&e), "check the CA file and the system's certificates")
+            ConfigError::new(
+                "the HTTP client",
+                "one that can be made",
+                chain(&e),
+                "check the CA file and the system's certificates",
+            )
         };
         let http = builder().http1_only().build().map_err(bad)?;
         let grpc = if tls { builder() } else { builder().http2_prior_knowledge() };
@@ -121,11 +126,21 @@ impl HttpAdmin {
 
     async fn get(&self, node: &Address, path: &str, credentials: Option<&Credentials>) -> Result<Vec<u8>, NodeError> {
         let (status, body) = self.send(node, Method::GET, path, credentials).await?;
-        if status == StatusCode::OK { Ok(body) } else { Err(refused_with(node, format!("GET {path}"), status.as_u16())) }
+        if status == StatusCode::OK {
+            Ok(body)
+        } else {
+            Err(refused_with(node, format!("GET {path}"), status.as_u16()))
+        }
     }
 
     /// A POST to an `/admin` route, or the same over gRPC where the node has none.
-    async fn tell(&self, node: &Address, path: &str, method: &str, message: &impl prost::Message) -> Result<(), NodeError> {
+    async fn tell(
+        &self,
+        node: &Address,
+        path: &str,
+        method: &str,
+        message: &impl prost::Message,
+    ) -> Result<(), NodeError> {
         // Both calls together have the time of one.
         tokio::time::timeout(self.time_out, self.tell_either_way(node, path, method, message))
             .await

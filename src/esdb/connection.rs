@@ -84,16 +84,28 @@ impl Target {
         let bad = |expected: &str, found: String, remedy: &str| ConfigError::new(WHAT, expected, found, remedy);
         let text = text.trim();
         let (scheme, rest) = text.split_once("://").ok_or_else(|| {
-            bad("esdb://host:port", if text.is_empty() { "nothing".into() } else { "no scheme".into() }, "write esdb:// before the hosts")
+            bad(
+                "esdb://host:port",
+                if text.is_empty() { "nothing".into() } else { "no scheme".into() },
+                "write esdb:// before the hosts",
+            )
         })?;
         let discover = match scheme.to_ascii_lowercase().as_str() {
             "esdb" => false,
             "esdb+discover" => true,
             "kurrentdb" | "kurrent" | "kdb" => {
-                return Err(bad("esdb://", format!("{scheme}://"), "write esdb:// instead: a KurrentDB server takes it"));
+                return Err(bad(
+                    "esdb://",
+                    format!("{scheme}://"),
+                    "write esdb:// instead: a KurrentDB server takes it",
+                ));
             }
             "kurrentdb+discover" | "kurrent+discover" | "kdb+discover" => {
-                return Err(bad("esdb+discover://", format!("{scheme}://"), "write esdb+discover:// instead: a KurrentDB server takes it"));
+                return Err(bad(
+                    "esdb+discover://",
+                    format!("{scheme}://"),
+                    "write esdb+discover:// instead: a KurrentDB server takes it",
+                ));
             }
             _ => return Err(bad("esdb:// or esdb+discover://", format!("{scheme}://"), "change the scheme")),
         };
@@ -109,7 +121,11 @@ impl Target {
         if hosts.len() > 1
             && let Some(v6) = hosts.iter().find(|h| h.host.contains(':'))
         {
-            return Err(bad("host names or IPv4 addresses among several hosts", v6.to_string(), "use host names: the client library cannot tell an IPv6 address from its port here"));
+            return Err(bad(
+                "host names or IPv4 addresses among several hosts",
+                v6.to_string(),
+                "use host names: the client library cannot tell an IPv6 address from its port here",
+            ));
         }
         let mut target = Target {
             // Only the first host counts with +discover; several are seeds anyway.
@@ -122,8 +138,11 @@ impl Target {
             connection_name: None,
         };
         for pair in query.split('&').filter(|p| !p.is_empty()) {
-            let (name, value) = pair.split_once('=').ok_or_else(|| bad("name=value", format!("`{pair}`"), "give the parameter a value"))?;
-            let value = decode(value).ok_or_else(|| bad("percent-encoded UTF-8", format!("`{pair}`"), "encode a % as %25"))?;
+            let (name, value) = pair
+                .split_once('=')
+                .ok_or_else(|| bad("name=value", format!("`{pair}`"), "give the parameter a value"))?;
+            let value =
+                decode(value).ok_or_else(|| bad("percent-encoded UTF-8", format!("`{pair}`"), "encode a % as %25"))?;
             target.set(name, value)?;
         }
         Ok(target)
@@ -143,14 +162,29 @@ impl Target {
             "connectionname" => self.connection_name = Some(value),
             "nodepreference" if value.eq_ignore_ascii_case("leader") => {}
             "nodepreference" => {
-                return Err(ConfigError::new(parameter, "leader", value, "remove it: decisions rest on what the leader says"));
+                return Err(ConfigError::new(
+                    parameter,
+                    "leader",
+                    value,
+                    "remove it: decisions rest on what the leader says",
+                ));
             }
             "usercertfile" | "userkeyfile" => {
-                return Err(ConfigError::new(parameter, "a user with a password", "an X.509 user", "give credentials instead"));
+                return Err(ConfigError::new(
+                    parameter,
+                    "a user with a password",
+                    "an X.509 user",
+                    "give credentials instead",
+                ));
             }
             // Tuning, ours instead: see `settings`.
-            "maxdiscoverattempts" | "discoveryinterval" | "gossiptimeout" | "defaultdeadline" | "keepaliveinterval"
-            | "keepalivetimeout" | "throwonappendfailure" => {
+            "maxdiscoverattempts"
+            | "discoveryinterval"
+            | "gossiptimeout"
+            | "defaultdeadline"
+            | "keepaliveinterval"
+            | "keepalivetimeout"
+            | "throwonappendfailure" => {
                 tracing::debug!(parameter = name, "a parameter of the connection string is replaced by our own value");
             }
             _ => {
@@ -195,7 +229,9 @@ impl Target {
             text.push_str("&connectionName=");
             text.push_str(&encode(name));
         }
-        text.parse().map_err(|e| ConfigError::new(WHAT, "one that the client library takes", format!("{text}: {e}"), "report this"))
+        text.parse().map_err(|e| {
+            ConfigError::new(WHAT, "one that the client library takes", format!("{text}: {e}"), "report this")
+        })
     }
 
     /// The file of roots to give to the crate. Without one it loads the system's certificates even where it needs none, and
@@ -213,7 +249,8 @@ impl Target {
 
 fn parse_user(text: &str) -> Result<Credentials, ConfigError> {
     let bad = |found: &str, remedy: &str| ConfigError::new(format!("{WHAT}'s user"), "user:password", found, remedy);
-    let (user, password) = text.split_once(':').ok_or_else(|| bad("no password", "write user:password@ before the hosts"))?;
+    let (user, password) =
+        text.split_once(':').ok_or_else(|| bad("no password", "write user:password@ before the hosts"))?;
     let decoded = decode(user).zip(decode(password)).filter(|(user, _)| !user.is_empty());
     decoded
         .map(|(user, password)| Credentials { user, password })
@@ -259,7 +296,11 @@ fn decode(text: &str) -> Option<String> {
 fn encode(text: &str) -> String {
     text.bytes()
         .map(|b| {
-            if b.is_ascii_alphanumeric() || b"-._~/".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }
+            if b.is_ascii_alphanumeric() || b"-._~/".contains(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
         })
         .collect()
 }
@@ -281,7 +322,12 @@ mod tests {
             ("esdb://a:1,b:2/?tls=true", &["a:1", "b:2"], false, true),
             ("esdb+discover://cluster.local:2113", &["cluster.local:2113"], true, true),
             ("esdb+discover://a,b", &["a:2113", "b:2113"], false, true),
-            ("ESDB://10.0.0.1:2113/?TLS=FALSE&nodePreference=leader&maxDiscoverAttempts=1", &["10.0.0.1:2113"], false, false),
+            (
+                "ESDB://10.0.0.1:2113/?TLS=FALSE&nodePreference=leader&maxDiscoverAttempts=1",
+                &["10.0.0.1:2113"],
+                false,
+                false,
+            ),
             ("esdb://[::1]:2114?tls=false", &["[::1]:2114"], false, false),
             (" esdb://a ", &["a:2113"], false, true),
         ];
@@ -335,7 +381,8 @@ mod tests {
         let target = Target::parse("esdb://admin:p%40s%2Cs:w@a:1,b:2?tls=false").unwrap();
         assert_eq!(target.credentials, Some(Credentials::new("admin", "p@s,s:w")));
         assert!(!format!("{target:?}").contains("p@s"));
-        let outranked = StoreConfig { credentials: Some(Credentials::new("ops", "x")), ..config("esdb://admin:y@a?tls=false") };
+        let outranked =
+            StoreConfig { credentials: Some(Credentials::new("ops", "x")), ..config("esdb://admin:y@a?tls=false") };
         assert_eq!(Target::of(&outranked).unwrap().credentials, Some(Credentials::new("ops", "x")));
     }
 
@@ -364,7 +411,8 @@ mod tests {
 
     #[test]
     fn a_connection_name_must_fit_a_header() {
-        let error = Target::of(&StoreConfig { connection_name: "bad\u{e9}".into(), ..config("esdb://a?tls=false") }).unwrap_err();
+        let error = Target::of(&StoreConfig { connection_name: "bad\u{e9}".into(), ..config("esdb://a?tls=false") })
+            .unwrap_err();
         assert_eq!(error.expected, "printable ASCII");
     }
 }

@@ -60,7 +60,9 @@ fn classify(error: &Error) -> (Outcome, bool) {
         Error::NotLeaderException(_) => (Outcome::NotDone, false),
         Error::ServerError(text) => classify_text(text),
         // One failed connect ends the client's background task: it never connects again.
-        Error::ConnectionClosed | Error::GrpcConnectionError(_) | Error::InitializationError(_) => (Outcome::NotDone, true),
+        Error::ConnectionClosed | Error::GrpcConnectionError(_) | Error::InitializationError(_) => {
+            (Outcome::NotDone, true)
+        }
         Error::Grpc { code, .. } => match i32::from(*code) {
             // InvalidArgument (too large), OutOfRange
             3 | 11 => (Outcome::Refused, false),
@@ -76,7 +78,9 @@ fn classify(error: &Error) -> (Outcome, bool) {
         // Of a status: a not-leader answer that names no leader. A missing stream is told apart before.
         Error::ResourceNotFound => (Outcome::NotDone, false),
         Error::ResourceDeleted | Error::ResourceAlreadyExists | Error::UnsupportedFeature => (Outcome::Refused, false),
-        Error::InternalParsingError(_) | Error::InternalClientError | Error::IllegalStateError(_) => (Outcome::Unknown, true),
+        Error::InternalParsingError(_) | Error::InternalClientError | Error::IllegalStateError(_) => {
+            (Outcome::Unknown, true)
+        }
     }
 }
 
@@ -147,7 +151,10 @@ mod tests {
             (grpc(2), Outcome::Unknown, true),
             (Error::DeadlineExceeded, Outcome::Unknown, false),
             (
-                Error::WrongExpectedVersion { expected: ExpectedRevision::NoStream, current: CurrentRevision::Current(3) },
+                Error::WrongExpectedVersion {
+                    expected: ExpectedRevision::NoStream,
+                    current: CurrentRevision::Current(3),
+                },
                 Outcome::Conflict,
                 false,
             ),

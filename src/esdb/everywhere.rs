@@ -112,7 +112,12 @@ pub(super) async fn read(inner: &Inner, stream: &StreamName) -> Vec<LocalRead> {
     let nodes = probe(inner).await.reached;
     let deadline = Instant::now() + READ_TIME;
     // One runtime for these clients, put away with what they leak.
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("esdb-nodes").enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("esdb-nodes")
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::warn!(%error, "no runtime to read the store's nodes one by one");
@@ -144,7 +149,9 @@ pub(super) async fn read(inner: &Inner, stream: &StreamName) -> Vec<LocalRead> {
     while let Ok(Some(ended)) = timeout_at(deadline, tasks.join_next()).await {
         match ended {
             Ok((node, Ok(Ok(events)))) => reads.push(LocalRead { node, events }),
-            Ok((node, Ok(Err(error)))) => tracing::debug!(%node, %error, "a node of the store does not give the stream"),
+            Ok((node, Ok(Err(error)))) => {
+                tracing::debug!(%node, %error, "a node of the store does not give the stream")
+            }
             Ok((node, Err(_))) => tracing::debug!(%node, "a node of the store does not give the stream in time"),
             Err(error) => tracing::warn!(%error, "the client library failed while reading a node of the store"),
         }

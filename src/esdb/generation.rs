@@ -184,7 +184,10 @@ mod tests {
             assert_eq!(generation.number, round);
             let until = Instant::now() + Duration::from_secs(5);
             let fault = generation.run(until, |client| async move { client.server_info().await }).await.unwrap_err();
-            assert!(matches!(fault, Fault::Client(eventstore::Error::GrpcConnectionError(_))), "round {round}: {fault:?}");
+            assert!(
+                matches!(fault, Fault::Client(eventstore::Error::GrpcConnectionError(_))),
+                "round {round}: {fault:?}"
+            );
             assert!(fault.verdict().renew);
             generations.retire(generation.number, "test").await;
             generations.retire(generation.number, "a second time changes nothing").await;
@@ -195,7 +198,8 @@ mod tests {
     #[tokio::test]
     async fn calls_that_hang_or_panic_end() {
         let target = Target::parse("esdb://127.0.0.1:1?tls=false").unwrap();
-        let generation = Generation::start(1, target.settings(Ask::Leader).unwrap()).map_err(|f| f.verdict().text).unwrap();
+        let generation =
+            Generation::start(1, target.settings(Ask::Leader).unwrap()).map_err(|f| f.verdict().text).unwrap();
         let until = || Instant::now() + Duration::from_millis(50);
         let hung = generation.run(until(), |_| std::future::pending::<eventstore::Result<()>>()).await;
         assert!(matches!(hung, Err(Fault::TimedOut)));

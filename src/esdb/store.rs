@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventstore::{
-    AppendToStreamOptions, Client, EventData, ExpectedRevision, ReadAllOptions, ReadStream, ReadStreamOptions, RecordedEvent,
-    ResolvedEvent, StreamPosition,
+    AppendToStreamOptions, Client, EventData, ExpectedRevision, ReadAllOptions, ReadStream, ReadStreamOptions,
+    RecordedEvent, ResolvedEvent, StreamPosition,
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -21,7 +21,8 @@ use super::generation::Generations;
 use super::{ConfigError, Credentials, HttpAdmin, everywhere, subscription};
 use crate::domain::ids::{Revision, StreamName};
 use crate::ports::{
-    AppendError, Appended, EventLog, Expected, Feed, LocalRead, NewEvent, Position, ReadError, StartFrom, StoreProbe, StoredEvent,
+    AppendError, Appended, EventLog, Expected, Feed, LocalRead, NewEvent, Position, ReadError, StartFrom, StoreProbe,
+    StoredEvent,
 };
 
 /// Time for one call of the port. An election takes 0.2 to 2.6 s, a client 0.1 to 1 s to connect: five seconds outlast
@@ -65,8 +66,13 @@ impl EventStoreLog {
     pub fn new(config: StoreConfig) -> Result<Self, ConfigError> {
         let target = Target::of(&config)?;
         let settings = target.settings(Ask::Leader)?;
-        let nodes =
-            HttpAdmin::with(target.tls, target.verify, target.ca_file.as_deref(), target.credentials.clone(), everywhere::NODE_TIME)?;
+        let nodes = HttpAdmin::with(
+            target.tls,
+            target.verify,
+            target.ca_file.as_deref(),
+            target.credentials.clone(),
+            everywhere::NODE_TIME,
+        )?;
         let inner = Inner { generations: Generations::new(settings), nodes, known: Mutex::default(), target };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -259,8 +265,18 @@ async fn drain(mut reading: ReadStream) -> eventstore::Result<Vec<StoredEvent>> 
 
 /// The event as it stands in its place: a link as the link. `None` if the server sent neither.
 pub(super) fn stored(event: ResolvedEvent) -> Option<StoredEvent> {
-    let RecordedEvent { stream_id, id, revision, event_type, data, metadata, custom_metadata, is_json, position, created } =
-        event.link.or(event.event)?;
+    let RecordedEvent {
+        stream_id,
+        id,
+        revision,
+        event_type,
+        data,
+        metadata,
+        custom_metadata,
+        is_json,
+        position,
+        created,
+    } = event.link.or(event.event)?;
     let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
     let value = if is_json { json(&data) } else { None };
     // The crate drops the fraction; the server's 100-ns ticks have it.
@@ -291,7 +307,12 @@ fn proposed(event: &NewEvent) -> Result<EventData, serde_json::Error> {
 
 #[async_trait]
 impl EventLog for EventStoreLog {
-    async fn append(&self, stream: &StreamName, expected: Expected, events: Vec<NewEvent>) -> Result<Appended, AppendError> {
+    async fn append(
+        &self,
+        stream: &StreamName,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, AppendError> {
         let deadline = Instant::now() + CALL_BUDGET;
         let refused = |found: String| AppendError::Refused { stream: stream.clone(), found };
         if events.is_empty() {
@@ -407,7 +428,9 @@ impl EventLog for EventStoreLog {
         // Metadata that is no object means nothing to the server, so nothing of it is lost.
         let mut metadata: BTreeMap<String, Value> = match last.as_ref().map(|e| e.data.clone()) {
             Some(Value::Object(map)) => map.into_iter().collect(),
-            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) | None => BTreeMap::new(),
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) | None => {
+                BTreeMap::new()
+            }
         };
         if metadata.get("$maxCount").and_then(Value::as_u64) == Some(max_count) {
             return Ok(false);

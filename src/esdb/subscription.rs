@@ -11,7 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventstore::{Client, ClientSettings, StreamPosition, SubscribeToAllOptions, SubscriptionEvent, SubscriptionFilter};
+use eventstore::{
+    Client, ClientSettings, StreamPosition, SubscribeToAllOptions, SubscriptionEvent, SubscriptionFilter,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::field::{Field, Visit};
@@ -124,12 +126,14 @@ fn advance(from: &mut StartFrom, to: Position) -> bool {
     forwards
 }
 
-fn options(from: StartFrom, prefixes: &[String], credentials: Option<eventstore::Credentials>) -> SubscribeToAllOptions {
+fn options(
+    from: StartFrom,
+    prefixes: &[String],
+    credentials: Option<eventstore::Credentials>,
+) -> SubscribeToAllOptions {
     let position = match from {
         StartFrom::Beginning => StreamPosition::Start,
-        StartFrom::After(p) => {
-            StreamPosition::Position(eventstore::Position { commit: p.commit, prepare: p.prepare })
-        }
+        StartFrom::After(p) => StreamPosition::Position(eventstore::Position { commit: p.commit, prepare: p.prepare }),
     };
     let mut options = SubscribeToAllOptions::default().position(position);
     if !prefixes.is_empty() {
