@@ -57,7 +57,7 @@ fn grpc(code: u8, message: &str) -> Response<Body> {
 }
 
 /// The answer of a gRPC server that sends an empty message, and its status in the trailers.
-fn grpc_with_trailers(code: u8) -> Response<Body> {
+fn grpc_with_trailers(code: u16) -> Response<Body> {
     use http_body_util::BodyExt;
     let mut trailers = axum::http::HeaderMap::new();
     trailers.insert("grpc-status", code.into());
