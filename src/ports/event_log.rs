@@ -184,7 +184,12 @@ pub struct StoreProbe {
 #[async_trait]
 pub trait EventLog: Send + Sync {
     /// Appends `events` in one transaction where the stream is as `expected`. Repeats itself safely while time is left.
-    async fn append(&self, stream: &StreamName, expected: Expected, events: Vec<NewEvent>) -> Result<Appended, AppendError>;
+    async fn append(
+        &self,
+        stream: &StreamName,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, AppendError>;
 
     /// Events of a stream from `from` on, at most `max`, asked of the leader. Empty if the stream does not exist.
     async fn read(&self, stream: &StreamName, from: Revision, max: usize) -> Result<Vec<StoredEvent>, ReadError>;

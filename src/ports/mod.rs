@@ -9,6 +9,7 @@ mod fleet;
 pub use clock::{Clock, SystemClock};
 pub use cluster_admin::{ClusterAdmin, NodeError};
 pub use event_log::{
-    AppendError, Appended, EventLog, Expected, Feed, LocalRead, NewEvent, Position, ReadError, StartFrom, StoreProbe, StoredEvent,
+    AppendError, Appended, EventLog, Expected, Feed, LocalRead, NewEvent, Position, ReadError, StartFrom, StoreProbe,
+    StoredEvent,
 };
 pub use fleet::{CallClass, Done, Fleet, FleetError, Wanted};
