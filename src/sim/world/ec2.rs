@@ -1,0 +1,315 @@
+//! EC2: one instance a node, its states, and the answers of the API.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{Event, World};
+use crate::domain::ids::{InstanceId, InstanceType};
+use crate::domain::instance::{Instance, InstanceState};
+use crate::sim::model::{Ec2Fault, Fault, NodeIx, WorldConfig};
+
+/// An instance id with its previous and its current state, as StopInstances and StartInstances answer.
+pub type StateChange = (InstanceId, InstanceState, InstanceState);
+
+/// One instance.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    pub id: InstanceId,
+    pub instance_type: String,
+    pub state: InstanceState,
+    pub reason: Option<String>,
+    pub ip: Option<IpAddr>,
+    pub zone: String,
+    pub name: String,
+    pub architecture: String,
+    /// Grows with each transition: an earlier plan is void.
+    pub transition: u64,
+    /// How often it was stopped.
+    pub stops: u32,
+}
+
+impl Machine {
+    pub fn new(n: NodeIx, config: &WorldConfig) -> Machine {
+        let zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"];
+        Machine {
+            id: InstanceId(format!("i-{:017x}", 10 + n)),
+            instance_type: config.instance_type.clone(),
+            state: InstanceState::Running,
+            reason: None,
+            ip: config.addresses[n].host.parse().ok(),
+            zone: zones[n % zones.len()].to_owned(),
+            name: config.names[n].clone(),
+            architecture: architecture(config, &config.instance_type).unwrap_or("x86_64").to_owned(),
+            transition: 0,
+            stops: 0,
+        }
+    }
+
+    fn describe(&self) -> Instance {
+        let dns =
+            self.ip.map(|ip| format!("ip-{}.eu-west-1.compute.internal", ip.to_string().replace(['.', ':'], "-")));
+        Instance {
+            id: self.id.clone(),
+            instance_type: InstanceType(self.instance_type.clone()),
+            state: self.state,
+            state_reason: self.reason.clone(),
+            private_ip: self.ip,
+            private_dns: dns,
+            zone: Some(self.zone.clone()),
+            name_tag: Some(self.name.clone()),
+            root_device: Some("ebs".to_owned()),
+            lifecycle: None,
+            architecture: Some(self.architecture.clone()),
+            auto_scaling_group: None,
+            hibernation: false,
+        }
+    }
+}
+
+/// Architecture of an offered type.
+fn architecture<'a>(config: &'a WorldConfig, instance_type: &str) -> Option<&'a str> {
+    config.offered_types.iter().find(|(name, _)| name == instance_type).map(|(_, architecture)| architecture.as_str())
+}
+
+fn fault(code: &str, message: impl Into<String>) -> Ec2Fault {
+    Ec2Fault { code: code.to_owned(), message: message.into() }
+}
+
+/// What EC2 says with a code that a start can fail with.
+fn start_message(code: &str, instance_type: &str, zone: &str) -> String {
+    match code {
+        "InsufficientInstanceCapacity" => format!(
+            "We currently do not have sufficient {instance_type} capacity in the Availability Zone you requested ({zone}). \
+             Our system will be working on provisioning additional capacity."
+        ),
+        "Unsupported" => {
+            format!(
+                "Your requested instance type ({instance_type}) is not supported in your requested Availability Zone ({zone})."
+            )
+        }
+        "VcpuLimitExceeded" => "You have requested more vCPU capacity than your current vCPU limit allows.".to_owned(),
+        _ => format!("The instance cannot be started as {instance_type} in {zone}."),
+    }
+}
+
+fn well_formed(id: &InstanceId) -> bool {
+    id.0.strip_prefix("i-").is_some_and(|hex| {
+        (hex.len() == 8 || hex.len() == 17) && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
+}
+
+impl World {
+    /// The instance of a node.
+    pub fn instance_of(&self, n: NodeIx) -> &InstanceId {
+        &self.nodes[n].machine.id
+    }
+
+    /// `DescribeInstances`; no ids mean all. `InvalidInstanceID.NotFound` if one is unknown, `….Malformed` if one is no id.
+    pub fn describe_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<Instance>, Ec2Fault> {
+        self.throttle()?;
+        if ids.is_empty() {
+            return Ok(self.nodes.iter().map(|n| n.machine.describe()).collect());
+        }
+        Ok(self.machines(ids)?.into_iter().map(|n| self.nodes[n].machine.describe()).collect())
+    }
+
+    /// `StopInstances`, without force. An instance that is stopped or stopping stays so, without error.
+    pub fn stop_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<StateChange>, Ec2Fault> {
+        self.throttle()?;
+        let nodes = self.machines(ids)?;
+        for &n in &nodes {
+            let m = &self.nodes[n].machine;
+            if !matches!(m.state, InstanceState::Running | InstanceState::Stopping | InstanceState::Stopped) {
+                let message = format!("The instance '{}' is not in a state from which it can be stopped.", m.id);
+                return Err(fault("IncorrectInstanceState", message));
+            }
+        }
+        Ok(nodes.into_iter().map(|n| self.stop_machine(n)).collect())
+    }
+
+    /// `StartInstances`. An instance that is running or pending stays so, without error.
+    pub fn start_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<StateChange>, Ec2Fault> {
+        self.throttle()?;
+        let nodes = self.machines(ids)?;
+        for &n in &nodes {
+            let m = &self.nodes[n].machine;
+            if !matches!(m.state, InstanceState::Running | InstanceState::Pending | InstanceState::Stopped) {
+                let message = format!("The instance '{}' is not in a state from which it can be started.", m.id);
+                return Err(fault("IncorrectInstanceState", message));
+            }
+        }
+        for &n in &nodes {
+            if self.nodes[n].machine.state == InstanceState::Stopped {
+                self.start_fails(n)?;
+            }
+        }
+        Ok(nodes.into_iter().map(|n| self.start_machine(n)).collect())
+    }
+
+    /// `ModifyInstanceAttribute` of the type; the instance must be stopped.
+    pub fn modify_instance_type(&mut self, id: &InstanceId, to: &InstanceType) -> Result<(), Ec2Fault> {
+        self.throttle()?;
+        let n = self.machine(id)?;
+        let Some(wanted) = architecture(&self.config, &to.0).map(str::to_owned) else {
+            return Err(fault("InvalidParameterValue", format!("Invalid value '{to}' for InstanceType.")));
+        };
+        let m = &mut self.nodes[n].machine;
+        if m.state != InstanceState::Stopped {
+            return Err(fault("IncorrectInstanceState", format!("The instance '{id}' is not in the 'stopped' state.")));
+        }
+        if wanted != m.architecture {
+            let message = format!(
+                "The architecture '{wanted}' of the specified instance type does not match the architecture '{}' of the specified \
+                 instance. Specify an instance type with a matching architecture, and try again.",
+                m.architecture
+            );
+            return Err(fault("InvalidParameterValue", message));
+        }
+        m.instance_type.clone_from(&to.0);
+        self.touch();
+        Ok(())
+    }
+
+    /// `RebootInstances`: the instance stays `running`, its process starts anew.
+    pub fn reboot_instance(&mut self, id: &InstanceId) -> Result<(), Ec2Fault> {
+        self.throttle()?;
+        let n = self.machine(id)?;
+        let m = &self.nodes[n].machine;
+        if m.state != InstanceState::Running {
+            return Err(fault(
+                "IncorrectInstanceState",
+                format!("The instance '{id}' is not in a state from which it can be rebooted."),
+            ));
+        }
+        let boot = self.config.boot;
+        self.end_process(n);
+        self.start_process(n, boot);
+        Ok(())
+    }
+
+    fn throttle(&mut self) -> Result<(), Ec2Fault> {
+        let percent = self
+            .config
+            .faults
+            .iter()
+            .find_map(|f| if let Fault::Throttled { percent } = f { Some(*percent) } else { None });
+        if percent.is_some_and(|p| self.random.ec2.percent(p)) {
+            return Err(fault("RequestLimitExceeded", "Request limit exceeded."));
+        }
+        Ok(())
+    }
+
+    fn machine(&self, id: &InstanceId) -> Result<NodeIx, Ec2Fault> {
+        if !well_formed(id) {
+            return Err(fault("InvalidInstanceID.Malformed", format!("Invalid id: \"{id}\"")));
+        }
+        self.nodes
+            .iter()
+            .position(|n| n.machine.id == *id)
+            .ok_or_else(|| fault("InvalidInstanceID.NotFound", format!("The instance ID '{id}' does not exist")))
+    }
+
+    fn machines(&self, ids: &[InstanceId]) -> Result<Vec<NodeIx>, Ec2Fault> {
+        ids.iter().map(|id| self.machine(id)).collect()
+    }
+
+    fn start_fails(&mut self, n: NodeIx) -> Result<(), Ec2Fault> {
+        let m = &self.nodes[n].machine;
+        for (at, known) in self.config.faults.iter().enumerate() {
+            if let Fault::StartFails { instance_type, code, times } = known
+                && *instance_type == m.instance_type
+                && (*times == u32::MAX || self.played[at] < *times)
+            {
+                self.played[at] += 1;
+                return Err(fault(code, start_message(code, &m.instance_type, &m.zone)));
+            }
+        }
+        Ok(())
+    }
+
+    fn stop_machine(&mut self, n: NodeIx) -> StateChange {
+        let stop = self.config.ec2_stop;
+        let m = &mut self.nodes[n].machine;
+        let previous = m.state;
+        if previous == InstanceState::Running {
+            m.state = InstanceState::Stopping;
+            m.reason = Some("Client.UserInitiatedShutdown".to_owned());
+            m.transition += 1;
+            m.stops += 1;
+            let transition = m.transition;
+            self.schedule(stop, Event::MachineStopped { n, transition });
+            self.terminate_process(n, false);
+            self.touch();
+        }
+        let m = &self.nodes[n].machine;
+        (m.id.clone(), previous, m.state)
+    }
+
+    fn start_machine(&mut self, n: NodeIx) -> StateChange {
+        let start = self.config.ec2_start;
+        let m = &mut self.nodes[n].machine;
+        let previous = m.state;
+        if previous == InstanceState::Stopped {
+            m.state = InstanceState::Pending;
+            m.reason = None;
+            m.transition += 1;
+            let transition = m.transition;
+            self.schedule(start, Event::MachineStarted { n, transition });
+            self.touch();
+        }
+        let m = &self.nodes[n].machine;
+        (m.id.clone(), previous, m.state)
+    }
+
+    pub(super) fn machine_stopped(&mut self, n: NodeIx, transition: u64) {
+        if self.nodes[n].machine.transition != transition {
+            return;
+        }
+        self.end_process(n);
+        self.nodes[n].machine.state = InstanceState::Stopped;
+        if self.nodes[n].machine.stops == 1 && self.config.faults.contains(&Fault::ComesBackEmpty { node: n }) {
+            self.nodes[n].log.truncate(0);
+            self.nodes[n].committed = 0;
+        }
+        self.touch();
+    }
+
+    pub(super) fn machine_started(&mut self, n: NodeIx, transition: u64) {
+        if self.nodes[n].machine.transition != transition {
+            return;
+        }
+        let falls_back = self.play(|f| matches!(f, Fault::FallsBackToStopped { node, .. } if *node == n), 1);
+        if let Some(Fault::FallsBackToStopped { reason, .. }) = falls_back {
+            self.nodes[n].machine.state = InstanceState::Stopped;
+            self.nodes[n].machine.reason = Some(reason);
+            self.touch();
+            return;
+        }
+        self.nodes[n].machine.state = InstanceState::Running;
+        let boot = self.config.boot;
+        let silence = self.config.faults.iter().enumerate().find_map(|(at, f)| match f {
+            Fault::StaysSilent { node, for_: Some(d) } if *node == n && self.played[at] == 0 => Some((at, Some(*d))),
+            Fault::StaysSilent { node, for_: None } if *node == n => Some((at, None)),
+            _ => None,
+        });
+        match silence {
+            Some((at, for_)) => {
+                self.played[at] += 1;
+                self.mute_process(n, for_.map(|d| d + boot));
+            }
+            None => self.start_process(n, boot),
+        }
+    }
+
+    /// Plays a fault of the configuration that has not been played `times` times yet.
+    pub(super) fn play(&mut self, which: impl Fn(&Fault) -> bool, times: u32) -> Option<Fault> {
+        let at = self.config.faults.iter().enumerate().position(|(at, f)| which(f) && self.played[at] < times)?;
+        self.played[at] += 1;
+        Some(self.config.faults[at].clone())
+    }
+
+    /// Time a process takes from its start to its first answer while its machine is running already.
+    pub(super) fn process_boot(&mut self) -> Duration {
+        self.random.lifecycle.millis(1200, 2600).min(self.config.boot)
+    }
+}
