@@ -29,12 +29,14 @@ impl World {
             connection: None,
             attempt: 0,
             reign: 0,
+            won: 0,
             accepts: false,
             inaugurated_at: 0,
             alone_since: None,
             ids: IdCache::default(),
             hides_commit: true,
             exits_once: false,
+            restarts: false,
         }
     }
 
@@ -142,6 +144,9 @@ impl World {
                 if self.own_state(n) != NodeState::ShuttingDown && !self.nodes[n].frozen {
                     self.enter(n, NodeState::ShuttingDown);
                 }
+                if let Some(p) = &mut self.nodes[n].process {
+                    p.restarts = restart;
+                }
                 let delay = self.random.lifecycle.millis(300, 600);
                 self.schedule(delay, Event::ProcessEnds { n, generation, restart });
             }
@@ -220,7 +225,8 @@ impl World {
                 self.schedule(Duration::ZERO, event);
             }
             if self.own_state(n) == NodeState::ShuttingDown {
-                self.terminate_process(n, false);
+                let restart = self.nodes[n].process.as_ref().is_some_and(|p| p.restarts);
+                self.terminate_process(n, restart);
             }
             self.touch();
         }
