@@ -11,6 +11,11 @@ pub mod codec;
 pub mod ports;
 pub mod worker;
 
+//pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod views;
+
 #[cfg(feature = "ec2")]
 pub mod ec2;
 #[cfg(feature = "esdb")]

@@ -1,1 +1,204 @@
-//! The wire face.
+//! The wire face: each node on a port of its own with gRPC and HTTP, as the official clients know it, and EC2's Query API.
+
+mod admin;
+mod batch;
+mod ec2;
+mod http;
+mod life;
+pub mod proto;
+mod read;
+mod status;
+mod streams;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::metadata::MetadataMap;
+
+use self::life::Life;
+use super::model::{NodeIx, Reachability};
+use super::world::SimWorld;
+
+/// Bytes that one append may have (`MaxAppendSize`).
+const MAX_APPEND_SIZE: u32 = 1024 * 1024;
+/// Bytes that one message to the Streams service may have.
+const MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
+/// How long to wait before a port that was not free is tried again.
+const BIND_RETRY: Duration = Duration::from_millis(200);
+
+/// A simulated cluster and its EC2, served on loopback. Dropped, it is gone at once.
+#[derive(Debug)]
+pub struct WireCluster {
+    ec2: SocketAddr,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+/// Serves each node of the world at its address, and EC2 at `ec2` (at a free port of 127.0.0.1 if `None`).
+///
+/// Follows the world: a node whose process is gone refuses connections and has reset the old ones, a frozen one accepts
+/// and says nothing.
+pub async fn serve(world: SimWorld, ec2: Option<SocketAddr>) -> io::Result<WireCluster> {
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+
+    let ec2_listener = life::bind(ec2.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into()))?;
+    let ec2 = ec2_listener.local_addr()?;
+    let mut nodes = Vec::new();
+    for n in 0..world.with(|w| w.node_count()) {
+        let address = world.with(|w| w.address(n).clone());
+        let at = tokio::net::lookup_host((address.host.as_str(), address.port))
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot resolve {address}: {error}; give an IP address")))?
+            .next()
+            .ok_or_else(|| io::Error::other(format!("{address} resolves to nothing; give an IP address")))?;
+        nodes.push((n, at, life::bind(at)?));
+    }
+
+    for (n, at, listener) in nodes {
+        let node = Node { world: world.clone(), n, version: world.with(|w| Version::parse(&w.config().version)) };
+        tasks.spawn(follow(node, at, listener, stopped.clone()));
+    }
+    let life = Life::begin(ec2_listener, ec2::router(world));
+    let mut stopped = stopped;
+    tasks.spawn(async move {
+        stop_asked(&mut stopped).await;
+        life.end().await;
+    });
+    Ok(WireCluster { ec2, stop, tasks })
+}
+
+impl WireCluster {
+    /// Where EC2's Query API answers; `http://` before it makes it an endpoint URL.
+    pub fn ec2_endpoint(&self) -> SocketAddr {
+        self.ec2
+    }
+
+    /// Ends all connections and frees all ports.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a node's task failed");
+            }
+        }
+    }
+}
+
+async fn stop_asked(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the cluster was dropped, which ends it as well.
+    if let Err(error) = stopped.wait_for(|stop| *stop).await {
+        tracing::debug!(%error, "the cluster was dropped");
+    }
+}
+
+/// Serves one node for as long as it is asked to: through all lives of its process.
+async fn follow(node: Node, at: SocketAddr, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
+    let mut spare = Some(listener);
+    let mut life: Option<(u64, Life)> = None;
+    loop {
+        let (version, reachability, generation) =
+            node.world.with(|w| (w.version(), w.reachability(node.n), w.process_generation(node.n)));
+        if let Some((_, old)) = life.take_if(|(lived, _)| *lived != generation || reachability == Reachability::Refused) {
+            old.end().await;
+        }
+        let mut retry = None;
+        if reachability == Reachability::Refused {
+            spare = None;
+        } else {
+            if life.is_none() {
+                match spare.take().map_or_else(|| life::bind(at), Ok) {
+                    Ok(listener) => life = Some((generation, Life::begin(listener, router(node.clone())))),
+                    Err(error) => {
+                        tracing::error!(%error, node = node.n, "the node cannot come back yet");
+                        retry = Some(BIND_RETRY);
+                    }
+                }
+            }
+            if let Some((_, life)) = &life {
+                life.freeze(reachability == Reachability::Silent);
+            }
+        }
+        tokio::select! {
+            _ = node.world.changed(version) => {}
+            () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
+            () = stop_asked(&mut stopped) => break,
+        }
+    }
+    if let Some((_, life)) = life {
+        life.end().await;
+    }
+}
+
+/// Everything that one port serves.
+fn router(node: Node) -> Router {
+    use proto::gossip::gossip_server::GossipServer;
+    use proto::operations::operations_server::OperationsServer;
+    use proto::server_features::server_features_server::ServerFeaturesServer;
+    use proto::streams::streams_server::StreamsServer;
+
+    let streams = StreamsServer::new(node.clone()).max_decoding_message_size(MAX_MESSAGE_SIZE).max_encoding_message_size(usize::MAX);
+    http::router(node.clone())
+        .route_service("/event_store.client.streams.Streams/*method", streams)
+        .route_service("/event_store.client.gossip.Gossip/*method", GossipServer::new(node.clone()))
+        .route_service("/event_store.client.operations.Operations/*method", OperationsServer::new(node.clone()))
+        .route_service("/event_store.client.server_features.ServerFeatures/*method", ServerFeaturesServer::new(node.clone()))
+        .layer(axum::middleware::from_fn_with_state(node, while_it_lives))
+}
+
+/// Never answers for a process that has ended meanwhile: the connection's end is the answer.
+async fn while_it_lives(State(node): State<Node>, request: Request, next: Next) -> Response {
+    let generation = node.generation();
+    let response = next.run(request).await;
+    if node.generation() != generation {
+        return std::future::pending().await;
+    }
+    response
+}
+
+/// A node as its services know it.
+#[derive(Clone, Debug)]
+struct Node {
+    world: SimWorld,
+    n: NodeIx,
+    version: Version,
+}
+
+impl Node {
+    fn generation(&self) -> u64 {
+        self.world.with(|w| w.process_generation(self.n))
+    }
+}
+
+/// The server version, as far as answers depend on it.
+#[derive(Clone, Debug)]
+struct Version {
+    text: String,
+    major: u32,
+    minor: u32,
+}
+
+impl Version {
+    fn parse(text: &str) -> Version {
+        let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
+        let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+        Version { text: text.to_owned(), major, minor }
+    }
+
+    fn at_least(&self, major: u32, minor: u32) -> bool {
+        (self.major, self.minor) >= (major, minor)
+    }
+}
+
+/// Whether the client asks for the leader.
+fn requires_leader(metadata: &MetadataMap) -> bool {
+    metadata.get("requires-leader").is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"true"))
+}

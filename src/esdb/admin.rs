@@ -1,0 +1,237 @@
+//! Single nodes over HTTP.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::{Method, StatusCode};
+
+use super::tls::Roots;
+use super::unary::{self, Answer, Empty, SetNodePriorityReq};
+use super::{ConfigError, Credentials, chain, gossip};
+use crate::domain::cluster::{ReplicaSubscription, View};
+use crate::domain::ids::Address;
+use crate::ports::{ClusterAdmin, NodeError};
+
+/// Time for one call, its connection included. A node that works answers within milliseconds, a booting one may hang for
+/// more than a second; three seconds are still far below every window that rests on an answer.
+const CALL_TIME_OUT: Duration = Duration::from_secs(3);
+
+/// How to reach the nodes of a cluster.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    /// Whether the nodes speak TLS.
+    pub tls: bool,
+    /// PEM file of the CA, trusted alone; else the system's certificates.
+    pub ca_file: Option<PathBuf>,
+    /// The user for priorities, resignations, statistics and options: `admin`, or a member of `$ops`.
+    pub credentials: Option<Credentials>,
+}
+
+/// [`ClusterAdmin`] over HTTP. Follows no redirect and uses no proxy, since each call means exactly one node; keeps no
+/// connection, since a kept one to a node that was stopped would hide that nobody listens.
+#[derive(Clone, Debug)]
+pub struct HttpAdmin {
+    http: reqwest::Client,
+    grpc: reqwest::Client,
+    scheme: &'static str,
+    credentials: Option<Credentials>,
+    time_out: Duration,
+}
+
+impl HttpAdmin {
+    /// Makes the clients; connects to nobody.
+    ///
+    /// # Errors
+    /// A CA file that cannot be used.
+    pub fn new(config: AdminConfig) -> Result<Self, ConfigError> {
+        let AdminConfig { tls, ca_file, credentials } = config;
+        Self::with(tls, true, ca_file.as_deref(), credentials, CALL_TIME_OUT)
+    }
+
+    pub(super) fn with(
+        tls: bool,
+        verify: bool,
+        ca_file: Option<&std::path::Path>,
+        credentials: Option<Credentials>,
+        time_out: Duration,
+    ) -> Result<Self, ConfigError> {
+        let roots = if tls { Roots::load(ca_file)? } else { Roots::Native };
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .connect_timeout(time_out)
+                .timeout(time_out)
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .pool_max_idle_per_host(0)
+                .danger_accept_invalid_certs(!verify)
+                .https_only(tls);
+            roots.apply(builder)
+        };
+        let bad = |e: reqwest::Error| {
+            ConfigError::new(
+                "the HTTP client",
+                "one that can be made",
+                chain(&e),
+                "check the CA file and the system's certificates",
+            )
+        };
+        let http = builder().http1_only().build().map_err(bad)?;
+        let grpc = if tls { builder() } else { builder().http2_prior_knowledge() };
+        let grpc = grpc.build().map_err(bad)?;
+        Ok(Self { http, grpc, scheme: if tls { "https" } else { "http" }, credentials, time_out })
+    }
+
+    fn after_ms(&self) -> u64 {
+        u64::try_from(self.time_out.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn base(&self, node: &Address) -> String {
+        format!("{}://{node}", self.scheme)
+    }
+
+    fn error(&self, node: &Address, what: &str, error: reqwest::Error) -> NodeError {
+        let node = node.clone();
+        if error.is_timeout() {
+            NodeError::TimedOut { node, after_ms: self.after_ms() }
+        } else if is_refused(&error) {
+            NodeError::Refused { node }
+        } else {
+            NodeError::Other { node, what: what.to_owned(), found: chain(&error.without_url()) }
+        }
+    }
+
+    async fn send(
+        &self,
+        node: &Address,
+        method: Method,
+        path: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<(StatusCode, Vec<u8>), NodeError> {
+        let what = format!("{method} {path}");
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base(node)));
+        if method == Method::POST {
+            // The server wants a length, and ignores the body.
+            request = request.header(reqwest::header::CONTENT_LENGTH, 0).body("");
+        }
+        if let Some(Credentials { user, password }) = credentials {
+            request = request.basic_auth(user, Some(password));
+        }
+        let response = request.send().await.map_err(|e| self.error(node, &what, e))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|e| self.error(node, &what, e))?;
+        Ok((status, body.to_vec()))
+    }
+
+    async fn get(&self, node: &Address, path: &str, credentials: Option<&Credentials>) -> Result<Vec<u8>, NodeError> {
+        let (status, body) = self.send(node, Method::GET, path, credentials).await?;
+        if status == StatusCode::OK {
+            Ok(body)
+        } else {
+            Err(refused_with(node, format!("GET {path}"), status.as_u16()))
+        }
+    }
+
+    /// A POST to an `/admin` route, or the same over gRPC where the node has none.
+    async fn tell(
+        &self,
+        node: &Address,
+        path: &str,
+        method: &str,
+        message: &impl prost::Message,
+    ) -> Result<(), NodeError> {
+        // Both calls together have the time of one.
+        tokio::time::timeout(self.time_out, self.tell_either_way(node, path, method, message))
+            .await
+            .unwrap_or_else(|_| Err(NodeError::TimedOut { node: node.clone(), after_ms: self.after_ms() }))
+    }
+
+    async fn tell_either_way(
+        &self,
+        node: &Address,
+        path: &str,
+        method: &str,
+        message: &impl prost::Message,
+    ) -> Result<(), NodeError> {
+        let credentials = self.credentials.as_ref();
+        let (status, _) = self.send(node, Method::POST, path, credentials).await?;
+        if status == StatusCode::OK {
+            return Ok(());
+        }
+        if status != StatusCode::NOT_FOUND {
+            return Err(refused_with(node, format!("POST {path}"), status.as_u16()));
+        }
+        let what = format!("Operations/{method} (POST {path} is not there)");
+        match unary::operations(&self.grpc, &self.base(node), method, message, credentials).await {
+            Ok(Answer::Ok) => Ok(()),
+            Ok(Answer::Status(status, found)) => Err(refused_with(node, format!("{what}: {found}"), status)),
+            Err(e) => Err(self.error(node, &what, e)),
+        }
+    }
+}
+
+fn refused_with(node: &Address, what: String, status: u16) -> NodeError {
+    NodeError::Status { node: node.clone(), what, status }
+}
+
+fn unreadable(node: &Address, what: &str, found: impl ToString) -> NodeError {
+    NodeError::Other { node: node.clone(), what: format!("answer to {what}"), found: found.to_string() }
+}
+
+fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) || error.source().is_some_and(is_refused)
+}
+
+#[async_trait]
+impl ClusterAdmin for HttpAdmin {
+    async fn gossip(&self, node: &Address) -> Result<View, NodeError> {
+        // Without a user: one that cannot be checked turns the answer into 401 or 503.
+        let body = self.get(node, "/gossip", None).await?;
+        gossip::parse_view(&body).map_err(|e| unreadable(node, "GET /gossip", e))
+    }
+
+    async fn live(&self, node: &Address) -> Result<bool, NodeError> {
+        let (status, _) = self.send(node, Method::GET, "/health/live", None).await?;
+        match status {
+            StatusCode::NO_CONTENT | StatusCode::OK => Ok(true),
+            StatusCode::SERVICE_UNAVAILABLE => Ok(false),
+            other => Err(refused_with(node, "GET /health/live".to_owned(), other.as_u16())),
+        }
+    }
+
+    async fn cluster_size(&self, node: &Address) -> Result<Option<u32>, NodeError> {
+        match self.get(node, "/info/options", self.credentials.as_ref()).await {
+            Ok(body) => gossip::parse_cluster_size(&body).map_err(|e| unreadable(node, "GET /info/options", e)),
+            Err(NodeError::Status { status: 404, .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn replication(&self, node: &Address) -> Result<Vec<ReplicaSubscription>, NodeError> {
+        let body = self.get(node, "/stats/replication", self.credentials.as_ref()).await?;
+        gossip::parse_replication(&body).map_err(|e| unreadable(node, "GET /stats/replication", e))
+    }
+
+    async fn set_priority(&self, node: &Address, priority: i32) -> Result<(), NodeError> {
+        let path = format!("/admin/node/priority/{priority}");
+        self.tell(node, &path, "SetNodePriority", &SetNodePriorityReq { priority }).await
+    }
+
+    async fn resign(&self, node: &Address) -> Result<(), NodeError> {
+        self.tell(node, "/admin/node/resign", "ResignNode", &Empty {}).await
+    }
+
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, NodeError> {
+        let node = Address::new(host, 0);
+        match tokio::time::timeout(self.time_out, tokio::net::lookup_host((host, 0))).await {
+            Err(_) => Err(NodeError::TimedOut { node, after_ms: self.after_ms() }),
+            Ok(Err(e)) => Err(NodeError::Other { node, what: format!("resolving `{host}`"), found: e.to_string() }),
+            Ok(Ok(found)) => {
+                let addresses: std::collections::BTreeSet<IpAddr> = found.map(|a| a.ip()).collect();
+                Ok(addresses.into_iter().collect())
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! HTTP on the nodes' ports: gossip, health, information, and the operator's requests. AtomPub is off, as it is by default.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{Node, Version};
+use crate::domain::cluster::{MemberEntry, NodeState};
+use crate::domain::ids::Address;
+
+/// What the server lets browsers send, and since 25.0 besides.
+const ALLOWED_HEADERS: &str = "Content-Type, X-Requested-With, X-Forwarded-Host, X-Forwarded-Prefix, X-PINGOTHER, Authorization, \
+    ES-LongPoll, ES-ExpectedVersion, ES-EventId, ES-EventType, ES-RequireMaster, ES-RequireLeader, ES-HardDelete, ES-ResolveLinkTos";
+const NEWER_ALLOWED_HEADERS: &str = "Content-Type, X-Requested-With, X-Forwarded-Host, X-Forwarded-Prefix, X-PINGOTHER, \
+    Authorization, Kurrent-LongPoll, Kurrent-ExpectedVersion, Kurrent-EventId, Kurrent-EventType, Kurrent-RequireLeader, \
+    Kurrent-HardDelete, Kurrent-ResolveLinkTos, ES-LongPoll, ES-ExpectedVersion, ES-EventId, ES-EventType, ES-RequireMaster, \
+    ES-RequireLeader, ES-HardDelete, ES-ResolveLinkTos";
+
+const GET: &str = "GET, OPTIONS";
+const POST: &str = "POST, OPTIONS";
+const JSON: &str = "application/json; charset=utf-8";
+/// The client TCP port that nodes up to 23.10 announce.
+const CLIENT_TCP_PORT: u16 = 1113;
+
+/// The HTTP half of a node's port. What looks like a gRPC call to a service that is not here is answered as one.
+pub(super) fn router(node: Node) -> Router {
+    let route_get = |methods: &'static str| move |State(node): State<Node>, method: Method| async move { other_method(&node, &method, methods) };
+    Router::new()
+        .route("/health/live", get(live).fallback(no_method))
+        .route("/gossip", get(gossip).fallback(route_get(GET)))
+        .route("/info", get(info).fallback(route_get(GET)))
+        .route("/info/options", get(options).fallback(route_get(GET)))
+        .route("/ping", get(ping).fallback(route_get(GET)))
+        .route("/stats/replication", get(replication).fallback(route_get("GET, GET, OPTIONS")))
+        .route("/admin/node/priority/:priority", post(priority).fallback(route_get(POST)))
+        .route("/admin/node/resign", post(resign).fallback(route_get(POST)))
+        .route("/admin/shutdown", post(shutdown).fallback(route_get(POST)))
+        .fallback(nothing_here)
+        .with_state(node)
+        .layer(axum::middleware::map_response(server_name))
+}
+
+async fn server_name(mut response: Response) -> Response {
+    response.headers_mut().entry(axum::http::header::SERVER).or_insert(HeaderValue::from_static("Kestrel"));
+    response
+}
+
+/// An answer with the headers that the server puts on all of them.
+fn answer(version: &Version, status: StatusCode, methods: Option<&'static str>, content_type: Option<&'static str>, body: impl Into<Body>) -> Response {
+    let newer = version.at_least(25, 0);
+    let mut response = (status, body.into()).into_response();
+    let headers = response.headers_mut();
+    headers.remove(CONTENT_TYPE);
+    let mut put = |name: &'static str, value: &'static str| headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    put("access-control-allow-headers", if newer { NEWER_ALLOWED_HEADERS } else { ALLOWED_HEADERS });
+    put("access-control-allow-origin", "*");
+    put(
+        "access-control-expose-headers",
+        if newer {
+            "Location, Kurrent-Position, Kurrent-CurrentVersion, ES-Position, ES-CurrentVersion, "
+        } else {
+            "Location, ES-Position, ES-CurrentVersion"
+        },
+    );
+    if let Some(methods) = methods {
+        put("access-control-allow-methods", methods);
+    }
+    if let Some(content_type) = content_type {
+        put("content-type", content_type);
+    }
+    response
+}
+
+fn json(version: &Version, methods: &'static str, cache: Option<&'static str>, body: &impl Serialize) -> Response {
+    let text = match serde_json::to_string_pretty(body) {
+        Ok(text) => text,
+        Err(error) => return answer(version, StatusCode::INTERNAL_SERVER_ERROR, Some(methods), Some("text/plain"), error.to_string()),
+    };
+    let mut response = answer(version, StatusCode::OK, Some(methods), Some(JSON), text);
+    if let Some(cache) = cache {
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(cache));
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    }
+    response
+}
+
+fn other_method(node: &Node, method: &Method, methods: &'static str) -> Response {
+    let status = if method == Method::OPTIONS { StatusCode::OK } else { StatusCode::METHOD_NOT_ALLOWED };
+    answer(&node.version, status, Some(methods), None, Body::empty())
+}
+
+async fn no_method() -> StatusCode {
+    StatusCode::METHOD_NOT_ALLOWED
+}
+
+async fn nothing_here(State(node): State<Node>, uri: Uri, headers: HeaderMap) -> Response {
+    let grpc = headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+    if grpc {
+        let method = uri.path().trim_start_matches('/');
+        let sentence =
+            format!("the simulated cluster does not know {method}: it serves Streams, Gossip, ServerFeatures and a part of Operations");
+        return Status::unimplemented(sentence).into_http().map(Body::new);
+    }
+    answer(&node.version, StatusCode::NOT_FOUND, None, None, Body::empty())
+}
+
+#[derive(Deserialize)]
+struct LiveQuery {
+    #[serde(rename = "liveCode")]
+    live_code: Option<String>,
+}
+
+async fn live(State(node): State<Node>, Query(query): Query<LiveQuery>) -> StatusCode {
+    if !node.world.with(|w| w.live(node.n)) {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    let wanted = query.live_code.filter(|_| node.version.at_least(24, 10)).and_then(|code| code.parse().ok());
+    wanted.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(StatusCode::NO_CONTENT)
+}
+
+/// A view, as `/gossip` spells it. The order of the keys is the server's.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Gossip {
+    members: Vec<Member>,
+    server_ip: String,
+    server_port: u16,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Member {
+    instance_id: Uuid,
+    time_stamp: String,
+    state: NodeState,
+    is_alive: bool,
+    internal_tcp_ip: String,
+    internal_tcp_port: u16,
+    internal_secure_tcp_port: u16,
+    external_tcp_ip: String,
+    external_tcp_port: u16,
+    external_secure_tcp_port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    internal_http_end_point_ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    internal_http_end_point_port: Option<u16>,
+    http_end_point_ip: String,
+    http_end_point_port: u16,
+    last_commit_position: i64,
+    writer_checkpoint: i64,
+    chaser_checkpoint: i64,
+    epoch_position: i64,
+    epoch_number: i32,
+    epoch_id: Uuid,
+    node_priority: i32,
+    is_read_only_replica: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    es_version: Option<String>,
+}
+
+impl Member {
+    fn of(version: &Version, entry: MemberEntry) -> Member {
+        let Address { host, port } = entry.address;
+        let newer = version.at_least(24, 10);
+        Member {
+            instance_id: entry.process.0,
+            time_stamp: entry.time_stamp,
+            state: entry.state,
+            is_alive: entry.is_alive,
+            internal_tcp_ip: entry.replication.host,
+            internal_tcp_port: entry.replication.port,
+            internal_secure_tcp_port: 0,
+            external_tcp_ip: host.clone(),
+            external_tcp_port: if newer { 0 } else { CLIENT_TCP_PORT },
+            external_secure_tcp_port: 0,
+            internal_http_end_point_ip: newer.then(|| host.clone()),
+            internal_http_end_point_port: newer.then_some(port),
+            http_end_point_ip: host,
+            http_end_point_port: port,
+            last_commit_position: entry.last_commit,
+            writer_checkpoint: entry.writer,
+            chaser_checkpoint: entry.chaser,
+            epoch_position: entry.epoch_position,
+            epoch_number: entry.epoch,
+            epoch_id: entry.epoch_id,
+            node_priority: entry.priority,
+            is_read_only_replica: entry.is_read_only_replica,
+            es_version: entry.version,
+        }
+    }
+}
+
+async fn gossip(State(node): State<Node>) -> Response {
+    let view = node.world.with(|w| w.view(node.n));
+    let body = Gossip {
+        members: view.members.into_iter().map(|m| Member::of(&node.version, m)).collect(),
+        server_ip: view.server.host,
+        server_port: view.server.port,
+    };
+    json(&node.version, GET, Some("max-age=0, no-cache, must-revalidate"), &body)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Info {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    db_version: Option<String>,
+    es_version: String,
+    state: String,
+    features: Features,
+    authentication: Authentication,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Features {
+    projections: bool,
+    user_management: bool,
+    atom_pub: bool,
+}
+
+#[derive(Serialize)]
+struct Authentication {
+    r#type: &'static str,
+    properties: Option<[(); 0]>,
+}
+
+async fn info(State(node): State<Node>) -> Response {
+    let newer = node.version.at_least(25, 0);
+    let body = Info {
+        db_version: newer.then(|| node.version.text.clone()),
+        es_version: node.version.text.clone(),
+        state: node.world.with(|w| w.own_state(node.n)).to_string().to_lowercase(),
+        features: Features { projections: false, user_management: false, atom_pub: false },
+        authentication: Authentication { r#type: "insecure", properties: newer.then_some([]) },
+    };
+    json(&node.version, GET, None, &body)
+}
+
+/// An option of the server, as `/info/options` lists it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ServerOption {
+    name: &'static str,
+    description: &'static str,
+    group: &'static str,
+    allowed_values: Option<&'static str>,
+    value: String,
+    configuration_source: &'static str,
+    deprecation_message: Option<&'static str>,
+}
+
+async fn options(State(node): State<Node>) -> Response {
+    let (voters, replica, address) = node.world.with(|w| {
+        let voters = w.config().voters;
+        (voters, node.n >= voters, w.address(node.n).clone())
+    });
+    let option = |name, group, description, value: String| ServerOption {
+        name,
+        description,
+        group,
+        allowed_values: None,
+        value,
+        configuration_source: "Command Line",
+        deprecation_message: None,
+    };
+    let body = [
+        option("ClusterSize", "Cluster", "The number of nodes in the cluster.", voters.to_string()),
+        option("ReadOnlyReplica", "Cluster", "Sets this node as a read only replica.", replica.to_string()),
+        option("NodePriority", "Cluster", "The node priority used during leader election.", "0".to_owned()),
+        option("NodeIp", "Interface", "The IP Address for the node.", address.host),
+        option("NodePort", "Interface", "The Port to run the HTTP server on.", address.port.to_string()),
+        option("Insecure", "Application", "Disable Authentication, Authorization and TLS on all TCP/HTTP interfaces.", true.to_string()),
+    ];
+    json(&node.version, GET, None, &body)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Ping {
+    text: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msg_type_id: Option<u32>,
+    label: &'static str,
+}
+
+async fn ping(State(node): State<Node>) -> Response {
+    let msg_type_id = (!node.version.at_least(25, 0)).then_some(123);
+    json(&node.version, GET, None, &Ping { text: "Ping request successfully handled", msg_type_id, label: "Http" })
+}
+
+/// One replica, as the leader's `/stats/replication` lists it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Replica {
+    subscription_id: Uuid,
+    connection_id: Uuid,
+    subscription_endpoint: String,
+    total_bytes_sent: u64,
+    total_bytes_received: u64,
+    pending_send_bytes: u64,
+    pending_received_bytes: u64,
+    send_queue_size: u64,
+}
+
+async fn replication(State(node): State<Node>) -> Response {
+    let replicas: Vec<_> = node
+        .world
+        .with(|w| w.replication(node.n))
+        .into_iter()
+        .map(|r| Replica {
+            subscription_id: r.subscription,
+            connection_id: Uuid::new_v5(&r.subscription, b"connection"),
+            subscription_endpoint: format!("Unspecified/{}", r.endpoint),
+            total_bytes_sent: r.total_bytes_sent,
+            total_bytes_received: 0,
+            pending_send_bytes: 0,
+            pending_received_bytes: 0,
+            send_queue_size: 0,
+        })
+        .collect();
+    json(&node.version, "GET, GET, OPTIONS", Some("max-age=1, public"), &replicas)
+}
+
+async fn priority(State(node): State<Node>, Path(priority): Path<String>) -> Response {
+    match priority.parse() {
+        Ok(priority) => {
+            node.world.with(|w| w.set_priority(node.n, priority));
+            answer(&node.version, StatusCode::OK, Some(POST), None, Body::empty())
+        }
+        Err(_) => answer(&node.version, StatusCode::BAD_REQUEST, Some(POST), Some("text/plain"), "nodePriority must be an integer."),
+    }
+}
+
+async fn resign(State(node): State<Node>) -> Response {
+    node.world.with(|w| w.resign(node.n));
+    answer(&node.version, StatusCode::OK, Some(POST), None, Body::empty())
+}
+
+async fn shutdown(State(node): State<Node>) -> Response {
+    node.world.with(|w| w.shutdown(node.n));
+    answer(&node.version, StatusCode::OK, Some(POST), None, Body::empty())
+}

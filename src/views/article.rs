@@ -1,0 +1,321 @@
+//! The article's documents: its input, taken as a request; its status document, field for field, as a view of an update.
+
+use serde::{Deserialize, Serialize};
+
+use super::{seconds_between, spans};
+use crate::domain::ids::{ClusterName, InstanceId, InstanceType, NodeName};
+use crate::update::event::{NodeResult, PlannedMember, Role, UpdateRequested};
+use crate::update::limits::NODE_TIMEOUT;
+use crate::update::state::{End, InHand, Recorded, State, Step};
+use crate::update::strategy::Strategy;
+
+/// Seconds between two runs of the article's machine.
+const ITERATION_SECONDS: f64 = 5.0;
+
+/// The article's input document. Of a status document given as input only these fields are read: nodes are looked at anew, and a
+/// node that has its type already is skipped.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Input {
+    /// What is done to each node.
+    #[serde(default)]
+    pub update_strategy: Strategy,
+    /// The wanted type.
+    pub target_instance_type: Option<InstanceType>,
+    /// Runs of the machine after which a node has timed out.
+    pub max_number_of_iterations_per_node_update: Option<u64>,
+}
+
+impl Input {
+    /// Whether a document is one of the article's, by its field names.
+    pub fn recognises(document: &serde_json::Value) -> bool {
+        ["UpdateStrategy", "TargetInstanceType", "MaxNumberOfIterationsPerNodeUpdate", "EventStoreNodeUpdates"]
+            .iter()
+            .any(|name| document.get(name).is_some())
+    }
+
+    /// The same as a request.
+    pub fn into_request(self, cluster: ClusterName) -> UpdateRequested {
+        UpdateRequested {
+            cluster,
+            strategy: self.update_strategy,
+            target_instance_type: self.target_instance_type,
+            nodes: None,
+            fallback_types: None,
+            on_failure: None,
+            on_silent_node: None,
+            node_timeout_seconds: self.max_number_of_iterations_per_node_update.map(|n| n as f64 * ITERATION_SECONDS),
+            plan_digest: None,
+            gates: None,
+            not_before: None,
+            window: None,
+            dwell_seconds: None,
+            accept_downtime: None,
+            replicas_together: None,
+            supersedes: None,
+            by: None,
+            why: None,
+        }
+    }
+}
+
+/// Status of a node or of the update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Status {
+    /// Not begun.
+    Pending,
+    /// Begun.
+    InProgress,
+    /// Ended well.
+    Success,
+    /// Ended otherwise.
+    Failed,
+}
+
+/// The step a node is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum StatusDetail {
+    /// Not begun.
+    Pending,
+    /// In hand.
+    NodeSelected,
+    /// Its priority is lowered.
+    PriorityLowered,
+    /// Another node leads.
+    Resigned,
+    /// Its instance is stopped.
+    InstanceStopped,
+    /// Its type is changed.
+    TypeModified,
+    /// Its instance runs.
+    InstanceStarted,
+    /// It has caught up.
+    CaughtUp,
+    /// Done.
+    Success,
+    /// Failed, or brought back as it was.
+    Failed,
+    /// Needed nothing.
+    Skipped,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NodeUpdate {
+    /// Its name.
+    pub node_name: NodeName,
+    /// The step it is at.
+    pub node_update_status_detail: StatusDetail,
+    /// Overall.
+    pub node_update_status: Status,
+    /// Its role when selected, before that when planned.
+    pub node_type: Role,
+    /// Its host.
+    pub node_address: String,
+    /// Its port.
+    pub node_port: u16,
+    /// Its instance.
+    pub ec2_instance_id: InstanceId,
+    /// Its priority when planned.
+    pub original_node_priority: i32,
+    /// Its priority by the last fact that says so.
+    pub current_node_priority: i32,
+    /// Whole times five seconds in hand.
+    pub update_iterations: u64,
+}
+
+/// The article's status document.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct StatusDocument {
+    /// The nodes, in processing order.
+    pub event_store_node_updates: Vec<NodeUpdate>,
+    /// The whole update.
+    pub cluster_update_status: Status,
+    /// As asked for.
+    pub update_strategy: Strategy,
+    /// As asked for.
+    pub target_instance_type: Option<InstanceType>,
+    /// The node's time limit, in times of five seconds.
+    pub max_number_of_iterations_per_node_update: u64,
+}
+
+impl StatusDocument {
+    /// The update with this history, which folds to `state`, at `now`.
+    pub fn of(state: &State, history: &[Recorded], now: jiff::Timestamp) -> Self {
+        let request = state.request.as_ref();
+        let limit = request.and_then(|r| r.node_timeout_seconds).unwrap_or(NODE_TIMEOUT.as_secs_f64());
+        Self {
+            event_store_node_updates: nodes(state, history, now),
+            cluster_update_status: match (&state.end, state.accepted_at) {
+                (Some(End::Completed(_)), _) => Status::Success,
+                (Some(End::Failed(_) | End::Cancelled(_) | End::Rejected(_) | End::Superseded(_)), _) => Status::Failed,
+                (None, Some(_)) => Status::InProgress,
+                (None, None) => Status::Pending,
+            },
+            update_strategy: request.map(|r| r.strategy).unwrap_or_default(),
+            target_instance_type: request.and_then(|r| r.target_instance_type.clone()),
+            max_number_of_iterations_per_node_update: iterations(limit),
+        }
+    }
+}
+
+fn iterations(seconds: f64) -> u64 {
+    (seconds / ITERATION_SECONDS).max(0.0) as u64
+}
+
+fn nodes(state: &State, history: &[Recorded], now: jiff::Timestamp) -> Vec<NodeUpdate> {
+    let Some(plan) = &state.plan else { return Vec::new() };
+    let spans = spans(history);
+    let others = plan.order.iter().filter(|n| !state.order.contains(n));
+    let members = state.order.iter().chain(others).filter_map(|name| state.member(name));
+    members
+        .map(|member| {
+            let hand = state.in_hand.as_ref().filter(|h| h.node == member.node);
+            let seconds = spans.get(&member.node).map_or(0.0, |s| seconds_between(s.from, s.to.unwrap_or(now)));
+            node(state, member, hand, seconds)
+        })
+        .collect()
+}
+
+fn node(state: &State, member: &PlannedMember, hand: Option<&InHand>, seconds: f64) -> NodeUpdate {
+    let (detail, status) = match (state.results.get(&member.node).map(|o| o.result), hand) {
+        (Some(NodeResult::Updated), _) => (StatusDetail::Success, Status::Success),
+        (Some(NodeResult::Skipped), _) => (StatusDetail::Skipped, Status::Success),
+        (Some(NodeResult::RolledBack | NodeResult::Failed), _) => (StatusDetail::Failed, Status::Failed),
+        (Some(NodeResult::Pending) | None, Some(hand)) => (reached(hand), Status::InProgress),
+        (Some(NodeResult::Pending) | None, None) => (StatusDetail::Pending, Status::Pending),
+    };
+    NodeUpdate {
+        node_name: member.node.clone(),
+        node_update_status_detail: detail,
+        node_update_status: status,
+        node_type: state.roles.get(&member.node).copied().unwrap_or(member.role),
+        node_address: member.address.host.clone(),
+        node_port: member.address.port,
+        ec2_instance_id: member.instance.clone(),
+        original_node_priority: member.priority,
+        current_node_priority: match hand.and_then(|h| h.lowered.map(|l| (h.step, l))) {
+            Some((Step::LoweringPriority, lowered)) => lowered.original,
+            Some((_, lowered)) => lowered.to,
+            None => member.priority,
+        },
+        update_iterations: iterations(seconds),
+    }
+}
+
+/// The last of the article's steps that the node in hand has reached and not fallen behind again.
+fn reached(hand: &InHand) -> StatusDetail {
+    let milestones = [
+        (Step::CaughtUp, StatusDetail::CaughtUp),
+        (Step::Started, StatusDetail::InstanceStarted),
+        (Step::Modified, StatusDetail::TypeModified),
+        (Step::Stopped, StatusDetail::InstanceStopped),
+        (Step::Transferred, StatusDetail::Resigned),
+        (Step::PriorityLowered, StatusDetail::PriorityLowered),
+    ];
+    let reached = milestones.into_iter().find(|(step, _)| *step <= hand.step && hand.marks.contains_key(step));
+    reached.map_or(StatusDetail::NodeSelected, |(_, detail)| detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::stories::Story;
+    use super::*;
+    use crate::update::event::NodeFailed;
+    use crate::update::state::fold;
+
+    fn of(story: &Story) -> Value {
+        serde_json::to_value(StatusDocument::of(&fold(&story.history), &story.history, story.now())).unwrap()
+    }
+
+    #[test]
+    fn an_input_document_becomes_a_request() {
+        let document = json!({
+            "UpdateStrategy": "Ec2InstanceTypeUpdate", "TargetInstanceType": "t2.xlarge", "MaxNumberOfIterationsPerNodeUpdate": 1000
+        });
+        assert!(Input::recognises(&document));
+        let input: Input = serde_json::from_value(document).unwrap();
+        let request = input.into_request("prod".into());
+        assert_eq!(
+            serde_json::to_value(request).unwrap(),
+            json!({
+                "cluster": "prod", "strategy": "Ec2InstanceTypeUpdate", "targetInstanceType": "t2.xlarge", "nodeTimeoutSeconds": 5000.0
+            })
+        );
+        assert!(!Input::recognises(&json!({ "targetInstanceType": "t2.xlarge" })));
+    }
+
+    #[test]
+    fn an_unknown_strategy_names_those_there_are() {
+        let error = serde_json::from_value::<Input>(json!({ "UpdateStrategy": "Reboot" })).unwrap_err().to_string();
+        assert!(error.contains("Ec2InstanceRestart"), "{error}");
+    }
+
+    #[test]
+    fn a_status_document_field_for_field() {
+        let mut story = Story::planned();
+        story.skip("esdb-4", Role::ReadOnlyReplica);
+        story.select("esdb-2", Role::Follower).change("esdb-2");
+        story.select("esdb-1", Role::Leader).lower("esdb-1").pass(3);
+        let node = |name: &str, detail: &str, status: &str, role: &str, host: &str, id: &str, priorities: (i32, i32), n: u64| {
+            json!({
+                "NodeName": name, "NodeUpdateStatusDetail": detail, "NodeUpdateStatus": status, "NodeType": role,
+                "NodeAddress": host, "NodePort": 2113, "Ec2InstanceId": id, "OriginalNodePriority": priorities.0,
+                "CurrentNodePriority": priorities.1, "UpdateIterations": n
+            })
+        };
+        assert_eq!(
+            of(&story),
+            json!({
+                "EventStoreNodeUpdates": [
+                    node("esdb-4", "Skipped", "Success", "ReadOnlyReplica", "10.0.1.14", "i-04", (0, 0), 0),
+                    node("esdb-2", "Success", "Success", "Follower", "10.0.1.12", "i-02", (2, 2), 16),
+                    node("esdb-1", "PriorityLowered", "InProgress", "Leader", "10.0.1.11", "i-01", (3, -1), 1),
+                    node("esdb-3", "Pending", "Pending", "Follower", "10.0.1.13", "i-03", (0, 0), 0),
+                ],
+                "ClusterUpdateStatus": "InProgress",
+                "UpdateStrategy": "Ec2InstanceTypeUpdate",
+                "TargetInstanceType": "m6i.xlarge",
+                "MaxNumberOfIterationsPerNodeUpdate": 1000
+            })
+        );
+    }
+
+    #[test]
+    fn steps_as_reached() {
+        let detail = |story: &Story| of(story)["EventStoreNodeUpdates"][0]["NodeUpdateStatusDetail"].as_str().unwrap().to_owned();
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower).stop("esdb-2");
+        assert_eq!(detail(&story), "NodeSelected", "a follower that is being stopped has not resigned");
+        let mut story = Story::planned();
+        story.select("esdb-1", Role::Leader).resign("esdb-1").stop("esdb-1");
+        assert_eq!(detail(&story), "Resigned");
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower).modify("esdb-2");
+        assert_eq!(detail(&story), "TypeModified");
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower).rejoin("esdb-2");
+        assert_eq!(detail(&story), "InstanceStarted");
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower).say(NodeFailed {
+            node: "esdb-2".into(),
+            attempt: 1,
+            code: "x".into(),
+            remedy: "y".into(),
+            left_in: "z".into(),
+            observed: vec![],
+        });
+        assert_eq!(detail(&story), "Failed");
+    }
+
+    #[test]
+    fn the_whole_update() {
+        assert_eq!(of(&Story::requested())["ClusterUpdateStatus"], "Pending");
+        assert_eq!(of(&Story::completed())["ClusterUpdateStatus"], "Success");
+        assert_eq!(of(&Story::requested())["EventStoreNodeUpdates"], json!([]));
+    }
+}

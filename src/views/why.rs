@@ -1,0 +1,216 @@
+//! Why an update does not go on right now, as far as its own stream says.
+
+use serde::Serialize;
+
+use super::{seconds_between, short_seconds};
+use crate::domain::ids::UpdateId;
+use crate::update::event::Number;
+use crate::update::state::{State, Step};
+
+/// Why the next step is not taken yet.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Why {
+    /// Stable code.
+    pub code: String,
+    /// In words.
+    pub detail: String,
+    /// The numbers behind it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub numbers: Vec<Number>,
+    /// What a person should do; absent where nothing is needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Why {
+    fn new(code: &str, detail: impl Into<String>) -> Self {
+        Self { code: code.into(), detail: detail.into(), numbers: Vec::new(), remedy: None }
+    }
+
+    fn remedy(self, remedy: impl Into<String>) -> Self {
+        Self { remedy: Some(remedy.into()), ..self }
+    }
+
+    /// Detail, numbers and remedy in one line.
+    pub fn line(&self) -> String {
+        let mut text = format!("{}: {}", self.code, self.detail);
+        if !self.numbers.is_empty() {
+            text.push_str(&format!(" ({})", numbers(&self.numbers)));
+        }
+        if let Some(remedy) = &self.remedy {
+            text.push_str(&format!("; {remedy}"));
+        }
+        text
+    }
+}
+
+/// `3.2 seconds behind, 4 doubts`.
+pub fn numbers(numbers: &[Number]) -> String {
+    numbers.iter().map(|n| format!("{} {}", n.value, n.name)).collect::<Vec<_>>().join(", ")
+}
+
+/// What the update is waiting for, from the most to the least pressing; `None` once it has ended.
+pub fn why(update: UpdateId, state: &State, now: jiff::Timestamp) -> Option<Why> {
+    if state.end.is_some() {
+        return None;
+    }
+    Some(
+        broken(state)
+            .or_else(|| parked(state))
+            .or_else(|| delayed(state))
+            .or_else(|| not_begun(state, now))
+            .or_else(|| in_hand(state, now))
+            .or_else(|| for_a_person(update, state))
+            .unwrap_or_else(|| Why::new("betweenNodes", "the next node is being chosen")),
+    )
+}
+
+fn broken(state: &State) -> Option<Why> {
+    let why = state.broken.as_ref()?;
+    Some(Why::new("historyIllegal", why.as_str()).remedy("look at that event with `history`; a newer worker may have written it"))
+}
+
+fn parked(state: &State) -> Option<Why> {
+    let parked = state.parked.as_ref()?;
+    Some(Why::new(&parked.code, parked.found.as_str()).remedy(parked.remedy.as_str()))
+}
+
+fn delayed(state: &State) -> Option<Why> {
+    let delayed = state.delayed.as_ref()?;
+    Some(Why { numbers: delayed.numbers.clone(), ..Why::new(&delayed.reason, delayed.detail.as_str()) })
+}
+
+fn not_begun(state: &State, now: jiff::Timestamp) -> Option<Why> {
+    if state.plan.is_some() {
+        return None;
+    }
+    let waited = state.requested_at.map_or(0.0, |at| seconds_between(at, now));
+    if state.last.is_none() {
+        return Some(Why::new("noRequest", "its stream holds no event"));
+    }
+    if let Some(bad) = &state.bad_request {
+        return Some(Why::new(&bad.code, bad.found.as_str()).remedy(bad.remedy.as_str()));
+    }
+    if state.holder.is_none() {
+        return Some(
+            Why::new("noWorker", format!("no worker has taken it; asked for {} ago", short_seconds(waited)))
+                .remedy("see that a worker runs, on this store, with this cluster in its configuration"),
+        );
+    }
+    if let Some(at) = state.request.as_ref().and_then(|r| r.not_before).filter(|at| *at > now) {
+        return Some(Why::new("notBefore", format!("not before {at}")));
+    }
+    Some(Why::new("surveying", "the worker looks at the cluster and its instances"))
+}
+
+fn in_hand(state: &State, now: jiff::Timestamp) -> Option<Why> {
+    let hand = state.in_hand.as_ref()?;
+    let since = hand.marks.get(&hand.step).map_or(0.0, |at| seconds_between(*at, now));
+    let what = match hand.step {
+        Step::Selected => "is about to be taken out of service",
+        Step::LoweringPriority => "is having its priority lowered",
+        Step::PriorityLowered => "is about to resign",
+        Step::Resigning => "is resigning",
+        Step::Transferred => "follows, and is about to be stopped",
+        Step::Stopping => "is being stopped",
+        Step::Stopped => "is stopped",
+        Step::Modifying => "is having its type changed",
+        Step::Modified => "has its new type, and is about to be started",
+        Step::Starting => "is being started",
+        Step::StartFailed => "would not start, and is tried again",
+        Step::Started => "boots: its instance runs, its process does not answer yet",
+        Step::Rejoined => "catches up",
+        Step::CaughtUp => "has caught up",
+        Step::RestoringPriority => "is having its priority restored",
+    };
+    let code = match hand.step {
+        Step::Selected | Step::PriorityLowered | Step::Transferred => "safeToStopAwaited",
+        Step::LoweringPriority | Step::RestoringPriority => "priorityAwaited",
+        Step::Resigning => "resignationAwaited",
+        Step::Stopping => "stopAwaited",
+        Step::Stopped | Step::Modifying | Step::Modified => "typeAwaited",
+        Step::Starting | Step::StartFailed => "startAwaited",
+        Step::Started => "answerAwaited",
+        Step::Rejoined | Step::CaughtUp => "catchUpAwaited",
+    };
+    Some(Why::new(code, format!("{} {what}, for {}", hand.node, short_seconds(since))))
+}
+
+fn for_a_person(update: UpdateId, state: &State) -> Option<Why> {
+    if state.cancelled.is_some() {
+        return Some(Why::new("cancelling", "it ends as soon as every node runs"));
+    }
+    if let Some(paused) = &state.paused {
+        let by = paused.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        let why = paused.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        return Some(Why::new("paused", format!("paused{by}{why}")).remedy(format!("to go on: esdb-rollout resume {update}")));
+    }
+    let awaited = state.awaited.as_ref()?;
+    let node = awaited.node.as_ref().map(|n| format!(" for {n}")).unwrap_or_default();
+    Some(
+        Why::new("approvalAwaited", format!("the gate {}{node} awaits an approval", awaited.gate))
+            .remedy(format!("to grant it: esdb-rollout approve {update} --answers {}", awaited.revision)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stories::{self, Story};
+    use super::*;
+    use crate::update::event::*;
+    use crate::update::state::fold;
+
+    fn of(story: &Story) -> Why {
+        why(stories::UPDATE, &fold(&story.history), story.now()).expect("it has not ended")
+    }
+
+    #[test]
+    fn nobody_has_heard() {
+        let mut story = Story::requested();
+        story.pass(12);
+        let why = of(&story);
+        assert_eq!(why.code, "noWorker");
+        assert_eq!(why.detail, "no worker has taken it; asked for 12s ago");
+        assert!(why.remedy.is_some());
+    }
+
+    #[test]
+    fn a_step_and_how_long_it_lasts() {
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower).stop("esdb-2").pass(40);
+        assert_eq!(of(&story).line(), "stopAwaited: esdb-2 is being stopped, for 40s");
+    }
+
+    #[test]
+    fn a_recorded_delay_outranks_the_step_and_brings_its_numbers() {
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower);
+        story.say(StepDelayed {
+            node: Some("esdb-2".into()),
+            step: "selected".into(),
+            reason: "voterNotReady".into(),
+            detail: "esdb-3 is behind".into(),
+            numbers: vec![Number { name: "seconds behind".into(), value: 7.5 }],
+        });
+        assert_eq!(of(&story).line(), "voterNotReady: esdb-3 is behind (7.5 seconds behind)");
+    }
+
+    #[test]
+    fn people_are_told_what_to_type() {
+        let mut story = Story::planned();
+        story.say(ApprovalAwaited { gate: Gate::BeforeLeader, node: Some("esdb-1".into()), detail: "esdb-1 is next".into() });
+        let at = story.last().0;
+        assert_eq!(of(&story).remedy.unwrap(), format!("to grant it: esdb-rollout approve {} --answers {at}", stories::UPDATE));
+        story.say(PauseRequested::default()).say(UpdatePaused { by: Some("ada".into()), why: Some("lunch".into()) });
+        assert_eq!(of(&story).detail, "paused by ada: lunch");
+        story.say(CancelRequested::default());
+        assert_eq!(of(&story).code, "cancelling");
+    }
+
+    #[test]
+    fn an_ended_update_waits_for_nothing() {
+        let story = Story::completed();
+        assert_eq!(why(stories::UPDATE, &fold(&story.history), story.now()), None);
+    }
+}
