@@ -11,6 +11,9 @@ use crate::sim::model::{Ec2Fault, Fault, NodeIx, WorldConfig};
 /// An instance id with its previous and its current state, as StopInstances and StartInstances answer.
 pub type StateChange = (InstanceId, InstanceState, InstanceState);
 
+/// Availability zones, which the instances get in turn and which offer every type.
+const ZONES: [&str; 3] = ["eu-west-1a", "eu-west-1b", "eu-west-1c"];
+
 /// One instance.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
@@ -30,14 +33,13 @@ pub(super) struct Machine {
 
 impl Machine {
     pub fn new(n: NodeIx, config: &WorldConfig) -> Machine {
-        let zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"];
         Machine {
             id: InstanceId(format!("i-{:017x}", 10 + n)),
             instance_type: config.instance_type.clone(),
             state: InstanceState::Running,
             reason: None,
             ip: config.addresses[n].host.parse().ok(),
-            zone: zones[n % zones.len()].to_owned(),
+            zone: ZONES[n % ZONES.len()].to_owned(),
             name: config.names[n].clone(),
             architecture: architecture(config, &config.instance_type).unwrap_or("x86_64").to_owned(),
             transition: 0,
@@ -99,6 +101,11 @@ fn well_formed(id: &InstanceId) -> bool {
 }
 
 impl World {
+    /// Availability zones of this world; each offers every type.
+    pub fn zones(&self) -> Vec<String> {
+        ZONES.iter().map(|z| (*z).to_owned()).collect()
+    }
+
     /// The instance of a node.
     pub fn instance_of(&self, n: NodeIx) -> &InstanceId {
         &self.nodes[n].machine.id
@@ -287,10 +294,11 @@ impl World {
         }
         self.nodes[n].machine.state = InstanceState::Running;
         let boot = self.config.boot;
-        let silence = self.config.faults.iter().enumerate().find_map(|(at, f)| match f {
-            Fault::StaysSilent { node, for_: Some(d) } if *node == n && self.played[at] == 0 => Some((at, Some(*d))),
-            Fault::StaysSilent { node, for_: None } if *node == n => Some((at, None)),
-            _ => None,
+        let played = &self.played;
+        let silence = self.config.faults.iter().enumerate().find_map(|(at, f)| {
+            let Fault::StaysSilent { node, for_ } = f else { return None };
+            // For a time: after the first start only. For ever: after every start.
+            (*node == n && (for_.is_none() || played[at] == 0)).then_some((at, *for_))
         });
         match silence {
             Some((at, for_)) => {

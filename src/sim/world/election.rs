@@ -26,9 +26,13 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) struct Election {
     /// Number of the round that is due; rounds of other numbers are void.
     round: u64,
+    /// Number of elections that were decided.
+    decided: u64,
     due: bool,
     callers: BTreeSet<NodeIx>,
     first_caller: Option<NodeIx>,
+    /// Who won last and when, until it is inaugurated.
+    elected: Option<(ProcessId, Duration)>,
 }
 
 impl World {
@@ -113,6 +117,14 @@ impl World {
             return;
         }
         let electors = self.electors();
+        // Who won a moment ago is left in peace until it leads, or has had its time.
+        let begun = self.election.elected.is_some_and(|(id, at)| {
+            self.now.saturating_sub(at) < 2 * ROUND && electors.iter().any(|&n| self.process_id(n) == id)
+        });
+        if begun {
+            self.plan_round(ROUND);
+            return;
+        }
         // A member that hangs may be the round's coordinator: then the round is lost.
         let hangs = (0..self.config.voters).any(|n| self.reachability(n) == Reachability::Silent);
         if electors.len() < self.majority() || (hangs && self.random.election.percent(50)) {
@@ -176,6 +188,15 @@ impl World {
     fn elect(&mut self, winner: NodeIx, electors: &[NodeIx]) {
         let leader = (winner, self.process_id(winner));
         self.resigning.clear();
+        self.election.elected = Some((leader.1, self.now));
+        self.election.decided += 1;
+        let number = self.election.decided;
+        if let Some(p) = &mut self.nodes[winner].process {
+            p.won = number;
+        }
+        for &n in electors {
+            self.nodes[n].promised = number;
+        }
         for &n in electors.iter().filter(|n| **n != winner) {
             let elsewhere = self.nodes[n]
                 .process
@@ -188,7 +209,7 @@ impl World {
         }
         let first = self.random.election.millis(3, 15);
         for n in 0..self.config.voters {
-            if self.reachability(n) == Reachability::Refused {
+            if self.reachability(n) != Reachability::Answers {
                 continue;
             }
             let later = if n == winner { Duration::ZERO } else { self.random.election.millis(2, 35) };
@@ -204,17 +225,17 @@ impl World {
             state,
             NodeState::Initializing | NodeState::DiscoverLeader | NodeState::ShuttingDown | NodeState::Shutdown
         );
-        let now = self.now;
         let Some(p) = self.nodes[n].process.as_mut().filter(|_| takes_part) else { return };
+        // The entries keep their time: whatever somebody knows from later on replaces these guesses.
         for (m, entry) in &mut p.view {
             if *m != n {
                 entry.state = if *m == leader.0 { NodeState::Leader } else { NodeState::Unknown };
-                entry.at = now;
             }
         }
         let same = p.leader == Some(leader);
         if n == leader.0 {
             if state == NodeState::Leader {
+                self.election.elected = None;
                 self.write_epoch(n);
                 self.refresh(n);
             } else if state != NodeState::PreLeader {
@@ -281,6 +302,7 @@ impl World {
     pub(super) fn inaugurated(&mut self, n: NodeIx, reign: u64) {
         if self.reigns(n, reign) == Some(NodeState::PreLeader) {
             self.elections += 1;
+            self.election.elected = None;
             self.enter(n, NodeState::Leader);
             self.gossip_updated(n);
         }
@@ -293,7 +315,9 @@ impl World {
         let record_id = self.random.ids.uuid();
         let log = &self.nodes[n].log;
         let position = log.end();
-        let number = log.epoch().map_or(0, |e| e.number + 1);
+        // The number of the election: no two leaders begin an epoch of the same number.
+        let won = self.nodes[n].process.as_ref().map_or(0, |p| p.won);
+        let number = i32::try_from(won).unwrap_or(i32::MAX);
         let revision = log.last_revision(EPOCH_STREAM).map_or(0, |r| r + 1);
         let epoch = Epoch { number, id, position, leader };
         let data = format!(

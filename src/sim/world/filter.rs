@@ -32,6 +32,11 @@ impl CompiledFilter {
         })
     }
 
+    /// A filter that lets streams with one of these prefixes pass.
+    pub fn stream_prefixes(prefixes: &[&str]) -> CompiledFilter {
+        CompiledFilter { on: On::Stream, test: Test::Prefixes(prefixes.iter().map(|p| (*p).to_owned()).collect()) }
+    }
+
     /// Whether an event of this stream and type passes.
     pub fn matches(&self, stream: &str, event_type: &str) -> bool {
         let text = match self.on {

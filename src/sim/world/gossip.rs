@@ -134,11 +134,12 @@ impl World {
         }
     }
 
-    /// The replication connection to a member is gone, and so is its answer to a direct question.
+    /// The replication connection to a member is gone, and it was asked directly: its view if it answers, else it is dead.
     pub(super) fn peer_lost(&mut self, n: NodeIx, peer: NodeIx, process: ProcessId) {
-        let answers = self.reachability(peer) == Reachability::Answers && self.process_id(peer) == process;
-        let same = self.nodes[n].process.as_ref().and_then(|p| p.view.get(&peer)).is_some_and(|e| e.process == process);
-        if same && !answers {
+        if self.reachability(peer) == Reachability::Answers {
+            self.merge(n, peer);
+            self.gossip_updated(n);
+        } else if self.nodes[n].process.as_ref().and_then(|p| p.view.get(&peer)).is_some_and(|e| e.process == process) {
             self.bury(n, peer);
         }
     }
@@ -161,7 +162,8 @@ impl World {
         let generation = self.nodes[n].generation;
         let delay = match self.reachability(peer) {
             Reachability::Silent => TIMEOUT,
-            Reachability::Refused | Reachability::Answers => self.random.gossip.millis(20, 300),
+            Reachability::Refused => self.random.gossip.millis(20, 300),
+            Reachability::Answers => self.random.gossip.millis(5, 100),
         };
         self.schedule(delay, Event::PeerLost { n, generation, peer, process });
     }
@@ -215,8 +217,9 @@ impl World {
                     self.call_election(n, delay);
                 }
             }
+            // Whoever missed the last election has it made up for.
+            NodeState::Unknown => self.call_election(n, Duration::ZERO),
             NodeState::Initializing
-            | NodeState::Unknown
             | NodeState::PreLeader
             | NodeState::Manager
             | NodeState::ShuttingDown

@@ -29,12 +29,14 @@ impl World {
             connection: None,
             attempt: 0,
             reign: 0,
+            won: 0,
             accepts: false,
             inaugurated_at: 0,
             alone_since: None,
             ids: IdCache::default(),
             hides_commit: true,
             exits_once: false,
+            told_to_end: None,
         }
     }
 
@@ -138,9 +140,12 @@ impl World {
                 }
             }
             Life::Up => {
-                // A frozen process obeys no signal but SIGKILL until it wakes; stopping the instance ends it all the same.
+                // A frozen process obeys no signal but SIGKILL until it wakes; the end of its instance ends it all the same.
                 if self.own_state(n) != NodeState::ShuttingDown && !self.nodes[n].frozen {
                     self.enter(n, NodeState::ShuttingDown);
+                }
+                if let Some(p) = &mut self.nodes[n].process {
+                    p.told_to_end = Some(restart);
                 }
                 let delay = self.random.lifecycle.millis(300, 600);
                 self.schedule(delay, Event::ProcessEnds { n, generation, restart });
@@ -219,8 +224,8 @@ impl World {
             for event in std::mem::take(&mut node.deferred) {
                 self.schedule(Duration::ZERO, event);
             }
-            if self.own_state(n) == NodeState::ShuttingDown {
-                self.terminate_process(n, false);
+            if let Some(restart) = self.nodes[n].process.as_ref().and_then(|p| p.told_to_end) {
+                self.terminate_process(n, restart);
             }
             self.touch();
         }

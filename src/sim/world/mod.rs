@@ -168,6 +168,7 @@ impl World {
                 log: Log::default(),
                 committed: 0,
                 cut_to: None,
+                promised: 0,
                 machine,
                 life: Life::Off,
                 process: None,

@@ -35,6 +35,8 @@ pub(super) struct Node {
     pub committed: usize,
     /// Length to which the log is cut when the process starts, since a leader found that the rest is nobody else's.
     pub cut_to: Option<usize>,
+    /// Number of the newest election in which it took part: it heeds no leader of an earlier one.
+    pub promised: u64,
     pub machine: Machine,
     pub life: Life,
     pub process: Option<Process>,
@@ -61,6 +63,8 @@ pub(super) struct Process {
     pub attempt: u64,
     /// Grows with each change between leading and not leading: ticks of an earlier reign are void.
     pub reign: u64,
+    /// Number of the newest election that it won.
+    pub won: u64,
     /// While it leads: whether replicas may subscribe yet.
     pub accepts: bool,
     /// While it leads: number of records up to and including its own epoch record.
@@ -73,6 +77,8 @@ pub(super) struct Process {
     pub hides_commit: bool,
     /// Exits by itself after it has rejoined.
     pub exits_once: bool,
+    /// Once it was told to end: whether its supervisor starts it again.
+    pub told_to_end: Option<bool>,
 }
 
 /// What a process believes of a member.

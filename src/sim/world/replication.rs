@@ -88,7 +88,8 @@ impl World {
         }
         match self.reachability(leader) {
             Reachability::Answers if self.process_id(leader) == process => {
-                if self.nodes[leader].process.as_ref().is_some_and(|p| p.accepts) {
+                let promised = self.nodes[n].promised;
+                if self.nodes[leader].process.as_ref().is_some_and(|p| p.accepts && p.won >= promised) {
                     self.subscribe(n, leader);
                 } else {
                     self.plan_connect(n, RETRY);
@@ -174,10 +175,14 @@ impl World {
         self.open_connection(n, leader, true);
     }
 
-    /// Ends a connection; the replica notices.
+    /// Ends a connection; both sides notice.
     pub(super) fn drop_connection(&mut self, connection: u64) {
         let Some(c) = self.connections.remove(&connection) else { return };
         let leader = (c.leader, self.process_id(c.leader));
+        if self.nodes[c.leader].process.is_some() {
+            let replica = self.process_id(c.replica);
+            self.check_peer(c.leader, c.replica, replica);
+        }
         let generation = self.nodes[c.replica].generation;
         let Some(p) = self.nodes[c.replica].process.as_mut().filter(|p| p.connection == Some(connection)) else {
             return;
@@ -250,13 +255,9 @@ impl World {
             return;
         }
         let Some(c) = self.connections.get(&connection) else { return };
-        let (leader, replica) = (c.leader, c.replica);
+        debug_assert!(c.leader == frozen || c.replica == frozen, "heartbeats are missed by the two ends only");
         // The frozen side notices when it wakes: what happens to it is deferred.
         self.drop_connection(connection);
-        if replica == frozen {
-            let process = self.process_id(frozen);
-            self.check_peer(leader, replica, process);
-        }
     }
 
     /// Sends a replica that is behind what it may be sent by now.
@@ -383,6 +384,9 @@ impl World {
         else {
             return;
         };
+        if p.won < self.nodes[n].promised {
+            return;
+        }
         let inaugurated_at = p.inaugurated_at;
         let mut have = vec![0; self.config.voters];
         have[n] = self.nodes[n].log.len();
@@ -396,6 +400,14 @@ impl World {
         }
         let before = self.nodes[n].committed;
         self.nodes[n].committed = len;
+        debug_assert!(
+            self.truth
+                .len()
+                .min(len)
+                .checked_sub(1)
+                .is_none_or(|last| { self.nodes[n].log.get(last).is_some_and(|s| Arc::ptr_eq(s, &self.truth[last])) }),
+            "what a quorum has acknowledged stays"
+        );
         for at in self.truth.len()..len {
             if let Some(stored) = self.nodes[n].log.get(at) {
                 self.truth.push(Arc::clone(stored));

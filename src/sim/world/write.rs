@@ -43,6 +43,16 @@ pub(super) struct PendingWrite {
     stage: Stage,
 }
 
+impl PendingWrite {
+    /// How it ended, if it did.
+    pub fn outcome(&self) -> Option<&WriteOutcome> {
+        match &self.stage {
+            Stage::Ended(outcome) => Some(outcome),
+            Stage::Forwarded { .. } | Stage::Written { .. } => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Stage {
     /// On its way to the leader, or given up by it in silence.
@@ -160,8 +170,7 @@ impl World {
         if self.nodes[pending.client].frozen {
             return None;
         }
-        let Stage::Ended(outcome) = &pending.stage else { return None };
-        let outcome = outcome.clone();
+        let outcome = pending.outcome()?.clone();
         self.writes.remove(&id);
         Some(outcome)
     }
