@@ -19,7 +19,10 @@ async fn main() -> anyhow::Result<()> {
         names: (1..=4).map(|n| format!("node-{n}")).collect(),
         version: "23.10.5.0".to_owned(),
         instance_type: "m6i.large".to_owned(),
-        offered_types: vec![("m6i.large".to_owned(), "x86_64".to_owned()), ("m6i.xlarge".to_owned(), "x86_64".to_owned())],
+        offered_types: vec![
+            ("m6i.large".to_owned(), "x86_64".to_owned()),
+            ("m6i.xlarge".to_owned(), "x86_64".to_owned()),
+        ],
         ec2_stop: Duration::from_secs(5),
         ec2_start: Duration::from_secs(3),
         boot: Duration::from_secs(2),

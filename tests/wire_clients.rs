@@ -10,9 +10,9 @@ use std::time::Duration;
 use esdb_rollout::domain::cluster::NodeState;
 use esdb_rollout::sim::model::Reachability;
 use eventstore::{
-    AppendToStreamOptions, Client, CurrentRevision, DeleteStreamOptions, Error, EventData, ExpectedRevision, ReadAllOptions,
-    ReadStreamOptions, StreamMetadataBuilder, StreamMetadataResult, StreamPosition, SubscribeToAllOptions, SubscribeToStreamOptions,
-    SubscriptionEvent, SubscriptionFilter, TombstoneStreamOptions,
+    AppendToStreamOptions, Client, CurrentRevision, DeleteStreamOptions, Error, EventData, ExpectedRevision,
+    ReadAllOptions, ReadStreamOptions, StreamMetadataBuilder, StreamMetadataResult, StreamPosition,
+    SubscribeToAllOptions, SubscribeToStreamOptions, SubscriptionEvent, SubscriptionFilter, TombstoneStreamOptions,
 };
 use serde_json::{Value, json};
 use support::{Cluster, PATIENCE, config};
@@ -41,11 +41,16 @@ async fn the_rust_client_appends_and_reads() {
     let cluster = Cluster::start(config("23.10.5.0")).await;
     let client = client(&cluster.voters());
 
-    let first = client.append_to_stream("s", &expecting(ExpectedRevision::NoStream), event(0)).await.expect("an append");
+    let first =
+        client.append_to_stream("s", &expecting(ExpectedRevision::NoStream), event(0)).await.expect("an append");
     assert_eq!(first.next_expected_version, 0);
-    let again = client.append_to_stream("s", &expecting(ExpectedRevision::NoStream), event(0)).await.expect("the same append");
+    let again =
+        client.append_to_stream("s", &expecting(ExpectedRevision::NoStream), event(0)).await.expect("the same append");
     assert_eq!((again.next_expected_version, again.position), (0, first.position));
-    let error = client.append_to_stream("s", &expecting(ExpectedRevision::NoStream), event(1)).await.expect_err("another event");
+    let error = client
+        .append_to_stream("s", &expecting(ExpectedRevision::NoStream), event(1))
+        .await
+        .expect_err("another event");
     assert!(
         matches!(
             error,
@@ -53,11 +58,17 @@ async fn the_rust_client_appends_and_reads() {
         ),
         "{error:?}"
     );
-    let second = client.append_to_stream("s", &expecting(ExpectedRevision::Exact(0)), vec![event(1), event(2)]).await.expect("two");
+    let second = client
+        .append_to_stream("s", &expecting(ExpectedRevision::Exact(0)), vec![event(1), event(2)])
+        .await
+        .expect("two");
     assert_eq!(second.next_expected_version, 2);
     assert!(second.position > first.position);
     client.append_to_stream("s", &expecting(ExpectedRevision::StreamExists), event(3)).await.expect("an append");
-    let error = client.append_to_stream("t", &expecting(ExpectedRevision::StreamExists), event(4)).await.expect_err("no such stream");
+    let error = client
+        .append_to_stream("t", &expecting(ExpectedRevision::StreamExists), event(4))
+        .await
+        .expect_err("no such stream");
     assert!(matches!(error, Error::WrongExpectedVersion { current: CurrentRevision::NoStream, .. }), "{error:?}");
 
     let mut read = client.read_stream("s", &ReadStreamOptions::default()).await.expect("a read");
@@ -107,13 +118,20 @@ async fn the_rust_client_appends_and_reads() {
 async fn the_rust_client_follows() {
     let cluster = Cluster::start(config("23.10.5.0")).await;
     let client = client(&cluster.voters());
-    client.append_to_stream("follow-a", &expecting(ExpectedRevision::NoStream), vec![event(0), event(1)]).await.expect("appends");
+    client
+        .append_to_stream("follow-a", &expecting(ExpectedRevision::NoStream), vec![event(0), event(1)])
+        .await
+        .expect("appends");
 
-    let mut stream = client.subscribe_to_stream("follow-a", &SubscribeToStreamOptions::default().start_from(StreamPosition::Position(0))).await;
+    let mut stream = client
+        .subscribe_to_stream("follow-a", &SubscribeToStreamOptions::default().start_from(StreamPosition::Position(0)))
+        .await;
     let filter = SubscriptionFilter::on_stream_name().add_prefix("follow-").max(4);
-    let mut all = client.subscribe_to_all(&SubscribeToAllOptions::default().position(StreamPosition::Start).filter(filter)).await;
-    let mut missing =
-        client.subscribe_to_stream("follow-later", &SubscribeToStreamOptions::default().start_from(StreamPosition::Start)).await;
+    let mut all =
+        client.subscribe_to_all(&SubscribeToAllOptions::default().position(StreamPosition::Start).filter(filter)).await;
+    let mut missing = client
+        .subscribe_to_stream("follow-later", &SubscribeToStreamOptions::default().start_from(StreamPosition::Start))
+        .await;
 
     let kind = |event: SubscriptionEvent| match event {
         SubscriptionEvent::Confirmed(_) => "confirmed".to_owned(),
@@ -140,7 +158,10 @@ async fn the_rust_client_follows() {
 
     client.append_to_stream("follow-a", &expecting(ExpectedRevision::Exact(1)), event(2)).await.expect("an append");
     client.append_to_stream("follow-later", &expecting(ExpectedRevision::NoStream), event(3)).await.expect("an append");
-    client.append_to_stream("other", &AppendToStreamOptions::default(), (10..20).map(event).collect::<Vec<_>>()).await.expect("appends");
+    client
+        .append_to_stream("other", &AppendToStreamOptions::default(), (10..20).map(event).collect::<Vec<_>>())
+        .await
+        .expect("appends");
     let next = soon("the live event", stream.next()).await.expect("an event");
     assert_eq!(next.get_original_event().revision, 2);
     let next = soon("the first event", missing.next()).await.expect("an event");
@@ -198,7 +219,8 @@ async fn a_killed_process_takes_its_connections_with_it() {
     let cluster = Cluster::start(config("23.10.5.0")).await;
     let node = cluster.follower();
     let at = (cluster.addresses[node].host.clone(), cluster.addresses[node].port);
-    let pinned = client(&format!("esdb://{}?tls=false&discoveryInterval=100&nodePreference=random", cluster.addresses[node]));
+    let pinned =
+        client(&format!("esdb://{}?tls=false&discoveryInterval=100&nodePreference=random", cluster.addresses[node]));
     let mut subscription =
         pinned.subscribe_to_all(&SubscribeToAllOptions::default().position(StreamPosition::End)).await;
     let confirmed = soon("confirmed", subscription.next_subscription_event()).await.expect("a confirmation");
@@ -246,7 +268,8 @@ async fn a_frozen_process_says_nothing() {
     let waits = http.get(cluster.http(node, "/gossip")).send();
     tokio::pin!(waits);
     assert!(timeout(Duration::from_millis(400), &mut waits).await.is_err(), "a frozen node answered");
-    let fresh = reqwest::Client::new().get(cluster.http(node, "/health/live")).timeout(Duration::from_millis(300)).send().await;
+    let fresh =
+        reqwest::Client::new().get(cluster.http(node, "/health/live")).timeout(Duration::from_millis(300)).send().await;
     assert!(fresh.is_err_and(|e| e.is_timeout()), "a frozen node answered");
 
     cluster.world.with(|w| w.unfreeze(node));
@@ -287,7 +310,8 @@ async fn http_says_what_the_world_knows() {
         .expect("an answer");
     assert_eq!(answer.headers()["grpc-status"], "12");
 
-    let status = reqwest::Client::new().post(cluster.http(node, "/admin/shutdown")).send().await.expect("an answer").status();
+    let status =
+        reqwest::Client::new().post(cluster.http(node, "/admin/shutdown")).send().await.expect("an answer").status();
     assert_eq!(status, 200);
     cluster.until("it is gone", |w| w.reachability(node) == Reachability::Refused).await;
     cluster.wire.shutdown().await;
@@ -296,7 +320,8 @@ async fn http_says_what_the_world_knows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_port_is_named() {
     let taken = config("23.10.5.0");
-    let _holder = std::net::TcpListener::bind((taken.addresses[2].host.as_str(), taken.addresses[2].port)).expect("a listener");
+    let _holder =
+        std::net::TcpListener::bind((taken.addresses[2].host.as_str(), taken.addresses[2].port)).expect("a listener");
     let name = taken.addresses[2].to_string();
     let world = esdb_rollout::sim::world::SimWorld::new(esdb_rollout::sim::world::World::new(taken));
     let error = esdb_rollout::sim::wire::serve(world, None).await.expect_err("a taken port");
@@ -314,6 +339,11 @@ async fn the_python_client_works() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/esdbclient_smoke.py");
     let run = tokio::process::Command::new(python).arg(script).arg(hosts.join(",")).output();
     let output = timeout(Duration::from_secs(60), run).await.expect("an end").expect("a run");
-    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     cluster.wire.shutdown().await;
 }

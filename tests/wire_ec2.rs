@@ -46,7 +46,8 @@ async fn an_instance_changes_its_type() {
     let cluster = Cluster::start(config).await;
     let client = client(&cluster);
 
-    let all = client.describe_instances().into_paginator().page_size(3).items().send().try_collect().await.expect("pages");
+    let all =
+        client.describe_instances().into_paginator().page_size(3).items().send().try_collect().await.expect("pages");
     let instances: Vec<_> = all.iter().flat_map(|r| r.instances()).collect();
     assert_eq!(instances.len(), 4);
     let named = Filter::builder().name("tag:Name").values("node <2>*").build();
@@ -65,7 +66,13 @@ async fn an_instance_changes_its_type() {
     assert_eq!(found.reservations().len(), 4);
 
     let larger = AttributeValue::builder().value("m6i.xlarge").build();
-    let error = client.modify_instance_attribute().instance_id(&id).instance_type(larger.clone()).send().await.expect_err("it runs");
+    let error = client
+        .modify_instance_attribute()
+        .instance_id(&id)
+        .instance_type(larger.clone())
+        .send()
+        .await
+        .expect_err("it runs");
     assert_eq!(error.code(), Some("IncorrectInstanceState"));
 
     let stopped = client.stop_instances().instance_ids(&id).send().await.expect("an answer");
@@ -79,7 +86,10 @@ async fn an_instance_changes_its_type() {
 
     client.modify_instance_attribute().instance_id(&id).instance_type(larger).send().await.expect("a change");
     let started = client.start_instances().instance_ids(&id).send().await.expect("an answer");
-    assert_eq!(started.starting_instances()[0].current_state().and_then(|s| s.name()), Some(&InstanceStateName::Pending));
+    assert_eq!(
+        started.starting_instances()[0].current_state().and_then(|s| s.name()),
+        Some(&InstanceStateName::Pending)
+    );
     until(&client, &id, InstanceStateName::Running).await;
     let found = client.describe_instances().instance_ids(&id).send().await.expect("an answer");
     assert_eq!(found.reservations()[0].instances()[0].instance_type(), Some(&InstanceType::M6iXlarge));
@@ -90,11 +100,16 @@ async fn an_instance_changes_its_type() {
 async fn types_and_offers_are_told() {
     let cluster = Cluster::start(config("23.10.5.0")).await;
     let client = client(&cluster);
-    let types = client.describe_instance_types().instance_types(InstanceType::M7gLarge).send().await.expect("an answer");
+    let types =
+        client.describe_instance_types().instance_types(InstanceType::M7gLarge).send().await.expect("an answer");
     let known = &types.instance_types()[0];
     assert_eq!(known.processor_info().expect("a processor").supported_architectures(), [ArchitectureType::Arm64]);
-    let error =
-        client.describe_instance_types().instance_types(InstanceType::from("x9.huge")).send().await.expect_err("no such type");
+    let error = client
+        .describe_instance_types()
+        .instance_types(InstanceType::from("x9.huge"))
+        .send()
+        .await
+        .expect_err("no such type");
     assert_eq!(error.code(), Some("InvalidInstanceType"));
 
     let filter = Filter::builder().name("instance-type").values("m6i.large").build();
@@ -123,7 +138,8 @@ async fn errors_come_as_ec2_words_them() {
 
     let cluster = Cluster::start(support::config("23.10.5.0")).await;
     let client = client(&cluster);
-    let error = client.describe_instances().instance_ids("i-00000000000000fff").send().await.expect_err("no such instance");
+    let error =
+        client.describe_instances().instance_ids("i-00000000000000fff").send().await.expect_err("no such instance");
     assert_eq!(error.code(), Some("InvalidInstanceID.NotFound"));
     let error = client.describe_instances().instance_ids("nonsense").send().await.expect_err("no id");
     assert_eq!(error.code(), Some("InvalidInstanceID.Malformed"));

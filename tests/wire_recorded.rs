@@ -54,7 +54,8 @@ struct Clients {
 impl Clients {
     async fn of(cluster: &Cluster) -> Clients {
         let client = async |n| {
-            let channel = Channel::from_shared(cluster.http(n, "")).expect("an address").connect().await.expect("a connection");
+            let channel =
+                Channel::from_shared(cluster.http(n, "")).expect("an address").connect().await.expect("a connection");
             StreamsClient::new(channel)
         };
         Clients {
@@ -86,7 +87,8 @@ fn normal(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let kept = map.iter().filter(|(key, value)| {
-                let added = key.contains("_option") || ["content", "result", "value"].contains(&key.as_str()) && value.is_string();
+                let added = key.contains("_option")
+                    || ["content", "result", "value"].contains(&key.as_str()) && value.is_string();
                 let named = *key == "position" && value.is_string();
                 let own = ["commit_position", "prepare_position", "created", "subscription_id"].contains(&key.as_str());
                 (!added || value.as_str().is_some_and(|v| v.starts_with("base64:"))) && !named && !own
@@ -112,7 +114,9 @@ fn refused(error: &Status) -> Value {
 /// A recorded error; its leader's address is not ours.
 fn recorded_refusal(recording: &Recording) -> Value {
     let mut trailers = recording["trailers"].as_object().cloned().unwrap_or_default();
-    trailers.retain(|key, _| !["content-type", "content-length", "leader-endpoint-host", "leader-endpoint-port"].contains(&key.as_str()));
+    trailers.retain(|key, _| {
+        !["content-type", "content-length", "leader-endpoint-host", "leader-endpoint-port"].contains(&key.as_str())
+    });
     json!({"code": recording["code"], "details": recording["details"], "trailers": trailers})
 }
 
@@ -138,11 +142,15 @@ fn shown_append(response: AppendResp) -> Value {
         }
         Result::WrongExpectedVersion(w) => {
             match w.current_revision_option_20_6_0.expect("for old clients") {
-                wrong::CurrentRevisionOption2060::CurrentRevision2060(n) => put("current_revision_20_6_0", n.to_string().into()),
+                wrong::CurrentRevisionOption2060::CurrentRevision2060(n) => {
+                    put("current_revision_20_6_0", n.to_string().into())
+                }
                 wrong::CurrentRevisionOption2060::NoStream2060(()) => put("no_stream_20_6_0", json!({})),
             };
             match w.expected_revision_option_20_6_0.expect("for old clients") {
-                wrong::ExpectedRevisionOption2060::ExpectedRevision2060(n) => put("expected_revision_20_6_0", n.to_string().into()),
+                wrong::ExpectedRevisionOption2060::ExpectedRevision2060(n) => {
+                    put("expected_revision_20_6_0", n.to_string().into())
+                }
                 wrong::ExpectedRevisionOption2060::Any2060(()) => put("any_20_6_0", json!({})),
                 wrong::ExpectedRevisionOption2060::StreamExists2060(()) => put("stream_exists_20_6_0", json!({})),
             };
@@ -178,12 +186,18 @@ fn append_messages(call: &Value) -> Vec<AppendReq> {
         let text = |key: &str| e[key].as_str().expect(key).to_owned();
         Content::ProposedMessage(ProposedMessage {
             id: id(&text("id")),
-            metadata: BTreeMap::from([("type".to_owned(), text("type")), ("content-type".to_owned(), text("contentType"))]),
+            metadata: BTreeMap::from([
+                ("type".to_owned(), text("type")),
+                ("content-type".to_owned(), text("contentType")),
+            ]),
             custom_metadata: Vec::new(),
             data: data(&text("data")),
         })
     });
-    std::iter::once(Content::Options(options)).chain(events).map(|content| AppendReq { content: Some(content) }).collect()
+    std::iter::once(Content::Options(options))
+        .chain(events)
+        .map(|content| AppendReq { content: Some(content) })
+        .collect()
 }
 
 fn read_options(call: &Value) -> read_req::Options {
@@ -207,7 +221,12 @@ fn read_options(call: &Value) -> read_req::Options {
             stream_identifier: name(stream["stream_identifier"]["stream_name"].as_str().expect("a stream")),
             revision_option: Some(revision_option),
         })),
-        read_direction: if given["read_direction"] == "Backwards" { ReadDirection::Backwards } else { ReadDirection::Forwards }.into(),
+        read_direction: if given["read_direction"] == "Backwards" {
+            ReadDirection::Backwards
+        } else {
+            ReadDirection::Forwards
+        }
+        .into(),
         resolve_links: false,
         count_option: Some(match given["count"].as_str() {
             Some(count) => CountOption::Count(count.parse().expect("a count")),
@@ -229,7 +248,9 @@ fn shown_read(response: ReadResp, known: &[String]) -> Value {
             let created: i64 = event.metadata["created"].parse().expect("ticks");
             assert!(created > 17_000_000_000_000_000, "ticks since 1970: {created}");
             let id = match event.id.and_then(|id| id.value).expect("an id") {
-                uuid::Value::String(text) => json!({"string": if known.contains(&text) { text } else { "random".to_owned() }}),
+                uuid::Value::String(text) => {
+                    json!({"string": if known.contains(&text) { text } else { "random".to_owned() }})
+                }
                 uuid::Value::Structured(s) => json!({"structured": {
                     "most_significant_bits": s.most_significant_bits.to_string(),
                     "least_significant_bits": s.least_significant_bits.to_string(),
@@ -359,7 +380,10 @@ async fn streams_answer_as_recorded() {
                 if error.code() == Code::NotFound {
                     let leader = &cluster.addresses[cluster.leader()];
                     assert_eq!(error.metadata().get("leader-endpoint-host").expect("a host"), leader.host.as_str());
-                    assert_eq!(error.metadata().get("leader-endpoint-port").expect("a port"), leader.port.to_string().as_str());
+                    assert_eq!(
+                        error.metadata().get("leader-endpoint-port").expect("a port"),
+                        leader.port.to_string().as_str()
+                    );
                 }
             }
             (answer, expected) => panic!("{case}: {answer:?} instead of {expected:?}"),
@@ -403,11 +427,21 @@ fn batch_request(given: &Value) -> BatchAppendReq {
     });
     let proposed_messages = given["proposed_messages"].as_array().expect("events").iter().map(|e| ProposedMessage {
         id: id(e["id"]["string"].as_str().expect("an id")),
-        metadata: e["metadata"].as_object().expect("metadata").iter().map(|(k, v)| (k.clone(), v.as_str().expect("text").to_owned())).collect(),
+        metadata: e["metadata"]
+            .as_object()
+            .expect("metadata")
+            .iter()
+            .map(|(k, v)| (k.clone(), v.as_str().expect("text").to_owned()))
+            .collect(),
         custom_metadata: Vec::new(),
         data: data(e["data"].as_str().expect("data")),
     });
-    BatchAppendReq { correlation_id, options, proposed_messages: proposed_messages.collect(), is_final: given["is_final"] == true }
+    BatchAppendReq {
+        correlation_id,
+        options,
+        proposed_messages: proposed_messages.collect(),
+        is_final: given["is_final"] == true,
+    }
 }
 
 fn shown_batch(response: BatchAppendResp) -> Value {
@@ -425,7 +459,10 @@ fn shown_batch(response: BatchAppendResp) -> Value {
         map.insert("correlation_id".to_owned(), id);
     }
     if let Some(stream) = response.stream_identifier {
-        map.insert("stream_identifier".to_owned(), json!({"stream_name": String::from_utf8(stream.stream_name).expect("UTF-8")}));
+        map.insert(
+            "stream_identifier".to_owned(),
+            json!({"stream_name": String::from_utf8(stream.stream_name).expect("UTF-8")}),
+        );
     }
     match response.result.expect("a result") {
         Result::Success(s) => {
@@ -443,7 +480,8 @@ fn shown_batch(response: BatchAppendResp) -> Value {
                 other => panic!("unexpected {other:?}"),
             };
             let details = e.details.expect("details");
-            let details = json!({"type_url": details.type_url, "value": format!("base64:{}", STANDARD.encode(details.value))});
+            let details =
+                json!({"type_url": details.type_url, "value": format!("base64:{}", STANDARD.encode(details.value))});
             map.insert("error".to_owned(), json!({"code": code, "message": e.message, "details": details}));
         }
     }
