@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn recorded_views() {
         // The recordings were cut near their ends; the last lines are completed.
-        for (json, host, version, members) in [(V23, "127.0.1.1", "23.10.5.0", 4), (V26, "127.0.2.2", "26.1.0", 3)] {
+        for (json, host, version, members) in [(V23, "127.0.1.2", "23.10.5.0", 4), (V26, "127.0.2.3", "26.1.0", 3)] {
             let view = parse_view(json.as_bytes()).unwrap();
             assert_eq!(view.server, Address::new(host, 2113));
             assert_eq!(view.members.len(), members);
