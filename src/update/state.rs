@@ -392,9 +392,7 @@ impl State {
             Body::Unreadable { type_name, problem } => {
                 self.bad_request = Some(bad(format!("{type_name}: {problem}")));
             }
-            Body::Newer { type_name } => {
-                self.broken = Some(format!("at revision 0: {type_name} was written by a newer worker"))
-            }
+            Body::Newer { type_name } => self.broken = Some(format!("at revision 0: {type_name} was written by a newer worker")),
         }
     }
 
@@ -408,10 +406,7 @@ impl State {
             };
         }
         if event.kind() == Kind::Fact
-            && !matches!(
-                event,
-                Event::StepDelayed(_) | Event::CommandRefused(_) | Event::WorkerAssigned(_) | Event::UpdateParked(_)
-            )
+            && !matches!(event, Event::StepDelayed(_) | Event::CommandRefused(_) | Event::WorkerAssigned(_) | Event::UpdateParked(_))
         {
             // Any other fact is progress.
             self.delayed = None;
@@ -547,11 +542,7 @@ impl State {
     fn answer(&mut self, revision: Revision) -> Result<(), String> {
         let before = self.unanswered.len();
         self.unanswered.retain(|u| u.revision != revision);
-        if self.unanswered.len() == before {
-            Err(format!("answers revision {revision}, which needs no answer"))
-        } else {
-            Ok(())
-        }
+        if self.unanswered.len() == before { Err(format!("answers revision {revision}, which needs no answer")) } else { Ok(()) }
     }
 
     fn answer_first(&mut self, type_name: &str) -> Result<(), String> {

@@ -11,8 +11,8 @@ use prost::Message;
 use tonic::{Code, Status, Streaming};
 
 use super::proto::event_store::client::{
-    BadRequest, MaximumAppendSizeExceeded, StreamDeleted, StreamIdentifier, Timeout, Uuid as WireUuid,
-    WrongExpectedVersion, wrong_expected_version,
+    BadRequest, MaximumAppendSizeExceeded, StreamDeleted, StreamIdentifier, Timeout, Uuid as WireUuid, WrongExpectedVersion,
+    wrong_expected_version,
 };
 use super::proto::google::rpc;
 use super::proto::streams::batch_append_req::options::{DeadlineOption, ExpectedStreamPosition};
@@ -125,9 +125,7 @@ impl Call {
 
 fn part(options: batch_append_req::Options) -> Result<Part, Status> {
     let expected = match options.expected_stream_position {
-        Some(ExpectedStreamPosition::NoStream(()) | ExpectedStreamPosition::StreamPosition(u64::MAX)) => {
-            ExpectedRevision::NoStream
-        }
+        Some(ExpectedStreamPosition::NoStream(()) | ExpectedStreamPosition::StreamPosition(u64::MAX)) => ExpectedRevision::NoStream,
         Some(ExpectedStreamPosition::StreamPosition(n)) => ExpectedRevision::Exact(n),
         Some(ExpectedStreamPosition::Any(())) => ExpectedRevision::Any,
         Some(ExpectedStreamPosition::StreamExists(())) => ExpectedRevision::StreamExists,
@@ -198,12 +196,7 @@ async fn append(node: Node, requires_leader: bool, id: WireUuid, part: Part) -> 
 
 fn response(id: WireUuid, stream: Option<StreamIdentifier>, answer: Answer) -> BatchAppendResp {
     // The expected position is not echoed: recorded servers do not.
-    BatchAppendResp {
-        correlation_id: Some(id),
-        result: Some(answer),
-        stream_identifier: stream,
-        expected_stream_position: None,
-    }
+    BatchAppendResp { correlation_id: Some(id), result: Some(answer), stream_identifier: stream, expected_stream_position: None }
 }
 
 fn wrong_expected(expected: ExpectedRevision, current: Option<u64>) -> WrongExpectedVersion {

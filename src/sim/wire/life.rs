@@ -98,11 +98,7 @@ impl AsyncWrite for GatedStream {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         std::task::ready!(self.gate.poll(cx))?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
@@ -161,9 +157,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     bound().map_err(|error: io::Error| {
         let advice = match error.kind() {
             io::ErrorKind::AddrInUse => "another program listens there: end it or choose other ports",
-            io::ErrorKind::AddrNotAvailable => {
-                "this machine does not have that address: choose one that it has, such as 127.0.0.1"
-            }
+            io::ErrorKind::AddrNotAvailable => "this machine does not have that address: choose one that it has, such as 127.0.0.1",
             io::ErrorKind::PermissionDenied => "ports below 1024 are privileged: choose a higher one",
             _ => "choose another address",
         };

@@ -9,13 +9,11 @@ use uuid::Uuid;
 
 use super::proto::event_store::client::AllStreamPosition;
 use super::proto::streams::read_req::options::{
-    AllOptions, CountOption, FilterOption, FilterOptions, ReadDirection, StreamOption, StreamOptions, all_options,
-    filter_options, stream_options, uuid_option,
+    AllOptions, CountOption, FilterOption, FilterOptions, ReadDirection, StreamOption, StreamOptions, all_options, filter_options,
+    stream_options, uuid_option,
 };
 use super::proto::streams::read_resp::read_event::{Position, RecordedEvent};
-use super::proto::streams::read_resp::{
-    CaughtUp, Checkpoint, Content, ReadEvent, StreamNotFound, SubscriptionConfirmation,
-};
+use super::proto::streams::read_resp::{CaughtUp, Checkpoint, Content, ReadEvent, StreamNotFound, SubscriptionConfirmation};
 use super::proto::streams::{ReadResp, read_req};
 use super::streams::{stream_identifier, stream_name, structured, text};
 use super::{Node, status};
@@ -60,17 +58,7 @@ pub(super) fn read(node: &Node, requires_leader: bool, options: read_req::Option
         (Some(StreamOption::Stream(stream)), Some(CountOption::Count(count)), Some(FilterOption::NoFilter(()))) => {
             let (stream, from) = stream_start(stream)?;
             let node = node.clone();
-            pages(StreamPages {
-                node,
-                form,
-                requires_leader,
-                stream,
-                from,
-                direction,
-                left: count,
-                compatibility,
-                first: true,
-            })
+            pages(StreamPages { node, form, requires_leader, stream, from, direction, left: count, compatibility, first: true })
         }
         (Some(StreamOption::All(all)), Some(CountOption::Count(count)), Some(filter)) => {
             let filter = compiled(filter)?.map(|(filter, _)| filter);
@@ -89,9 +77,7 @@ pub(super) fn read(node: &Node, requires_leader: bool, options: read_req::Option
             let source = Source::Stream { name: stream, next };
             Subscription::open(node, form, requires_leader, source, from == StreamStart::End)
         }
-        (Some(StreamOption::All(all)), Some(CountOption::Subscription(_)), Some(filter))
-            if direction == Direction::Forwards =>
-        {
+        (Some(StreamOption::All(all)), Some(CountOption::Subscription(_)), Some(filter)) if direction == Direction::Forwards => {
             let window = compiled(filter)?;
             if window.as_ref().is_some_and(|(_, interval)| *interval == 0) {
                 return Err(status::handler_threw());
@@ -121,9 +107,7 @@ impl Form {
         let structured = match options.uuid_option.as_ref().and_then(|o| o.content.as_ref()) {
             Some(uuid_option::Content::Structured(())) => true,
             Some(uuid_option::Content::String(())) => false,
-            None if node.version.at_least(24, 10) => {
-                return Err(status::not_valid("None", "UUIDOption.ContentOneofCase"));
-            }
+            None if node.version.at_least(24, 10) => return Err(status::not_valid("None", "UUIDOption.ContentOneofCase")),
             None => false,
         };
         Ok(Form { structured, resolve_links: options.resolve_links })
@@ -162,9 +146,7 @@ impl Form {
 fn target(node: &Node, link: &Record) -> Option<Record> {
     let (number, stream) = std::str::from_utf8(&link.data).ok()?.split_once('@')?;
     let number: u64 = number.parse().ok()?;
-    let read = node
-        .world
-        .with(|w| w.read_stream(node.n, false, stream, StreamStart::Revision(number), Direction::Forwards, 1));
+    let read = node.world.with(|w| w.read_stream(node.n, false, stream, StreamStart::Revision(number), Direction::Forwards, 1));
     match read {
         ReadOutcome::Found(page) => page.records.into_iter().next().filter(|r| r.revision == number),
         ReadOutcome::NoStream | ReadOutcome::StreamDeleted | ReadOutcome::NotHandled(_) => None,
@@ -178,9 +160,7 @@ fn response(content: Content) -> ReadResp {
 fn stream_start(options: StreamOptions) -> Result<(String, StreamStart), Status> {
     let from = match options.revision_option {
         Some(stream_options::RevisionOption::Start(())) => StreamStart::Start,
-        Some(stream_options::RevisionOption::End(()) | stream_options::RevisionOption::Revision(u64::MAX)) => {
-            StreamStart::End
-        }
+        Some(stream_options::RevisionOption::End(()) | stream_options::RevisionOption::Revision(u64::MAX)) => StreamStart::End,
         Some(stream_options::RevisionOption::Revision(n)) => StreamStart::Revision(n),
         None => return Err(status::not_valid("None", "RevisionOptionOneofCase")),
     };
@@ -213,8 +193,7 @@ fn compiled(option: FilterOption) -> Result<Option<(CompiledFilter, u64)>, Statu
         Some(filter_options::Window::Count(())) => PAGE,
         None => return Err(status::not_valid("None", "WindowOneofCase")),
     };
-    let filter = CompiledFilter::compile(&filter)
-        .map_err(|why| Status::invalid_argument(format!("the filter is not understood: {why}")))?;
+    let filter = CompiledFilter::compile(&filter).map_err(|why| Status::invalid_argument(format!("the filter is not understood: {why}")))?;
     Ok(Some((filter, window * u64::from(checkpoint_interval_multiplier))))
 }
 
@@ -254,16 +233,12 @@ fn pages(mut source: impl Pages) -> Result<Responses, Status> {
 }
 
 fn items(first: Vec<ReadResp>, rest: impl Stream<Item = Result<Vec<ReadResp>, Status>> + Send + 'static) -> Responses {
-    Box::pin(
-        stream::iter(first.into_iter().map(Ok))
-            .chain(rest.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten()),
-    )
+    Box::pin(stream::iter(first.into_iter().map(Ok)).chain(rest.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten()))
 }
 
 /// The sentence for a count of zero.
 fn no_count(node: &Node, result: &str) -> Status {
-    let more =
-        if node.version.at_least(25, 0) { " >> maxCount should be positive. (Parameter 'maxCount')" } else { "" };
+    let more = if node.version.at_least(25, 0) { " >> maxCount should be positive. (Parameter 'maxCount')" } else { "" };
     Status::unknown(format!("Unexpected {result}: Error{more}"))
 }
 
@@ -287,14 +262,7 @@ impl Pages for StreamPages {
         }
         let want = self.left.min(PAGE);
         let read = self.node.world.with(|w| {
-            w.read_stream(
-                self.node.n,
-                self.requires_leader,
-                &self.stream,
-                self.from,
-                self.direction,
-                usize::try_from(want).unwrap_or(usize::MAX),
-            )
+            w.read_stream(self.node.n, self.requires_leader, &self.stream, self.from, self.direction, usize::try_from(want).unwrap_or(usize::MAX))
         });
         let page = match read {
             ReadOutcome::Found(page) => page,
@@ -356,15 +324,7 @@ impl Pages for AllPages {
         }
         let want = usize::try_from(self.left.min(PAGE)).unwrap_or(usize::MAX);
         let read = self.node.world.with(|w| {
-            w.read_all(
-                self.node.n,
-                self.requires_leader,
-                self.from,
-                self.direction,
-                self.filter.as_ref(),
-                want,
-                Some(SEARCH),
-            )
+            w.read_all(self.node.n, self.requires_leader, self.from, self.direction, self.filter.as_ref(), want, Some(SEARCH))
         });
         let page = match read {
             ReadOutcome::Found(page) => page,
@@ -426,13 +386,7 @@ enum Look {
 }
 
 impl Subscription {
-    fn open(
-        node: &Node,
-        form: Form,
-        requires_leader: bool,
-        source: Source,
-        from_end: bool,
-    ) -> Result<Responses, Status> {
+    fn open(node: &Node, form: Form, requires_leader: bool, source: Source, from_end: bool) -> Result<Responses, Status> {
         let mut subscription = Subscription {
             node: node.clone(),
             form,
@@ -443,9 +397,8 @@ impl Subscription {
             seen: 0,
             was_frozen: false,
         };
-        let confirmation = response(Content::Confirmation(SubscriptionConfirmation {
-            subscription_id: subscription_id().to_string(),
-        }));
+        let confirmation =
+            response(Content::Confirmation(SubscriptionConfirmation { subscription_id: subscription_id().to_string() }));
         let mut first = vec![confirmation];
         match subscription.advance() {
             Ok(messages) => first.extend(messages),
@@ -478,9 +431,7 @@ impl Subscription {
                 let messages = self.advance()?;
                 if !messages.is_empty() {
                     if self.was_frozen && self.live && !self.node.version.at_least(24, 10) {
-                        return Err(status::timed_out(
-                            "Consumer too slow to handle event while live. Client resubscription required.",
-                        ));
+                        return Err(status::timed_out("Consumer too slow to handle event while live. Client resubscription required."));
                     }
                     self.was_frozen = false;
                     return Ok(messages);
@@ -521,17 +472,7 @@ impl Subscription {
         match &mut self.source {
             Source::Stream { name, next } => {
                 let (read, seen) = self.node.world.with(|w| {
-                    (
-                        w.read_stream(
-                            n,
-                            requires_leader,
-                            name,
-                            StreamStart::Revision(*next),
-                            Direction::Forwards,
-                            limit,
-                        ),
-                        w.version(),
-                    )
+                    (w.read_stream(n, requires_leader, name, StreamStart::Revision(*next), Direction::Forwards, limit), w.version())
                 });
                 self.seen = seen;
                 match read {
@@ -552,18 +493,7 @@ impl Subscription {
             Source::All { next, after, filter } => {
                 let start = *next;
                 let (read, seen) = self.node.world.with(|w| {
-                    (
-                        w.read_all(
-                            n,
-                            requires_leader,
-                            AllStart::Position(start),
-                            Direction::Forwards,
-                            None,
-                            limit,
-                            None,
-                        ),
-                        w.version(),
-                    )
+                    (w.read_all(n, requires_leader, AllStart::Position(start), Direction::Forwards, None, limit, None), w.version())
                 });
                 self.seen = seen;
                 let page = match read {
@@ -572,11 +502,8 @@ impl Subscription {
                     ReadOutcome::NoStream | ReadOutcome::StreamDeleted => return Err(status::handler_threw()),
                 };
                 *next = page.next.max(start);
-                let records: Vec<_> = page
-                    .records
-                    .iter()
-                    .filter(|r| r.position >= start && after.is_none_or(|a| r.position > a))
-                    .collect();
+                let records: Vec<_> =
+                    page.records.iter().filter(|r| r.position >= start && after.is_none_or(|a| r.position > a)).collect();
                 let messages = match filter {
                     None => records.iter().map(|r| self.form.event(&self.node, r)).collect(),
                     Some(window) => window.messages(&records, start, self.live, |r| self.form.event(&self.node, r)),
@@ -590,13 +517,7 @@ impl Subscription {
 impl Window {
     /// The events that match and the checkpoints that are due. While it catches up, the server looks at whole pages and
     /// names the page's last match, or its beginning if there is none; while it is live, the record it is at.
-    fn messages(
-        &mut self,
-        records: &[&Record],
-        start: u64,
-        live: bool,
-        event: impl Fn(&Record) -> ReadResp,
-    ) -> Vec<ReadResp> {
+    fn messages(&mut self, records: &[&Record], start: u64, live: bool, event: impl Fn(&Record) -> ReadResp) -> Vec<ReadResp> {
         let mut messages = Vec::new();
         let mut last_match = start;
         for record in records {
