@@ -10,7 +10,7 @@ use std::time::Duration;
 use esdb_rollout::domain::ids::{Revision, StreamName};
 use esdb_rollout::esdb::{EventStoreLog, StoreConfig};
 use esdb_rollout::ports::{AppendError, EventLog, Expected, Feed, NewEvent, StartFrom};
-use esdb_rollout::sim::wire::proto::event_store::client::{StreamIdentifier, Uuid as WireUuid, uuid};
+use esdb_rollout::sim::wire::proto::event_store::client::{StreamIdentifier, Uuid as WireUuid, uuid as wire_uuid};
 use esdb_rollout::sim::wire::proto::streams::streams_server::{Streams, StreamsServer};
 use esdb_rollout::sim::wire::proto::streams::{
     AppendReq, AppendResp, BatchAppendReq, BatchAppendResp, DeleteReq, DeleteResp, ReadReq, ReadResp, TombstoneReq,
@@ -45,7 +45,7 @@ struct Script {
 fn recorded(id: Uuid, revision: u64) -> read_resp::read_event::RecordedEvent {
     let metadata = [("type", "T"), ("content-type", "application/json"), ("created", "17000000001234567")];
     read_resp::read_event::RecordedEvent {
-        id: Some(WireUuid { value: Some(uuid::Value::String(id.to_string())) }),
+        id: Some(WireUuid { value: Some(wire_uuid::Value::String(id.to_string())) }),
         stream_identifier: Some(StreamIdentifier { stream_name: b"s".to_vec() }),
         stream_revision: revision,
         prepare_position: revision,

@@ -1,6 +1,7 @@
 //! The store of events over real gRPC, against the simulated cluster's wire face.
 #![cfg(feature = "esdb")]
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use esdb_rollout::domain::ids::{Address, Revision, StreamName};
@@ -23,13 +24,20 @@ struct Store {
     _wire: WireCluster,
 }
 
+/// Ports that no client's socket gets by chance: below the ranges that systems give out by themselves.
+fn free_addresses(count: usize) -> Vec<Address> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let free = || {
+        let at = 10_000 + (std::process::id() * 97 + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let port = u16::try_from(at).unwrap();
+        std::net::TcpListener::bind(("127.0.0.1", port)).ok().map(|_| Address::new("127.0.0.1", port))
+    };
+    std::iter::repeat_with(free).flatten().take(count).collect()
+}
+
 async fn store() -> Store {
     let nodes = 4;
-    // Bound together, so that they differ; free again for the simulation.
-    let ports: Vec<_> = (0..nodes).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let addresses: Vec<Address> =
-        ports.iter().map(|l| Address::new("127.0.0.1", l.local_addr().unwrap().port())).collect();
-    drop(ports);
+    let addresses = free_addresses(nodes);
     let world = SimWorld::new(World::new(WorldConfig {
         seed: 7,
         voters: 3,
