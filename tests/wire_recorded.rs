@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use esdb_rollout::sim::wire::proto::event_store::client::{StreamIdentifier, Uuid as WireUuid, uuid};
+use esdb_rollout::sim::wire::proto::event_store::client::{StreamIdentifier, Uuid as WireUuid, uuid as wire_uuid};
 use esdb_rollout::sim::wire::proto::streams::streams_client::StreamsClient;
 use esdb_rollout::sim::wire::proto::streams::*;
 use futures::{StreamExt, stream};
@@ -34,7 +34,7 @@ fn name(stream: &str) -> Option<StreamIdentifier> {
 #[expect(clippy::disallowed_methods, reason = "the recording says random")]
 fn id(text: &str) -> Option<WireUuid> {
     let text = if text == "random" { Uuid::new_v4().to_string() } else { text.to_owned() };
-    Some(WireUuid { value: Some(uuid::Value::String(text)) })
+    Some(WireUuid { value: Some(wire_uuid::Value::String(text)) })
 }
 
 /// Data as recorded: literally, or by its length.
@@ -248,10 +248,10 @@ fn shown_read(response: ReadResp, known: &[String]) -> Value {
             let created: i64 = event.metadata["created"].parse().expect("ticks");
             assert!(created > 17_000_000_000_000_000, "ticks since 1970: {created}");
             let id = match event.id.and_then(|id| id.value).expect("an id") {
-                uuid::Value::String(text) => {
+                wire_uuid::Value::String(text) => {
                     json!({"string": if known.contains(&text) { text } else { "random".to_owned() }})
                 }
-                uuid::Value::Structured(s) => json!({"structured": {
+                wire_uuid::Value::Structured(s) => json!({"structured": {
                     "most_significant_bits": s.most_significant_bits.to_string(),
                     "least_significant_bits": s.least_significant_bits.to_string(),
                 }}),
@@ -415,10 +415,10 @@ fn batch_request(given: &Value) -> BatchAppendReq {
     });
     let correlation_id = given.get("correlation_id").map(|c| WireUuid {
         value: Some(match c["string"].as_str() {
-            Some(text) => uuid::Value::String(text.to_owned()),
+            Some(text) => wire_uuid::Value::String(text.to_owned()),
             None => {
                 let half = |key: &str| c["structured"][key].as_str().expect(key).parse().expect("a number");
-                uuid::Value::Structured(uuid::Structured {
+                wire_uuid::Value::Structured(wire_uuid::Structured {
                     most_significant_bits: half("most_significant_bits"),
                     least_significant_bits: half("least_significant_bits"),
                 })
@@ -450,8 +450,8 @@ fn shown_batch(response: BatchAppendResp) -> Value {
     let mut map = Map::new();
     if let Some(id) = response.correlation_id {
         let id = match id.value.expect("a value") {
-            uuid::Value::String(text) => json!({"string": text}),
-            uuid::Value::Structured(s) => json!({"structured": {
+            wire_uuid::Value::String(text) => json!({"string": text}),
+            wire_uuid::Value::Structured(s) => json!({"structured": {
                 "most_significant_bits": s.most_significant_bits.to_string(),
                 "least_significant_bits": s.least_significant_bits.to_string(),
             }}),
@@ -567,7 +567,9 @@ async fn http_answers_as_recorded() {
         let recorded = recording["body"].as_str().expect("a body");
         let ours = response.text().await.expect("a body");
         if recorded.starts_with(['{', '[']) && recorded.len() > 2 {
-            assert_eq!(keys(&ours), keys(recorded), "{case}");
+            // Long bodies were cut by the recorder.
+            let cut = if serde_json::from_str::<Value>(recorded).is_ok() { usize::MAX } else { keys(recorded).len() };
+            assert_eq!(keys(&ours).into_iter().take(cut).collect::<Vec<_>>(), keys(recorded), "{case}");
         } else {
             assert_eq!(ours, recorded, "{case}");
         }

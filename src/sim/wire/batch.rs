@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::channel::mpsc;
-use futures::stream::FuturesUnordered;
+use futures::stream::FuturesOrdered;
 use futures::{FutureExt, SinkExt, Stream, StreamExt};
 use prost::Message;
 use tonic::{Code, Status, Streaming};
@@ -43,7 +43,7 @@ type Pending = Pin<Box<dyn Future<Output = Result<BatchAppendResp, Status>> + Se
 /// Answers a call until the client closes its half and all its appends are answered, or until one finds no leader.
 pub(super) fn batch_append(node: Node, requires_leader: bool, requests: Streaming<BatchAppendReq>) -> Responses {
     let (answers, responses) = mpsc::channel(16);
-    let call = Call { node, requires_leader, parts: BTreeMap::new(), pending: FuturesUnordered::new(), answers };
+    let call = Call { node, requires_leader, parts: BTreeMap::new(), pending: FuturesOrdered::new(), answers };
     // The call ends with its connection: the response stream carries the work.
     let work = call.run(requests).into_stream().filter_map(|()| std::future::ready(None));
     Box::pin(futures::stream::select(responses, work))
@@ -53,7 +53,8 @@ struct Call {
     node: Node,
     requires_leader: bool,
     parts: BTreeMap<Vec<u8>, Part>,
-    pending: FuturesUnordered<Pending>,
+    /// Answered in the order of the log.
+    pending: FuturesOrdered<Pending>,
     answers: mpsc::Sender<Result<BatchAppendResp, Status>>,
 }
 
@@ -118,7 +119,7 @@ impl Call {
         if let Some(answer) = (&mut append).now_or_never() {
             return Some(answer);
         }
-        self.pending.push(append);
+        self.pending.push_back(append);
         None
     }
 }

@@ -197,25 +197,72 @@ fn all_start(options: &AllOptions) -> Result<AllStart, Status> {
     })
 }
 
+/// A filter as a client sends it. Clients that exclude send a regular expression that is one negative look-ahead, which the
+/// world's expressions do not have: here it is the expression inside, and a no.
+struct Matcher {
+    filter: CompiledFilter,
+    excludes: bool,
+}
+
+impl Matcher {
+    fn compile(options: filter_options::Filter) -> Result<Matcher, Status> {
+        let of_stream = matches!(options, filter_options::Filter::StreamIdentifier(_));
+        let (filter_options::Filter::StreamIdentifier(e) | filter_options::Filter::EventType(e)) = options;
+        let excluded = excluded(&e.regex);
+        let excludes = excluded.is_some();
+        let regex = excluded.unwrap_or(e.regex);
+        let filter = match (of_stream, regex.is_empty()) {
+            (true, true) => Filter::StreamPrefix(e.prefix),
+            (true, false) => Filter::StreamRegex(regex),
+            (false, true) => Filter::TypePrefix(e.prefix),
+            (false, false) => Filter::TypeRegex(regex),
+        };
+        match CompiledFilter::compile(&filter) {
+            Ok(filter) => Ok(Matcher { filter, excludes }),
+            Err(why) => Err(Status::invalid_argument(format!("the filter is not understood: {why}"))),
+        }
+    }
+
+    fn matches(&self, record: &Record) -> bool {
+        self.filter.matches(&record.stream, &record.event_type) != self.excludes
+    }
+
+    /// The part of the work that the world can do while it reads.
+    fn in_world(&self) -> Option<&CompiledFilter> {
+        (!self.excludes).then_some(&self.filter)
+    }
+}
+
+/// What `^(?!…)` and nothing else excludes, as an expression of its own.
+fn excluded(regex: &str) -> Option<String> {
+    let inside = regex.strip_prefix("^(?!")?.strip_suffix(')')?;
+    let (mut depth, mut escaped) = (0_i32, false);
+    for c in inside.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        if depth < 0 {
+            return None;
+        }
+    }
+    (depth == 0 && !escaped).then(|| format!("^(?:{inside})"))
+}
+
 /// The filter and the number of records after which a subscription is due a checkpoint.
-fn compiled(option: FilterOption) -> Result<Option<(CompiledFilter, u64)>, Status> {
+fn compiled(option: FilterOption) -> Result<Option<(Matcher, u64)>, Status> {
     let FilterOption::Filter(options) = option else { return Ok(None) };
     let FilterOptions { filter, window, checkpoint_interval_multiplier } = options;
-    let filter = match filter {
-        Some(filter_options::Filter::StreamIdentifier(e)) if e.regex.is_empty() => Filter::StreamPrefix(e.prefix),
-        Some(filter_options::Filter::StreamIdentifier(e)) => Filter::StreamRegex(e.regex),
-        Some(filter_options::Filter::EventType(e)) if e.regex.is_empty() => Filter::TypePrefix(e.prefix),
-        Some(filter_options::Filter::EventType(e)) => Filter::TypeRegex(e.regex),
-        None => return Err(status::not_valid("None", "FilterOneofCase")),
-    };
+    let matcher = Matcher::compile(filter.ok_or_else(|| status::not_valid("None", "FilterOneofCase"))?)?;
     let window = match window {
         Some(filter_options::Window::Max(n)) => u64::from(n),
         Some(filter_options::Window::Count(())) => PAGE,
         None => return Err(status::not_valid("None", "WindowOneofCase")),
     };
-    let filter = CompiledFilter::compile(&filter)
-        .map_err(|why| Status::invalid_argument(format!("the filter is not understood: {why}")))?;
-    Ok(Some((filter, window * u64::from(checkpoint_interval_multiplier))))
+    Ok(Some((matcher, window * u64::from(checkpoint_interval_multiplier))))
 }
 
 fn after_last(node: &Node, stream: &str) -> Result<u64, Status> {
@@ -344,7 +391,7 @@ struct AllPages {
     requires_leader: bool,
     from: AllStart,
     direction: Direction,
-    filter: Option<CompiledFilter>,
+    filter: Option<Matcher>,
     left: u64,
 }
 
@@ -355,25 +402,19 @@ impl Pages for AllPages {
             return Err(no_count(&self.node, result));
         }
         let want = usize::try_from(self.left.min(PAGE)).unwrap_or(usize::MAX);
+        let filter = self.filter.as_ref().and_then(Matcher::in_world);
         let read = self.node.world.with(|w| {
-            w.read_all(
-                self.node.n,
-                self.requires_leader,
-                self.from,
-                self.direction,
-                self.filter.as_ref(),
-                want,
-                Some(SEARCH),
-            )
+            w.read_all(self.node.n, self.requires_leader, self.from, self.direction, filter, want, Some(SEARCH))
         });
         let page = match read {
             ReadOutcome::Found(page) => page,
             ReadOutcome::NotHandled(why) => return Err(status::not_handled(&why)),
             ReadOutcome::NoStream | ReadOutcome::StreamDeleted => return Err(status::handler_threw()),
         };
-        self.left -= page.records.len() as u64;
+        let shown = page.records.iter().filter(|r| self.filter.as_ref().is_none_or(|f| f.matches(r)));
+        let responses: Vec<_> = shown.map(|r| self.form.event(&self.node, r)).collect();
+        self.left -= responses.len() as u64;
         self.from = AllStart::Position(page.next);
-        let responses = page.records.iter().map(|r| self.form.event(&self.node, r)).collect();
         Ok((responses, page.end || self.left == 0))
     }
 }
@@ -396,7 +437,7 @@ enum Source {
 
 /// A filter, and when it is due a checkpoint.
 struct Window {
-    filter: CompiledFilter,
+    filter: Matcher,
     interval: u64,
     considered: u64,
 }
@@ -601,7 +642,7 @@ impl Window {
         let mut last_match = start;
         for record in records {
             self.considered += 1;
-            if self.filter.matches(&record.stream, &record.event_type) {
+            if self.filter.matches(record) {
                 messages.push(event(record));
                 last_match = record.position;
             }
@@ -631,4 +672,22 @@ fn subscription_id() -> Uuid {
 /// A position as shared messages have it.
 pub(super) fn position(at: u64) -> AllStreamPosition {
     AllStreamPosition { commit_position: at, prepare_position: at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::excluded;
+
+    #[test]
+    fn an_exclusion_is_told_from_other_expressions() {
+        for (regex, inside) in [
+            (r"^(?!(\$.+$|Config\d+$))", Some(r"^(?:(\$.+$|Config\d+$))")),
+            (r"^(?!a\)b)", Some(r"^(?:a\)b)")),
+            (r"^(?!a)(b)", None),
+            (r"^(?!a).*", None),
+            (r"^a", None),
+        ] {
+            assert_eq!(excluded(regex).as_deref(), inside, "{regex}");
+        }
+    }
 }
