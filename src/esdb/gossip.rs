@@ -135,10 +135,10 @@ pub(super) fn parse_cluster_size(json: &[u8]) -> Result<Option<u32>, String> {
     let options: Vec<serde_json::Map<String, serde_json::Value>> =
         serde_json::from_slice(json).map_err(|e| e.to_string())?;
     let get = |option: &serde_json::Map<String, serde_json::Value>, key: &str| {
-        option.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| match v {
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        })
+        option
+            .iter()
+            .find(|(k, _)| k.eq_ignore_ascii_case(key))
+            .map(|(_, v)| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
     };
     let named = |name: String| name.replace(['-', '_', ' '], "").eq_ignore_ascii_case("ClusterSize");
     let Some(option) = options.iter().find(|o| get(o, "name").is_some_and(named)) else { return Ok(None) };
