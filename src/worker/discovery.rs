@@ -78,7 +78,7 @@ pub(super) async fn subscribe(worker: Worker, from: StartFrom, wake: mpsc::Sende
                 handled = event.position.or(handled);
             }
             Feed::CaughtUp => {}
-            Feed::Reconnecting(why) => tracing::warn!(why, "the subscription is made anew"),
+            Feed::Reconnecting(why) => tracing::debug!(why, "the subscription is made anew"),
         }
         if let Some(position) = handled
             && worker.clock.now().since(moved) >= CHECKPOINT_EVERY

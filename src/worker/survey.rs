@@ -8,7 +8,7 @@ use crate::domain::cluster::NodeState;
 use crate::domain::ids::{Address, InstanceId, NodeName};
 use crate::domain::instance::Instance;
 use crate::domain::quorum::Voters;
-use crate::ports::Wanted;
+use crate::ports::{CallClass, FleetError, Wanted};
 use crate::update::event::{Reason, UpdateRequested};
 use crate::update::observed::{Survey, SurveyedMember};
 
@@ -25,8 +25,8 @@ pub async fn survey(cluster: &ClusterHandle, request: Option<&UpdateRequested>) 
     if addresses.is_empty() {
         return survey;
     }
-    if let Err(missing) = match_instances(cluster, &addresses, &mut survey).await {
-        survey.missing.push(missing);
+    if let Err(error) = match_instances(cluster, &addresses, &mut survey).await {
+        fleet_failed(error, &mut survey);
         return survey;
     }
     if let Some(request) = request {
@@ -35,11 +35,26 @@ pub async fn survey(cluster: &ClusterHandle, request: Option<&UpdateRequested>) 
                 Ok(info) => {
                     survey.types.insert(t.clone(), info);
                 }
-                Err(error) => survey.missing.push(error.to_string()),
+                Err(error) => fleet_failed(error, &mut survey),
             }
         }
     }
     survey
+}
+
+/// Rights and credentials do not come by waiting; anything else may.
+fn fleet_failed(error: FleetError, survey: &mut Survey) {
+    if error.class == CallClass::Denied {
+        survey.reasons.push(Reason {
+            code: "ec2Denied".into(),
+            found: error.to_string(),
+            wanted: "credentials that may describe, stop, modify and start the cluster's instances".into(),
+            remedy: "give the worker a profile, a role or environment credentials for this cluster, and ask again"
+                .into(),
+        });
+    } else {
+        survey.missing.push(error.to_string());
+    }
 }
 
 /// Addresses of all members that any seed knows, unreached seeds aside; and the number of voters where it is not configured.
@@ -87,7 +102,7 @@ async fn match_instances(
     cluster: &ClusterHandle,
     addresses: &BTreeSet<Address>,
     survey: &mut Survey,
-) -> Result<(), String> {
+) -> Result<(), FleetError> {
     let mut ips: BTreeMap<Address, Vec<IpAddr>> = BTreeMap::new();
     for address in addresses {
         match cluster.admin.resolve(&address.host).await {
@@ -109,13 +124,13 @@ async fn match_instances(
         wanted.push(Wanted::PrivateIps(all_ips));
     }
     for w in &wanted {
-        for instance in cluster.fleet.find(w).await.map_err(|e| e.to_string())? {
+        for instance in cluster.fleet.find(w).await? {
             candidates.insert(instance.id.clone(), instance);
         }
     }
     let configured: Vec<InstanceId> = cluster.nodes.values().map(|n| n.instance.clone()).collect();
     if !configured.is_empty() {
-        for instance in cluster.fleet.describe(&configured).await.map_err(|e| e.to_string())? {
+        for instance in cluster.fleet.describe(&configured).await? {
             candidates.insert(instance.id.clone(), instance);
         }
     }

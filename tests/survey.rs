@@ -1,0 +1,101 @@
+//! What refuses an update before anything is touched: instances that cannot be told apart, and an EC2 that says no.
+
+mod rig;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use esdb_rollout::domain::ids::{InstanceId, InstanceType};
+use esdb_rollout::domain::instance::{Instance, TypeInfo};
+use esdb_rollout::ports::{CallClass, Done, Fleet, FleetError, Wanted};
+use esdb_rollout::update::state::End;
+use rig::{Rig, lines, quick_world, request};
+
+/// An EC2 that differs from the world's in what it finds.
+struct Odd {
+    inner: Arc<dyn Fleet>,
+    find: fn(Vec<Instance>) -> Result<Vec<Instance>, FleetError>,
+}
+
+#[async_trait]
+impl Fleet for Odd {
+    async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError> {
+        self.inner.describe(ids).await
+    }
+    async fn find(&self, w: &Wanted) -> Result<Vec<Instance>, FleetError> {
+        (self.find)(self.inner.find(w).await?)
+    }
+    async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
+        self.inner.type_info(t).await
+    }
+    async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        panic!("{id} is stopped")
+    }
+    async fn modify_type(&self, id: &InstanceId, _: &InstanceType) -> Result<Done, FleetError> {
+        panic!("{id} is modified")
+    }
+    async fn start(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        panic!("{id} is started")
+    }
+}
+
+fn a_twin(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
+    found.extend(found.first().cloned().map(|i| Instance { id: InstanceId::from("i-0000000000000f00d"), ..i }));
+    Ok(found)
+}
+
+fn a_missing_one(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
+    found.pop();
+    Ok(found)
+}
+
+fn a_spot_instance(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
+    found.iter_mut().for_each(|i| i.lifecycle = Some("spot".into()));
+    Ok(found)
+}
+
+fn another_architecture(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
+    found.iter_mut().for_each(|i| i.architecture = Some("arm64".into()));
+    Ok(found)
+}
+
+fn no_credentials(_: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
+    let call = "DescribeInstances".to_owned();
+    Err(FleetError {
+        call,
+        class: CallClass::Denied,
+        code: "NoCredentials".into(),
+        message: "none found".into(),
+        request_id: None,
+    })
+}
+
+fn no_answer(_: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
+    let call = "DescribeInstances".to_owned();
+    Err(FleetError { call, class: CallClass::Retry, code: "Timeout".into(), message: "10 s".into(), request_id: None })
+}
+
+type Found = fn(Vec<Instance>) -> Result<Vec<Instance>, FleetError>;
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_exactly_one_sound_instance_a_node_refuses_the_update() {
+    let table: [(Found, &str); 6] = [
+        (a_twin, "severalInstances"),
+        (a_missing_one, "noInstance"),
+        (a_spot_instance, "spotInstance"),
+        (another_architecture, "architectureDiffers"),
+        (no_credentials, "ec2Denied"),
+        (no_answer, "clusterNotObservable"),
+    ];
+    for (find, code) in table {
+        let rig = Rig::new(quick_world(31));
+        let odd = Rig { fleet: Arc::new(Odd { inner: rig.fleet.clone(), find }), ..rig.share() };
+        odd.append(request("m6i.xlarge").into(), 1).await;
+        let (worker, _stop) = odd.spawn(0);
+        let (history, state) = odd.ended(Duration::from_secs(600)).await;
+        let Some(End::Rejected(end)) = state.end else { panic!("{code}: {}", lines(&history)) };
+        assert!(end.reasons.iter().any(|r| r.code == code && !r.remedy.is_empty()), "{code}: {:?}", end.reasons);
+        worker.abort();
+    }
+}
