@@ -249,3 +249,36 @@ fn all_views_name(
     });
     says_so.then_some(leader)
 }
+
+/// What a replacement knows of a stranded node: the store gives it nothing else to stand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranded {
+    /// For how long the store has had no leader, as far as this process knows.
+    pub away_for: std::time::Duration,
+    /// How often in a row EC2 said `stopped`.
+    pub stopped_times: u32,
+}
+
+/// Judges a start by a worker that does not hold the update, while the store has no leader: as it is, of the one instance that the
+/// last stop intent names, after a minute, and after EC2 said `stopped` twice.
+pub fn audit_rescue(action: &Action, state: &State, scene: &Stranded) -> Result<(), Vec<Violation>> {
+    let mut found = Vec::new();
+    let mut check = |rule: &'static str, holds: bool, what: String| {
+        if !holds {
+            found.push(Violation { rule, found: what });
+        }
+    };
+    let hand = state.in_hand.as_ref().filter(|h| h.node == action.node);
+    check("S4", state.end.is_none(), "the update has ended".into());
+    check("S4", state.broken.is_none(), "its history cannot be trusted".into());
+    let ticket = hand.and_then(|h| h.ticket);
+    check("S4", ticket.is_some_and(|t| action.warrant == Warrant::ReturnTicket(t)), "no return ticket".into());
+    check("S4", hand.is_some_and(|h| h.step.out_of_service()), "the node is not out of service by our doing".into());
+    let named =
+        matches!(&action.call, Call::StartInstance { instance } if hand.is_some_and(|h| &h.instance == instance));
+    check("S5", named, "nothing but the start of the instance in hand".into());
+    let waited = scene.away_for >= TICKET_AFTER_REPLACEMENT;
+    check("S4", waited, format!("the store has been away for {} s", scene.away_for.as_secs()));
+    check("S6", scene.stopped_times >= 2, format!("EC2 said stopped {} times", scene.stopped_times));
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}

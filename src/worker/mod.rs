@@ -8,6 +8,7 @@ mod driver;
 mod heartbeat;
 mod observer;
 mod perform;
+mod rescue;
 mod store;
 mod survey;
 
@@ -97,6 +98,8 @@ impl Worker {
         let (wake_tx, mut wake_rx) = mpsc::channel::<Found>(256);
         let (beats_tx, beats_rx) = watch::channel(0_u64);
         let mut services: JoinSet<Result<(), WorkerError>> = JoinSet::new();
+        // Before anything that waits for the store: bringing a node back may be what the store waits for.
+        services.spawn(rescue::run(self.clone()));
         let position = discovery::start_position(&self, start).await?;
         services.spawn(heartbeat::run(self.clone(), beats_tx));
         services.spawn(discovery::subscribe(self.clone(), position, wake_tx.clone()));
