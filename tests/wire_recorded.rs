@@ -1,6 +1,7 @@
 //! The simulated cluster answers as a recorded one did. `tests/recorded/` holds excerpts of recordings of a real cluster of
 //! 23.10.5: three voters and a replica.
 #![cfg(feature = "esdb")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
 #[path = "wire_support/mod.rs"]
 mod support;

@@ -60,8 +60,9 @@ def main(hosts):
     ) as subscription:
         seen = []
         for e in subscription:
-            if type(e).__name__ == "RecordedEvent":
-                seen.append(e.stream_position)
+            if type(e).__name__ != "RecordedEvent":
+                continue
+            seen.append(e.stream_position)
             if len(seen) == 5:
                 client.append_to_stream(stream, current_version=4, events=[event("live")])
             if len(seen) == 6:

@@ -86,7 +86,8 @@ impl Call {
     fn request(&mut self, request: BatchAppendReq) -> Option<Result<BatchAppendResp, Status>> {
         let Some(id) = request.correlation_id else {
             let answer = bad_request("Value cannot be null. (Parameter 'dto')");
-            return Some(Ok(BatchAppendResp { result: Some(answer), ..BatchAppendResp::default() }));
+            let stream_identifier = request.options.and_then(|o| o.stream_identifier);
+            return Some(Ok(BatchAppendResp { result: Some(answer), stream_identifier, ..BatchAppendResp::default() }));
         };
         let key = id.encode_to_vec();
         if let Some(options) = request.options {

@@ -163,14 +163,18 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         socket.listen(1024)
     };
     bound().map_err(|error: io::Error| {
-        let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => "another program listens there: end it or choose other ports",
-            io::ErrorKind::AddrNotAvailable => {
-                "this machine does not have that address: choose one that it has, such as 127.0.0.1"
-            }
-            io::ErrorKind::PermissionDenied => "ports below 1024 are privileged: choose a higher one",
-            _ => "choose another address",
-        };
+        let advice = [
+            (io::ErrorKind::AddrInUse, "another program listens there: end it or choose other ports"),
+            (
+                io::ErrorKind::AddrNotAvailable,
+                "this machine does not have that address: choose one that it has, such as 127.0.0.1",
+            ),
+            (io::ErrorKind::PermissionDenied, "ports below 1024 are privileged: choose a higher one"),
+        ];
+        let advice = advice
+            .iter()
+            .find(|(kind, _)| *kind == error.kind())
+            .map_or("choose another address", |(_, advice)| advice);
         io::Error::new(error.kind(), format!("cannot listen on {address}: {error}; {advice}"))
     })
 }
