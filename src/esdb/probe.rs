@@ -239,7 +239,7 @@ impl Probe {
         expected: ExpectedRevision,
     ) -> Result<Tried, Fault> {
         let id = probe_id(&self.stream, number);
-        let event = EventData::json(PROBE_EVENT, ProbeEvent { number })
+        let event = EventData::json(PROBE_EVENT, &ProbeEvent { number })
             .map_err(|e| Fault::NoClient(format!("the probe's event is no JSON: {e}")))?
             .id(id);
         let credentials = self.credentials.as_ref().map(to_crate);
