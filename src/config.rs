@@ -65,7 +65,9 @@ impl LoginSource {
             Some((user, password)) if !user.is_empty() && !password.is_empty() && !line.contains('\n') => {
                 Ok(Login { user: user.to_owned(), password: password.to_owned() })
             }
-            Some(_) | None => Err(bad("something else (not shown)".into(), "write user, colon and password on its only line")),
+            Some(_) | None => {
+                Err(bad("something else (not shown)".into(), "write user, colon and password on its only line"))
+            }
         }
     }
 }
@@ -310,7 +312,8 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
 }
 
 fn store(reader: &mut Reader, mut section: Section) -> Option<Store> {
-    let connection = section.required(reader, "connection", "a connection string, such as esdb://10.0.1.11:2113,10.0.1.12:2113");
+    let connection =
+        section.required(reader, "connection", "a connection string, such as esdb://10.0.1.11:2113,10.0.1.12:2113");
     let ca_file = section.path(reader, "ca_file");
     let login = section.path(reader, "credentials_file").map(LoginSource::File);
     section.end(reader);
@@ -321,7 +324,12 @@ fn clusters(reader: &mut Reader, section: Option<Section>) -> BTreeMap<ClusterNa
     let mut clusters = BTreeMap::new();
     for (name, section) in section.map(|s| s.tables(reader)).unwrap_or_default() {
         if name.is_empty() || name.contains(char::is_whitespace) || name.starts_with('$') {
-            reader.problem(&section.path, "a name without spaces that does not begin with $", &format!("`{name}`"), "rename it");
+            reader.problem(
+                &section.path,
+                "a name without spaces that does not begin with $",
+                &format!("`{name}`"),
+                "rename it",
+            );
         }
         let cluster = cluster(reader, section);
         clusters.insert(ClusterName(name), cluster);
@@ -339,7 +347,9 @@ fn cluster(reader: &mut Reader, mut section: Section) -> Cluster {
             for text in texts {
                 match text.parse() {
                     Ok(address) => seeds.push(address),
-                    Err(_) => reader.problem(&section.key("seeds"), example, &format!("`{text}`"), "write host and port"),
+                    Err(_) => {
+                        reader.problem(&section.key("seeds"), example, &format!("`{text}`"), "write host and port")
+                    }
                 }
             }
         }
@@ -439,7 +449,13 @@ impl Section {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    fn take<T>(&mut self, reader: &mut Reader, key: &'static str, expected: &str, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+    fn take<T>(
+        &mut self,
+        reader: &mut Reader,
+        key: &'static str,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
         self.known.push(key);
         let value = self.table.remove(key)?;
         let read = read(&value);
@@ -447,7 +463,9 @@ impl Section {
             // A value may be a secret at the wrong place: only its type is told, and numbers, which are none.
             let found = match value.as_integer() {
                 Some(n) => n.to_string(),
-                None => value.as_float().map_or_else(|| format!("a {} that is not one", value.type_str()), |n| n.to_string()),
+                None => value
+                    .as_float()
+                    .map_or_else(|| format!("a {} that is not one", value.type_str()), |n| n.to_string()),
             };
             reader.problem(&self.key(key), expected, &found, "correct it");
         }
@@ -579,18 +597,42 @@ tls = false
         let seeds = "seeds = [\"a:1\"]\n";
         let table = [
             ("[store]\n", "dir/x.toml: store.connection: expected a connection string"),
-            ("[stoer]\nconnection = \"x\"\n", "dir/x.toml: stoer: expected one of store, clusters, found a key that is not known"),
+            (
+                "[stoer]\nconnection = \"x\"\n",
+                "dir/x.toml: stoer: expected one of store, clusters, found a key that is not known",
+            ),
             ("[clusters.p]\n", "clusters.p.seeds: expected a list of host:port"),
             ("[clusters.p]\nseeds = []\n", "clusters.p.seeds: expected a list of host:port"),
-            ("[clusters.p]\nseeds = [\"a\"]\n", "clusters.p.seeds: expected a list of host:port, such as [\"10.0.1.11:2113\"], found `a`; write"),
-            ("[clusters.p]\nseeds = \"a:1\"\n", "clusters.p.seeds: expected a list of texts in quotes, found a string that is not one"),
-            (&format!("[clusters.p]\n{seeds}voters = 0\n"), "clusters.p.voters: expected a whole number from 1, found 0; correct it"),
-            (&format!("[clusters.p]\n{seeds}tls = \"yes\"\n"), "clusters.p.tls: expected true or false, found a string"),
+            (
+                "[clusters.p]\nseeds = [\"a\"]\n",
+                "clusters.p.seeds: expected a list of host:port, such as [\"10.0.1.11:2113\"], found `a`; write",
+            ),
+            (
+                "[clusters.p]\nseeds = \"a:1\"\n",
+                "clusters.p.seeds: expected a list of texts in quotes, found a string that is not one",
+            ),
+            (
+                &format!("[clusters.p]\n{seeds}voters = 0\n"),
+                "clusters.p.voters: expected a whole number from 1, found 0; correct it",
+            ),
+            (
+                &format!("[clusters.p]\n{seeds}tls = \"yes\"\n"),
+                "clusters.p.tls: expected true or false, found a string",
+            ),
             (&format!("[clusters.p]\n{seeds}max_replication_delay_seconds = -1\n"), "found -1; correct it"),
-            (&format!("[clusters.p]\n{seeds}aws = {{ regoin = \"x\" }}\n"), "clusters.p.aws.regoin: expected one of region, profile"),
-            (&format!("[clusters.p]\n{seeds}[clusters.p.nodes.n]\n"), "clusters.p.nodes.n.instance_id: expected an instance id"),
+            (
+                &format!("[clusters.p]\n{seeds}aws = {{ regoin = \"x\" }}\n"),
+                "clusters.p.aws.regoin: expected one of region, profile",
+            ),
+            (
+                &format!("[clusters.p]\n{seeds}[clusters.p.nodes.n]\n"),
+                "clusters.p.nodes.n.instance_id: expected an instance id",
+            ),
             (&format!("[clusters.p]\n{seeds}[clusters.p.nodes.n]\ninstance_id = \"x\"\n"), "found `x`; take it from"),
-            (&format!("[clusters.p]\n{seeds}[clusters.p.nodes]\nn = 3\n"), "clusters.p.nodes.n: expected a section, found a integer"),
+            (
+                &format!("[clusters.p]\n{seeds}[clusters.p.nodes]\nn = 3\n"),
+                "clusters.p.nodes.n: expected a section, found a integer",
+            ),
             (&format!("[clusters.\"a b\"]\n{seeds}"), "clusters.a b: expected a name without spaces"),
             ("[store\n", "dir/x.toml: line 1: expected TOML"),
         ];
@@ -654,7 +696,13 @@ tls = false
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.cred");
         let source = LoginSource::File(path.clone());
-        assert!(source.load().unwrap_err().to_string().contains("x.cred: the credentials file: expected one line `user:password`"));
+        assert!(
+            source
+                .load()
+                .unwrap_err()
+                .to_string()
+                .contains("x.cred: the credentials file: expected one line `user:password`")
+        );
         std::fs::write(&path, "admin:ch:ange it\r\n").unwrap();
         assert_eq!(source.load().unwrap(), Login { user: "admin".into(), password: "ch:ange it".into() });
         for bad in ["topsecret", ":topsecret", "admin:", "admin:topsecret\nmore:topsecret\n"] {
@@ -668,6 +716,8 @@ tls = false
     fn a_named_file_must_exist() {
         let dir = tempfile::tempdir().unwrap();
         let overrides = Overrides { file: Some(dir.path().join("none.toml")), ..Overrides::default() };
-        assert!(load(&overrides).unwrap_err().to_string().contains("none.toml: the configuration file: expected a file"));
+        assert!(
+            load(&overrides).unwrap_err().to_string().contains("none.toml: the configuration file: expected a file")
+        );
     }
 }

@@ -99,8 +99,7 @@ mod tests {
             End::Superseded(UpdateSuperseded { superseded_by, seconds, nodes: nodes(), elections, not_running })
         };
         let parked = UpdateParked { code: "x".into(), found: "y".into(), remedy: "z".into() };
-        let awaited =
-            AwaitedApproval { gate: Gate::AfterFirst, node: None, revision: crate::domain::ids::Revision(9) };
+        let awaited = AwaitedApproval { gate: Gate::AfterFirst, node: None, revision: crate::domain::ids::Revision(9) };
         let table = [
             (ended(completed(vec![])), Some(0)),
             (ended(End::Rejected(UpdateRejected { reasons: vec![] })), Some(3)),

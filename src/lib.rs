@@ -11,7 +11,7 @@ pub mod codec;
 pub mod ports;
 pub mod worker;
 
-//pub mod cli;
+pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod views;

@@ -4,12 +4,155 @@ mod rig;
 
 use std::time::Duration;
 
-use rig::{Rig, lines, request, world};
+use esdb_rollout::domain::ids::{Revision, UpdateId};
+use esdb_rollout::sim::model::Fault;
+use esdb_rollout::update::event::{CancelRequested, Event, PauseRequested, ResumeRequested, RetryRequested};
+use esdb_rollout::update::state::End;
+use esdb_rollout::worker::Stop;
+use rig::{Rig, lines, outline, quick_world, request, world};
+
+const LIMIT: Duration = Duration::from_secs(3600);
 
 #[tokio::test(start_paused = true)]
-async fn a_whole_update_of_three_voters_and_a_replica() {
+async fn the_facts_of_a_whole_update_are_as_the_golden_history_says() {
     let rig = Rig::new(world(1));
-    let (history, state) = rig.run(request("m6i.xlarge"), Duration::from_secs(1800)).await;
-    println!("{}", lines(&history));
-    println!("{:?}", state.end);
+    let truth = rig.watch_truth();
+    let (history, state) = rig.run(request("m6i.xlarge"), LIMIT).await;
+    truth.check();
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    assert_eq!(state.elections, 1);
+    assert_eq!(rig.world.with(|w| w.elections()), 1, "the world's own count");
+    assert_eq!(outline(&history), include_str!("golden/update-3-voters-1-replica.txt"), "{}", lines(&history));
+}
+
+/// Each fault, the verdict it must lead to, and what must stand in the history.
+const FAULTS: &[(&str, &str, &[&str])] = &[
+    ("start-capacity", "completed", &["InstanceStartFailed"]),
+    ("start-capacity-forever", "failed InsufficientInstanceCapacity", &["NodeRolledBack"]),
+    ("start-unsupported", "failed Unsupported", &["NodeRolledBack"]),
+    ("resign-ignored", "completed", &["LeadershipTransferred"]),
+    ("resigned-wins-again", "completed", &["LeadershipTransferred"]),
+    ("comes-back-empty", "failed dataLost", &["CaughtUp", "NodeFailed"]),
+    ("stays-silent", "completed", &[]),
+    ("exits-once", "completed", &[]),
+    ("throttled", "completed", &[]),
+    ("falls-back-to-stopped", "completed", &["InstanceStartFailed"]),
+];
+
+#[tokio::test(start_paused = true)]
+async fn every_fault_ends_as_it_must_and_with_every_node_running() {
+    assert_eq!(FAULTS.len(), Fault::NAMES.len(), "a fault is missing in the table");
+    for (name, verdict, facts) in FAULTS {
+        let mut config = quick_world(7);
+        config.faults.extend(Fault::by_name(name, &config, "m6i.xlarge"));
+        let rig = Rig::new(config);
+        let truth = rig.watch_truth();
+        let (history, state) = rig.run(request("m6i.xlarge"), LIMIT).await;
+        truth.check();
+        let shown = lines(&history);
+        let (found, not_running) = match state.end {
+            Some(End::Completed(e)) => ("completed".to_owned(), e.not_running),
+            Some(End::Failed(e)) => (format!("failed {}", e.code), e.not_running),
+            other => panic!("{name}: {other:?}\n{shown}"),
+        };
+        assert_eq!(&found, verdict, "{name}\n{shown}");
+        assert!(not_running.is_empty(), "{name}\n{shown}");
+        let outline = outline(&history);
+        for fact in *facts {
+            assert!(outline.contains(fact), "{name}: {fact} is missing\n{shown}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pause_takes_hold_before_the_next_stop_and_cancel_ends_with_every_node_running() {
+    let rig = Rig::new(quick_world(3));
+    let truth = rig.watch_truth();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("InstanceStopped", 1).await;
+    rig.append(Event::PauseRequested(PauseRequested { by: Some("ann".into()), why: None }), 2).await;
+    rig.until("NodeUpdated", 1).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let paused = outline(&rig.history().await);
+    assert!(paused.contains("UpdatePaused") && !paused.contains("NodeSelected esdb-1"), "{paused}");
+    rig.append(Event::ResumeRequested(ResumeRequested::default()), 3).await;
+    rig.until("InstanceStopped", 2).await;
+    rig.append(Event::CancelRequested(CancelRequested { by: Some("ann".into()), why: Some("enough".into()) }), 4).await;
+    rig.append(Event::RetryRequested(RetryRequested { answers: Revision(0), check: None, node: None, until: None, by: None, why: None }), 5).await;
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    let Some(End::Cancelled(end)) = state.end else { panic!("{shown}") };
+    assert_eq!((end.by.as_deref(), end.not_running.len()), (Some("ann"), 0), "{shown}");
+    assert!(outline(&history).contains("CommandRefused"), "a command that is not supported is answered\n{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    assert_eq!(truth.check().iter().sum::<u32>(), 2, "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wanted_already_is_skipped_and_a_restart_stops_each_node_once() {
+    let rig = Rig::new(quick_world(4));
+    let truth = rig.watch_truth();
+    let (history, state) = rig.run(request("m6i.large"), LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    assert_eq!(outline(&history).matches("NodeSkipped").count(), 4);
+    assert_eq!(truth.check(), [0, 0, 0, 0]);
+
+    let rig = Rig::new(quick_world(5));
+    let truth = rig.watch_truth();
+    let restart = serde_json::from_value(serde_json::json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart" })).unwrap();
+    let (history, state) = rig.run(restart, LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    assert!(!outline(&history).contains("TypeModif"));
+    assert_eq!(truth.check(), [1, 1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_requests_are_rejected_with_a_code_and_a_remedy_and_nothing_is_stopped() {
+    let table = [
+        (serde_json::json!({ "cluster": "nope", "targetInstanceType": "m6i.xlarge" }), "unknownCluster"),
+        (serde_json::json!({ "cluster": "prod", "targetInstanceType": "x9.huge" }), "unknownInstanceType"),
+        (serde_json::json!({ "cluster": "prod" }), "targetTypeMissing"),
+        (serde_json::json!({ "targetInstanceType": "m6i.xlarge" }), "badRequest"),
+        (serde_json::json!({ "cluster": "prod", "targetInstanceType": 7 }), "badRequest"),
+        (serde_json::json!("text"), "badRequest"),
+        (serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "nodes": ["esdb-9"] }), "unknownNode"),
+        (serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "dwellSeconds": -1 }), "badNumber"),
+    ];
+    for (data, code) in table {
+        let rig = Rig::new(quick_world(6));
+        let truth = rig.watch_truth();
+        let event = esdb_rollout::ports::NewEvent {
+            id: uuid::Uuid::from_u128(9),
+            event_type: "UpdateRequested".into(),
+            data: data.clone(),
+            metadata: serde_json::Value::Null,
+        };
+        rig.log.append(&rig.update.stream(), esdb_rollout::ports::Expected::NoStream, vec![event]).await.unwrap();
+        let (worker, stop) = rig.spawn(0);
+        let (history, state) = rig.ended(LIMIT).await;
+        let Some(End::Rejected(end)) = state.end else { panic!("{data}: {}", lines(&history)) };
+        assert_eq!(end.reasons[0].code, code, "{data}: {:?}", end.reasons);
+        assert!(!end.reasons[0].remedy.is_empty());
+        stop.send(Stop::AtSafePoint).unwrap();
+        worker.await.unwrap().unwrap();
+        assert_eq!(truth.check(), [0, 0, 0, 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_update_of_a_busy_cluster_is_rejected() {
+    let rig = Rig::new(quick_world(8));
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("NodeSelected", 1).await;
+    let second = Rig { update: UpdateId(uuid::Uuid::from_u128(77)), ..rig.share() };
+    second.append(request("m6i.2xlarge").into(), 2).await;
+    let (_, state) = second.ended(LIMIT).await;
+    assert!(matches!(state.end, Some(End::Rejected(e)) if e.reasons[0].code == "clusterBusy"));
+    let (_, state) = rig.ended(LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))));
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
 }

@@ -265,11 +265,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 fn is_timeout<E: Error + 'static>(error: &SdkError<E>) -> bool {
-    match error {
-        SdkError::TimeoutError(_) => true,
-        SdkError::DispatchFailure(dispatch) => dispatch.is_timeout(),
-        _ => false,
-    }
+    matches!(error, SdkError::TimeoutError(_)) || matches!(error, SdkError::DispatchFailure(d) if d.is_timeout())
 }
 
 /// Our code for a call that found no credentials: ours to retry if the provider was only slow or unwell.

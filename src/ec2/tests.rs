@@ -303,8 +303,10 @@ async fn a_check_of_credentials_is_a_dry_run() {
     assert!(error.message.contains("policy"), "{error}");
 }
 
+type Problem = fn() -> CredentialsError;
+
 #[derive(Debug)]
-struct Nobody(fn() -> CredentialsError);
+struct Nobody(Problem);
 
 impl ProvideCredentials for Nobody {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
@@ -317,7 +319,7 @@ impl ProvideCredentials for Nobody {
 
 #[tokio::test]
 async fn without_credentials_a_person_is_called_and_told_what_to_do() {
-    let rows: [(fn() -> CredentialsError, &str, CallClass); 4] = [
+    let rows: [(Problem, &str, CallClass); 4] = [
         (|| CredentialsError::not_loaded("none"), "NoCredentials", CallClass::Denied),
         (|| CredentialsError::invalid_configuration("loop"), "NoCredentials", CallClass::Denied),
         (|| CredentialsError::provider_error("expired login"), "NoCredentials", CallClass::Denied),

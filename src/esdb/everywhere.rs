@@ -16,9 +16,9 @@ use crate::domain::ids::{Address, StreamName};
 use crate::ports::{ClusterAdmin, LocalRead, StoreProbe};
 
 /// Time for one node to answer: two rounds make a probe, and fit a call.
-pub(super) const NODE_TIME: Duration = Duration::from_millis(2200);
+pub(super) const NODE_TIME: Duration = Duration::from_millis(1500);
 /// Time for a node to give a whole stream, its client's connection included. With the look for nodes it makes one call.
-const READ_TIME: Duration = Duration::from_millis(2800);
+const READ_TIME: Duration = Duration::from_millis(2500);
 
 /// What was last learnt of the store's nodes.
 #[derive(Clone, Debug, Default)]
@@ -91,7 +91,8 @@ fn evaluate(known: &Known, hosts: &[Address], views: &[(Address, View)]) -> Prob
     for (reached, view) in views {
         leader_reported |= view.members.iter().any(|m| m.is_alive && m.state == NodeState::Leader);
         // The node's own address tells nodes apart that were reached by two names.
-        if !view.own().is_some_and(|own| own.is_read_only_replica) {
+        // A node that does not say that it may vote does not count.
+        if view.own().is_some_and(|own| !own.is_read_only_replica) {
             answered.entry(view.server.clone()).or_insert_with(|| reached.clone());
         }
     }

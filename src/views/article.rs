@@ -261,7 +261,14 @@ mod tests {
         story.skip("esdb-4", Role::ReadOnlyReplica);
         story.select("esdb-2", Role::Follower).change("esdb-2");
         story.select("esdb-1", Role::Leader).lower("esdb-1").pass(3);
-        let node = |name: &str, detail: &str, status: &str, role: &str, host: &str, id: &str, priorities: (i32, i32), n: u64| {
+        let node = |name: &str,
+                    detail: &str,
+                    status: &str,
+                    role: &str,
+                    host: &str,
+                    id: &str,
+                    priorities: (i32, i32),
+                    n: u64| {
             json!({
                 "NodeName": name, "NodeUpdateStatusDetail": detail, "NodeUpdateStatus": status, "NodeType": role,
                 "NodeAddress": host, "NodePort": 2113, "Ec2InstanceId": id, "OriginalNodePriority": priorities.0,
@@ -287,7 +294,9 @@ mod tests {
 
     #[test]
     fn steps_as_reached() {
-        let detail = |story: &Story| of(story)["EventStoreNodeUpdates"][0]["NodeUpdateStatusDetail"].as_str().unwrap().to_owned();
+        let detail = |story: &Story| {
+            of(story)["EventStoreNodeUpdates"][0]["NodeUpdateStatusDetail"].as_str().unwrap().to_owned()
+        };
         let mut story = Story::planned();
         story.select("esdb-2", Role::Follower).stop("esdb-2");
         assert_eq!(detail(&story), "NodeSelected", "a follower that is being stopped has not resigned");

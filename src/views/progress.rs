@@ -192,7 +192,12 @@ fn nodes(state: &State, history: &[Recorded], now: jiff::Timestamp) -> Vec<NodeP
     taken.chain(others).filter_map(|name| node(state, name, &spans, now)).collect()
 }
 
-fn node(state: &State, name: &NodeName, spans: &BTreeMap<NodeName, Span>, now: jiff::Timestamp) -> Option<NodeProgress> {
+fn node(
+    state: &State,
+    name: &NodeName,
+    spans: &BTreeMap<NodeName, Span>,
+    now: jiff::Timestamp,
+) -> Option<NodeProgress> {
     let member = state.member(name)?;
     let outcome = state.results.get(name);
     let hand = state.in_hand.as_ref().filter(|h| &h.node == name);
@@ -339,7 +344,10 @@ esdb-1  Leader           m6i.large → m6i.xlarge  m6i.xlarge  updated  84.0
         assert_eq!(progress.in_hand, Some("esdb-2".into()));
         assert_eq!(progress.not_running, [NodeName::from("esdb-2")]);
         let node = &progress.nodes[0];
-        assert_eq!((node.name.as_str(), node.phase.as_str(), node.result), ("esdb-2", "catching up", NodeResult::Pending));
+        assert_eq!(
+            (node.name.as_str(), node.phase.as_str(), node.result),
+            ("esdb-2", "catching up", NodeResult::Pending)
+        );
         assert_eq!(node.seconds, PhaseSeconds { catch_up: 4.0, total: 79.0, ..phases(84.0) });
         assert_eq!(node.instance_type, "m6i.xlarge".into());
         let others: Vec<&str> = progress.nodes[1..].iter().map(|n| n.name.as_str()).collect();
@@ -385,8 +393,12 @@ esdb-1  Leader           m6i.large → m6i.xlarge  m6i.xlarge  updated  84.0
     #[test]
     fn a_rejected_request_says_why() {
         let mut story = Story::requested();
-        let reason =
-            Reason { code: "typeNotAllowed".into(), found: "m6i.xlarge".into(), wanted: "r6i.*".into(), remedy: "ask".into() };
+        let reason = Reason {
+            code: "typeNotAllowed".into(),
+            found: "m6i.xlarge".into(),
+            wanted: "r6i.*".into(),
+            remedy: "ask".into(),
+        };
         story.say(UpdateRejected { reasons: vec![reason] });
         let progress = of(&story);
         assert_eq!(progress.verdict, "rejected");
@@ -403,7 +415,12 @@ esdb-1  Leader           m6i.large → m6i.xlarge  m6i.xlarge  updated  84.0
         }
         let node = &json["nodes"][0];
         assert_eq!(
-            (node["name"].as_str(), node["roleAtSelection"].as_str(), node["fromType"].as_str(), node["toType"].as_str()),
+            (
+                node["name"].as_str(),
+                node["roleAtSelection"].as_str(),
+                node["fromType"].as_str(),
+                node["toType"].as_str()
+            ),
             (Some("esdb-2"), Some("Follower"), Some("m6i.large"), Some("m6i.xlarge"))
         );
         assert!(node["seconds"]["catchUp"].is_number());

@@ -115,7 +115,13 @@ impl Story {
     pub fn record(&mut self, body: Body) -> &mut Self {
         let revision = Revision(self.history.len() as u64);
         let seen = Moment(Duration::from_secs(self.seconds));
-        self.history.push(Recorded { revision, id: Uuid::from_u128(u128::from(revision.0)), at: self.now(), seen, body });
+        self.history.push(Recorded {
+            revision,
+            id: Uuid::from_u128(u128::from(revision.0)),
+            at: self.now(),
+            seen,
+            body,
+        });
         self
     }
 
@@ -125,20 +131,43 @@ impl Story {
     }
 
     pub fn select(&mut self, node: &str, role: Role) -> &mut Self {
-        self.pass(1).say(NodeSelected { node: node.into(), attempt: 1, role, because: "its turn".into(), observed: vec![] })
+        self.pass(1).say(NodeSelected {
+            node: node.into(),
+            attempt: 1,
+            role,
+            because: "its turn".into(),
+            observed: vec![],
+        })
     }
 
     pub fn lower(&mut self, node: &str) -> &mut Self {
         let node = NodeName::from(node);
-        self.say(PriorityLoweringRequested { node: node.clone(), attempt: 1, original: 3, priority: -1, observed: vec![] });
+        self.say(PriorityLoweringRequested {
+            node: node.clone(),
+            attempt: 1,
+            original: 3,
+            priority: -1,
+            observed: vec![],
+        });
         self.pass(2).say(PriorityLowered { node, attempt: 1, original: 3, priority: -1, observed: vec![] })
     }
 
     pub fn resign(&mut self, node: &str) -> &mut Self {
         self.lower(node);
         let node = NodeName::from(node);
-        self.say(ResignationRequested { node: node.clone(), attempt: 1, from: ProcessId(Uuid::from_u128(9)), observed: vec![] });
-        self.pass(2).say(LeadershipTransferred { node, attempt: 1, new_leader: "esdb-2".into(), epoch: 7, observed: vec![] })
+        self.say(ResignationRequested {
+            node: node.clone(),
+            attempt: 1,
+            from: ProcessId(Uuid::from_u128(9)),
+            observed: vec![],
+        });
+        self.pass(2).say(LeadershipTransferred {
+            node,
+            attempt: 1,
+            new_leader: "esdb-2".into(),
+            epoch: 7,
+            observed: vec![],
+        })
     }
 
     pub fn stop(&mut self, node: &str) -> &mut Self {

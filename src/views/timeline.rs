@@ -30,7 +30,9 @@ impl Line {
         let (type_name, node, essence) = match &recorded.body {
             Body::Event(event) => (event.type_name().to_owned(), node_of(event).cloned(), essence(event)),
             Body::Unreadable { type_name, problem } => (type_name.clone(), None, format!("cannot be read: {problem}")),
-            Body::Newer { type_name } => (type_name.clone(), None, "written by a newer version of this program".to_owned()),
+            Body::Newer { type_name } => {
+                (type_name.clone(), None, "written by a newer version of this program".to_owned())
+            }
         };
         Self { at: recorded.at, revision: recorded.revision, type_name, node, essence }
     }
@@ -57,7 +59,7 @@ impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.at.strftime("%H:%M:%SZ");
         let node = self.node.as_ref().map_or("", NodeName::as_str);
-        let text = format!("{at}  {:>4}  {:<26}  {node:<10}  {}", self.revision.0, self.type_name, self.essence);
+        let text = format!("{at}  {:>4}  {:<28}  {node:<10}  {}", self.revision.0, self.type_name, self.essence);
         f.write_str(plain(&text).trim_end())
     }
 }
@@ -76,7 +78,11 @@ fn join(parts: impl IntoIterator<Item = String>) -> String {
 }
 
 fn answers(answers: Revision, check: &Option<String>, by: &Option<String>, why: &Option<String>) -> String {
-    join([format!("answers {answers}"), check.as_ref().map(|c| format!("check {c}")).unwrap_or_default(), asked(by, why)])
+    join([
+        format!("answers {answers}"),
+        check.as_ref().map(|c| format!("check {c}")).unwrap_or_default(),
+        asked(by, why),
+    ])
 }
 
 fn reasons(reasons: &[Reason]) -> String {
@@ -110,7 +116,8 @@ fn request(e: &UpdateRequested) -> String {
 
 fn end(seconds: f64, elections: u32, not_running: &[NodeName]) -> String {
     let down = if not_running.is_empty() { String::new() } else { format!("NOT RUNNING: {}", names(not_running)) };
-    join([format!("after {}", short_seconds(seconds)), format!("{elections} elections"), down])
+    let plural = if elections == 1 { "" } else { "s" };
+    join([format!("after {}", short_seconds(seconds)), format!("{elections} election{plural}"), down])
 }
 
 /// What an event says beside its type and node, in a few words.
@@ -137,7 +144,9 @@ pub fn essence(event: &Event) -> String {
         Event::UpdatePlanned(e) => {
             format!("{} voters, {} members, in order {}", e.voters.0, e.members.len(), names(&e.order))
         }
-        Event::CommandRefused(e) => format!("{} at {}: {}", e.command.type_name, e.command.revision, reasons(&e.reasons)),
+        Event::CommandRefused(e) => {
+            format!("{} at {}: {}", e.command.type_name, e.command.revision, reasons(&e.reasons))
+        }
         Event::NodeSelected(e) => format!("{}: {}", e.role, e.because),
         Event::NodeSkipped(e) => format!("{}: {}", e.role, e.because),
         Event::PriorityLoweringRequested(e) => join([format!("{} → {}", e.original, e.priority), attempt(e.attempt)]),
@@ -148,9 +157,13 @@ pub fn essence(event: &Event) -> String {
             join([format!("{}, may return as {}", e.instance, types(&e.return_types)), attempt(e.attempt)])
         }
         Event::InstanceStopped(e) => format!("{}, {}", e.instance, e.instance_type),
-        Event::TypeModificationRequested(e) => join([format!("{} → {}", e.instance, e.instance_type), attempt(e.attempt)]),
+        Event::TypeModificationRequested(e) => {
+            join([format!("{} → {}", e.instance, e.instance_type), attempt(e.attempt)])
+        }
         Event::TypeModified(e) => join([format!("{} is {}", e.instance, e.instance_type), ticket(e.return_ticket)]),
-        Event::InstanceStartRequested(e) => join([format!("{} as {}", e.instance, e.instance_type), attempt(e.attempt)]),
+        Event::InstanceStartRequested(e) => {
+            join([format!("{} as {}", e.instance, e.instance_type), attempt(e.attempt)])
+        }
         Event::InstanceStarted(e) => join([format!("{} as {}", e.instance, e.instance_type), ticket(e.return_ticket)]),
         Event::InstanceStartFailed(e) => format!("{} as {}: {}", e.instance, e.instance_type, e.code),
         Event::NodeRejoined(e) => format!("{}, epoch {}, writer {}", e.state, e.epoch, e.writer),
@@ -208,7 +221,31 @@ mod tests {
         let mut story = Story::planned();
         story.select("esdb-1", Role::Leader).resign("esdb-1").change("esdb-1");
         story.say(UpdateCompleted { seconds: 89.0, nodes: vec![], elections: 1, not_running: vec![] });
-        insta::assert_snapshot!(text(&story), @"");
+        assert_eq!(
+            text(&story),
+            "\
+00:00:00Z     0  UpdateRequested                           Ec2InstanceTypeUpdate of prod, to m6i.xlarge, by ada: more memory
+00:00:01Z     1  WorkerAssigned                            w1, which admitted it
+00:00:02Z     2  UpdateAccepted                            cluster 10.0.1.11:2113
+00:00:02Z     3  UpdatePlanned                             3 voters, 4 members, in order esdb-4, esdb-2, esdb-3, esdb-1
+00:00:03Z     4  NodeSelected                  esdb-1      Leader: its turn
+00:00:03Z     5  PriorityLoweringRequested     esdb-1      3 → -1
+00:00:05Z     6  PriorityLowered               esdb-1      3 → -1
+00:00:05Z     7  ResignationRequested          esdb-1
+00:00:07Z     8  LeadershipTransferred         esdb-1      esdb-2 leads, epoch 7
+00:00:08Z     9  InstanceStopRequested         esdb-1      i-01, may return as m6i.xlarge, m6i.large
+00:00:53Z    10  InstanceStopped               esdb-1      i-01, m6i.large
+00:00:53Z    11  TypeModificationRequested     esdb-1      i-01 → m6i.xlarge
+00:00:54Z    12  TypeModified                  esdb-1      i-01 is m6i.xlarge
+00:00:54Z    13  InstanceStartRequested        esdb-1      i-01 as m6i.xlarge
+00:01:19Z    14  InstanceStarted               esdb-1      i-01 as m6i.xlarge
+00:01:22Z    15  NodeRejoined                  esdb-1      CatchingUp, epoch 7, writer 10
+00:01:30Z    16  CaughtUp                      esdb-1      Follower, 1.1s behind, index 1.2s, data kept: its first commit was not lower
+00:01:30Z    17  PriorityRestored              esdb-1      3 by the restart
+00:01:30Z    18  NodeUpdated                   esdb-1      m6i.xlarge after 1m24s
+00:01:30Z    19  UpdateCompleted                           after 1m29s, 1 election
+"
+        );
     }
 
     #[test]
@@ -227,7 +264,20 @@ mod tests {
             }],
         });
         story.record(Body::Newer { type_name: "NodeMoved".into() });
-        insta::assert_snapshot!(text(&story), @"");
+        assert_eq!(
+            text(&story),
+            "\
+00:00:00Z     0  UpdateRequested                           Ec2InstanceTypeUpdate of prod, to m6i.xlarge, by ada: more memory
+00:00:01Z     1  WorkerAssigned                            w1, which admitted it
+00:00:02Z     2  UpdateAccepted                            cluster 10.0.1.11:2113
+00:00:02Z     3  UpdatePlanned                             3 voters, 4 members, in order esdb-4, esdb-2, esdb-3, esdb-1
+00:00:02Z     4  PauseRequested                            by ada: lunch·[2J
+00:00:02Z     5  UpdatePaused                              by ada
+00:00:02Z     6  Nonsense                                  cannot be read: no type of this contract
+00:00:02Z     7  CommandRefused                            Nonsense at 6: unreadable: found no type of this contract, wanted a command of the contract, as JSON; append a corrected command
+00:00:02Z     8  NodeMoved                                 written by a newer version of this program
+"
+        );
     }
 
     #[test]

@@ -68,7 +68,10 @@ pub fn why(update: UpdateId, state: &State, now: jiff::Timestamp) -> Option<Why>
 
 fn broken(state: &State) -> Option<Why> {
     let why = state.broken.as_ref()?;
-    Some(Why::new("historyIllegal", why.as_str()).remedy("look at that event with `history`; a newer worker may have written it"))
+    Some(
+        Why::new("historyIllegal", why.as_str())
+            .remedy("look at that event with `history`; a newer worker may have written it"),
+    )
 }
 
 fn parked(state: &State) -> Option<Why> {
@@ -144,7 +147,9 @@ fn for_a_person(update: UpdateId, state: &State) -> Option<Why> {
     if let Some(paused) = &state.paused {
         let by = paused.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
         let why = paused.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        return Some(Why::new("paused", format!("paused{by}{why}")).remedy(format!("to go on: esdb-rollout resume {update}")));
+        return Some(
+            Why::new("paused", format!("paused{by}{why}")).remedy(format!("to go on: esdb-rollout resume {update}")),
+        );
     }
     let awaited = state.awaited.as_ref()?;
     let node = awaited.node.as_ref().map(|n| format!(" for {n}")).unwrap_or_default();
@@ -199,9 +204,16 @@ mod tests {
     #[test]
     fn people_are_told_what_to_type() {
         let mut story = Story::planned();
-        story.say(ApprovalAwaited { gate: Gate::BeforeLeader, node: Some("esdb-1".into()), detail: "esdb-1 is next".into() });
+        story.say(ApprovalAwaited {
+            gate: Gate::BeforeLeader,
+            node: Some("esdb-1".into()),
+            detail: "esdb-1 is next".into(),
+        });
         let at = story.last().0;
-        assert_eq!(of(&story).remedy.unwrap(), format!("to grant it: esdb-rollout approve {} --answers {at}", stories::UPDATE));
+        assert_eq!(
+            of(&story).remedy.unwrap(),
+            format!("to grant it: esdb-rollout approve {} --answers {at}", stories::UPDATE)
+        );
         story.say(PauseRequested::default()).say(UpdatePaused { by: Some("ada".into()), why: Some("lunch".into()) });
         assert_eq!(of(&story).detail, "paused by ada: lunch");
         story.say(CancelRequested::default());

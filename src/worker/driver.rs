@@ -10,7 +10,7 @@ use super::heartbeat::beat_of;
 use super::observer::{Cadence, Observer, Sight};
 use super::perform::perform;
 use super::store::read_update;
-use super::{ClusterHandle, Stop, Worker, survey};
+use super::{ClusterHandle, Stop, Worker, asked, survey};
 use crate::codec::{decode, encode_facts};
 use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, Revision, UpdateId};
 use crate::domain::instance::{Instance, InstanceState};
@@ -143,7 +143,7 @@ impl Driver {
                 }
             }
             Some(()) = self.wake.recv() => self.read_at = None,
-            _ = self.stop.changed() => {}
+            () = asked(&mut self.stop) => {}
             () = tokio::time::sleep(rest) => {}
         }
     }

@@ -143,13 +143,20 @@ impl Worker {
                         Err(panic) => Err(WorkerError::Store(format!("a service died: {panic}"))),
                     };
                 }
-                _ = stop.changed() => {}
+                () = asked(&mut stop) => {}
             }
             if *stop.borrow() != Stop::No && running.is_empty() {
                 break;
             }
         }
         Ok(())
+    }
+}
+
+/// Waits until something else is asked for. If nobody is left to ask, for ever.
+pub(crate) async fn asked(stop: &mut watch::Receiver<Stop>) {
+    if stop.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -43,6 +43,18 @@ pub fn world(seed: u64) -> WorldConfig {
     }
 }
 
+/// A small and quick world: for tests that run it many times.
+pub fn quick_world(seed: u64) -> WorldConfig {
+    WorldConfig {
+        ec2_stop: Duration::from_secs(4),
+        ec2_start: Duration::from_secs(3),
+        boot: Duration::from_secs(1),
+        load_bytes_per_second: 50_000,
+        initial_log_bytes: 10_000_000,
+        ..world(seed)
+    }
+}
+
 pub fn request(target: &str) -> UpdateRequested {
     serde_json::from_value(json!({ "cluster": "prod", "targetInstanceType": target, "by": "test" })).unwrap()
 }
@@ -119,6 +131,29 @@ impl Rig {
         (tokio::spawn(self.worker(number).run(StartPoint::CheckpointOrBeginning, stopped)), stop)
     }
 
+    /// Another handle on the same world.
+    pub fn share(&self) -> Rig {
+        Rig {
+            world: self.world.clone(),
+            log: self.log.clone(),
+            admin: self.admin.clone(),
+            fleet: self.fleet.clone(),
+            clock: self.clock.clone(),
+            update: self.update,
+        }
+    }
+
+    /// Waits until a fact of this type stands `times` times.
+    pub async fn until(&self, fact: &str, times: usize) {
+        for _ in 0..20_000 {
+            if outline(&self.history().await).lines().filter(|l| l.split(' ').next() == Some(fact)).count() >= times {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{fact} does not come\n{}", lines(&self.history().await));
+    }
+
     /// Waits until the update has ended; panics with its history after `limit`.
     pub async fn ended(&self, limit: Duration) -> (Vec<Recorded>, State) {
         let began = self.clock.now();
@@ -180,4 +215,60 @@ pub fn outline(history: &[Recorded]) -> String {
         }
     }
     text
+}
+
+/// Looks at the world itself, all the time, and keeps what must not be.
+pub struct Truth {
+    found: Arc<std::sync::Mutex<Vec<String>>>,
+    stops: Arc<std::sync::Mutex<Vec<u32>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Truth {
+    /// Panics with what was found wrong; gives how often each node's instance was stopped.
+    pub fn check(self) -> Vec<u32> {
+        self.task.abort();
+        let found = self.found.lock().unwrap();
+        assert!(found.is_empty(), "the rules were broken in the world:\n{}", found.join("\n"));
+        self.stops.lock().unwrap().clone()
+    }
+}
+
+impl Rig {
+    /// S1: at most one voter is out of service by our doing. S2: no instance is stopped whose node led just before.
+    pub fn watch_truth(&self) -> Truth {
+        use esdb_rollout::domain::instance::InstanceState;
+        let found = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let stops = Arc::new(std::sync::Mutex::new(vec![0; self.world.with(|w| w.node_count())]));
+        let (world, sink, counts) = (self.world.clone(), found.clone(), stops.clone());
+        let task = tokio::spawn(async move {
+            let mut led = None;
+            let mut was_running = [true; 16];
+            loop {
+                world.with(|w| {
+                    let voters = w.config().voters;
+                    let now = w.now().as_secs_f64();
+                    let states: Vec<InstanceState> = (0..w.node_count()).map(|n| w.instance_state(n)).collect();
+                    let down = states[..voters].iter().filter(|s| **s != InstanceState::Running).count();
+                    let mut sink = sink.lock().unwrap();
+                    if down > 1 {
+                        sink.push(format!("S1 at {now:.1}: {down} voters are not running"));
+                    }
+                    for (n, state) in states.iter().enumerate() {
+                        let running = *state == InstanceState::Running;
+                        if was_running[n] && !running && led == Some(n) {
+                            sink.push(format!("S2 at {now:.1}: node {n} was stopped while it led"));
+                        }
+                        if was_running[n] && !running {
+                            counts.lock().unwrap()[n] += 1;
+                        }
+                        was_running[n] = running;
+                    }
+                    led = w.leader();
+                });
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        Truth { found, stops, task }
+    }
 }

@@ -4,7 +4,9 @@ use tonic::{Request, Response, Status};
 
 use super::Node;
 use super::proto::gossip::{ClusterInfo, EndPoint, MemberInfo, gossip_server, member_info::VNodeState};
-use super::proto::operations::{ScavengeResp, SetNodePriorityReq, StartScavengeReq, StopScavengeReq, operations_server};
+use super::proto::operations::{
+    ScavengeResp, SetNodePriorityReq, StartScavengeReq, StopScavengeReq, operations_server,
+};
 use super::proto::server_features::{SupportedMethod, SupportedMethods, server_features_server};
 use super::streams::structured;
 use crate::domain::cluster::{MemberEntry, NodeState};
@@ -39,7 +41,8 @@ impl gossip_server::Gossip for Node {
 fn member(entry: MemberEntry) -> Result<MemberInfo, Status> {
     let moment: jiff::Timestamp =
         entry.time_stamp.parse().map_err(|error| Status::internal(format!("the world tells no time: {error}")))?;
-    let ticks = i64::try_from(moment.as_nanosecond() / 100).map_err(|error| Status::internal(format!("the world is too old: {error}")))?;
+    let ticks = i64::try_from(moment.as_nanosecond() / 100)
+        .map_err(|error| Status::internal(format!("the world is too old: {error}")))?;
     Ok(MemberInfo {
         instance_id: Some(structured(entry.process.0)),
         time_stamp: ticks,

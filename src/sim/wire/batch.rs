@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::channel::mpsc;
-use futures::stream::FuturesUnordered;
+use futures::stream::FuturesOrdered;
 use futures::{FutureExt, SinkExt, Stream, StreamExt};
 use prost::Message;
 use tonic::{Code, Status, Streaming};
 
 use super::proto::event_store::client::{
-    BadRequest, MaximumAppendSizeExceeded, StreamDeleted, StreamIdentifier, Timeout, Uuid as WireUuid, WrongExpectedVersion,
-    wrong_expected_version,
+    BadRequest, MaximumAppendSizeExceeded, StreamDeleted, StreamIdentifier, Timeout, Uuid as WireUuid,
+    WrongExpectedVersion, wrong_expected_version,
 };
 use super::proto::google::rpc;
 use super::proto::streams::batch_append_req::options::{DeadlineOption, ExpectedStreamPosition};
@@ -43,7 +43,7 @@ type Pending = Pin<Box<dyn Future<Output = Result<BatchAppendResp, Status>> + Se
 /// Answers a call until the client closes its half and all its appends are answered, or until one finds no leader.
 pub(super) fn batch_append(node: Node, requires_leader: bool, requests: Streaming<BatchAppendReq>) -> Responses {
     let (answers, responses) = mpsc::channel(16);
-    let call = Call { node, requires_leader, parts: BTreeMap::new(), pending: FuturesUnordered::new(), answers };
+    let call = Call { node, requires_leader, parts: BTreeMap::new(), pending: FuturesOrdered::new(), answers };
     // The call ends with its connection: the response stream carries the work.
     let work = call.run(requests).into_stream().filter_map(|()| std::future::ready(None));
     Box::pin(futures::stream::select(responses, work))
@@ -53,7 +53,8 @@ struct Call {
     node: Node,
     requires_leader: bool,
     parts: BTreeMap<Vec<u8>, Part>,
-    pending: FuturesUnordered<Pending>,
+    /// Answered in the order of the log.
+    pending: FuturesOrdered<Pending>,
     answers: mpsc::Sender<Result<BatchAppendResp, Status>>,
 }
 
@@ -118,14 +119,16 @@ impl Call {
         if let Some(answer) = (&mut append).now_or_never() {
             return Some(answer);
         }
-        self.pending.push(append);
+        self.pending.push_back(append);
         None
     }
 }
 
 fn part(options: batch_append_req::Options) -> Result<Part, Status> {
     let expected = match options.expected_stream_position {
-        Some(ExpectedStreamPosition::NoStream(()) | ExpectedStreamPosition::StreamPosition(u64::MAX)) => ExpectedRevision::NoStream,
+        Some(ExpectedStreamPosition::NoStream(()) | ExpectedStreamPosition::StreamPosition(u64::MAX)) => {
+            ExpectedRevision::NoStream
+        }
         Some(ExpectedStreamPosition::StreamPosition(n)) => ExpectedRevision::Exact(n),
         Some(ExpectedStreamPosition::Any(())) => ExpectedRevision::Any,
         Some(ExpectedStreamPosition::StreamExists(())) => ExpectedRevision::StreamExists,
@@ -196,7 +199,12 @@ async fn append(node: Node, requires_leader: bool, id: WireUuid, part: Part) -> 
 
 fn response(id: WireUuid, stream: Option<StreamIdentifier>, answer: Answer) -> BatchAppendResp {
     // The expected position is not echoed: recorded servers do not.
-    BatchAppendResp { correlation_id: Some(id), result: Some(answer), stream_identifier: stream, expected_stream_position: None }
+    BatchAppendResp {
+        correlation_id: Some(id),
+        result: Some(answer),
+        stream_identifier: stream,
+        expected_stream_position: None,
+    }
 }
 
 fn wrong_expected(expected: ExpectedRevision, current: Option<u64>) -> WrongExpectedVersion {

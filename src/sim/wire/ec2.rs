@@ -30,16 +30,23 @@ async fn query(State(world): State<SimWorld>, RawForm(form): RawForm) -> Respons
     let action = parameters.get("Action").unwrap_or_default().to_owned();
     let (status, body) = match world.with(|w| perform(w, &action, &parameters)) {
         Ok(inside) => {
-            let body = element(&format!("{action}Response xmlns=\"{NAMESPACE}\""), &format!("<requestId>{request}</requestId>{inside}"));
+            let body = element(
+                &format!("{action}Response xmlns=\"{NAMESPACE}\""),
+                &format!("<requestId>{request}</requestId>{inside}"),
+            );
             (StatusCode::OK, body)
         }
         Err(fault) => {
             let what = text("Code", &fault.code) + &text("Message", &fault.message);
-            let body = element("Response", &(element("Errors", &element("Error", &what)) + &element("RequestID", &request.to_string())));
+            let body = element(
+                "Response",
+                &(element("Errors", &element("Error", &what)) + &element("RequestID", &request.to_string())),
+            );
             (status_of(&fault.code), body)
         }
     };
-    (status, [(CONTENT_TYPE, "text/xml;charset=UTF-8")], format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{body}")).into_response()
+    (status, [(CONTENT_TYPE, "text/xml;charset=UTF-8")], format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{body}"))
+        .into_response()
 }
 
 #[expect(clippy::disallowed_methods, reason = "an id that only this answer carries")]
@@ -51,9 +58,11 @@ fn request_id() -> Uuid {
 fn status_of(code: &str) -> StatusCode {
     match code {
         "RequestLimitExceeded" | "ServiceUnavailable" | "Unavailable" => StatusCode::SERVICE_UNAVAILABLE,
-        "InternalError" | "InternalFailure" | "InsufficientInstanceCapacity" | "InsufficientHostCapacity" | "InsufficientCapacity" => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        "InternalError"
+        | "InternalFailure"
+        | "InsufficientInstanceCapacity"
+        | "InsufficientHostCapacity"
+        | "InsufficientCapacity" => StatusCode::INTERNAL_SERVER_ERROR,
         "DryRunOperation" => StatusCode::PRECONDITION_FAILED,
         "UnauthorizedOperation" => StatusCode::FORBIDDEN,
         "AuthFailure" => StatusCode::UNAUTHORIZED,
@@ -67,8 +76,13 @@ fn fault(code: &str, message: impl Into<String>) -> Ec2Fault {
 
 fn perform(world: &mut World, action: &str, parameters: &Parameters) -> Result<String, Ec2Fault> {
     let dry = match action {
-        "DescribeInstances" | "StopInstances" | "StartInstances" | "RebootInstances" | "ModifyInstanceAttribute"
-        | "DescribeInstanceTypes" | "DescribeInstanceTypeOfferings" => parameters.flag("DryRun"),
+        "DescribeInstances"
+        | "StopInstances"
+        | "StartInstances"
+        | "RebootInstances"
+        | "ModifyInstanceAttribute"
+        | "DescribeInstanceTypes"
+        | "DescribeInstanceTypeOfferings" => parameters.flag("DryRun"),
         "" => return Err(fault("MissingAction", "The request must contain the parameter Action")),
         _ => return Err(fault("InvalidAction", format!("The action {action} is not valid for this web service."))),
     };
@@ -101,7 +115,10 @@ impl Parameters {
             let mut bytes = Vec::with_capacity(part.len());
             let mut rest = part;
             while let Some((&first, tail)) = rest.split_first() {
-                let hex = tail.get(..2).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
+                let hex = tail
+                    .get(..2)
+                    .and_then(|h| std::str::from_utf8(h).ok())
+                    .and_then(|h| u8::from_str_radix(h, 16).ok());
                 match (first, hex) {
                     (b'%', Some(byte)) => {
                         bytes.push(byte);
@@ -142,13 +159,19 @@ impl Parameters {
     /// The instances of a request that must name some.
     fn instances(&self) -> Result<Vec<InstanceId>, Ec2Fault> {
         let ids: Vec<InstanceId> = self.list("InstanceId").into_iter().map(InstanceId).collect();
-        if ids.is_empty() { Err(fault("MissingParameter", "The request must contain the parameter InstanceId")) } else { Ok(ids) }
+        if ids.is_empty() {
+            Err(fault("MissingParameter", "The request must contain the parameter InstanceId"))
+        } else {
+            Ok(ids)
+        }
     }
 
     /// The filters: each a name and the values of which one must hold.
     fn filters(&self) -> Vec<(String, Vec<String>)> {
         (1..)
-            .map_while(|i| Some((self.get(&format!("Filter.{i}.Name"))?.to_owned(), self.list(&format!("Filter.{i}.Value")))))
+            .map_while(|i| {
+                Some((self.get(&format!("Filter.{i}.Name"))?.to_owned(), self.list(&format!("Filter.{i}.Value"))))
+            })
             .collect()
     }
 }
@@ -171,7 +194,8 @@ fn describe_instances(world: &mut World, parameters: &Parameters) -> Result<Stri
     let (page, next) = paged(&found, parameters)?;
     let mut set = String::new();
     for i in page {
-        let reservation = text("reservationId", &i.id.0.replacen("i-", "r-", 1)) + &text("ownerId", OWNER) + "<groupSet/>";
+        let reservation =
+            text("reservationId", &i.id.0.replacen("i-", "r-", 1)) + &text("ownerId", OWNER) + "<groupSet/>";
         set += &element("item", &(reservation + &element("instancesSet", &element("item", &instance(i)))));
     }
     Ok(element("reservationSet", &set) + &next)
@@ -180,7 +204,11 @@ fn describe_instances(world: &mut World, parameters: &Parameters) -> Result<Stri
 /// A page of a list, and the element that names the next one.
 fn paged<'a, T>(all: &'a [T], parameters: &Parameters) -> Result<(&'a [T], String), Ec2Fault> {
     let number = |name: &str| {
-        parameters.get(name).map(str::parse::<usize>).transpose().map_err(|_| fault("InvalidParameterValue", format!("Invalid value for {name}.")))
+        parameters
+            .get(name)
+            .map(str::parse::<usize>)
+            .transpose()
+            .map_err(|_| fault("InvalidParameterValue", format!("Invalid value for {name}.")))
     };
     let start = number("NextToken")?.unwrap_or(0).min(all.len());
     let end = number("MaxResults")?.map_or(all.len(), |most| (start + most.max(1)).min(all.len()));
@@ -237,7 +265,9 @@ fn tags(instance: &Instance) -> Vec<(&'static str, String)> {
 }
 
 fn instance(i: &Instance) -> String {
-    let mut xml = text("instanceId", &i.id.0) + &text("imageId", "ami-00000000000000001") + &element("instanceState", &state(i.state));
+    let mut xml = text("instanceId", &i.id.0)
+        + &text("imageId", "ami-00000000000000001")
+        + &element("instanceState", &state(i.state));
     let mut put = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             xml += &text(name, &value);
@@ -287,15 +317,18 @@ fn state(state: InstanceState) -> String {
 fn state_changes(changes: &[StateChange]) -> String {
     let mut set = String::new();
     for (id, previous, current) in changes {
-        let what =
-            text("instanceId", &id.0) + &element("currentState", &state(*current)) + &element("previousState", &state(*previous));
+        let what = text("instanceId", &id.0)
+            + &element("currentState", &state(*current))
+            + &element("previousState", &state(*previous));
         set += &element("item", &what);
     }
     element("instancesSet", &set)
 }
 
 fn modify_instance_attribute(world: &mut World, parameters: &Parameters) -> Result<String, Ec2Fault> {
-    let id = parameters.get("InstanceId").ok_or_else(|| fault("MissingParameter", "The request must contain the parameter instanceId"))?;
+    let id = parameters
+        .get("InstanceId")
+        .ok_or_else(|| fault("MissingParameter", "The request must contain the parameter instanceId"))?;
     let by_name = || parameters.get("Value").filter(|_| parameters.get("Attribute") == Some("instanceType"));
     let Some(to) = parameters.get("InstanceType.Value").or_else(by_name) else {
         return Err(fault("InvalidParameterCombination", "No attributes specified."));
@@ -348,7 +381,8 @@ fn describe_instance_type_offerings(world: &mut World, parameters: &Parameters) 
     let (kind, places) = match parameters.get("LocationType") {
         Some("availability-zone") => ("availability-zone", zones.into_iter().collect()),
         None | Some("region") => {
-            let regions: BTreeSet<String> = zones.iter().map(|z| z.trim_end_matches(|c: char| c.is_ascii_lowercase()).to_owned()).collect();
+            let regions: BTreeSet<String> =
+                zones.iter().map(|z| z.trim_end_matches(|c: char| c.is_ascii_lowercase()).to_owned()).collect();
             ("region", regions.into_iter().collect::<Vec<_>>())
         }
         Some(other) => return Err(fault("InvalidParameterValue", format!("The location type '{other}' is invalid"))),
@@ -421,7 +455,9 @@ mod tests {
 
     #[test]
     fn filters_know_wildcards() {
-        for (pattern, given, expected) in [("a*c", "abbc", true), ("a?c", "abc", true), ("a?c", "ac", false), ("", "a", false), ("*", "", true)] {
+        for (pattern, given, expected) in
+            [("a*c", "abbc", true), ("a?c", "abc", true), ("a?c", "ac", false), ("", "a", false), ("*", "", true)]
+        {
             assert_eq!(like(pattern, given), expected, "{pattern} {given}");
         }
     }

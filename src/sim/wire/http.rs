@@ -31,7 +31,9 @@ const CLIENT_TCP_PORT: u16 = 1113;
 
 /// The HTTP half of a node's port. What looks like a gRPC call to a service that is not here is answered as one.
 pub(super) fn router(node: Node) -> Router {
-    let route_get = |methods: &'static str| move |State(node): State<Node>, method: Method| async move { other_method(&node, &method, methods) };
+    let route_get = |methods: &'static str| {
+        move |State(node): State<Node>, method: Method| async move { other_method(&node, &method, methods) }
+    };
     Router::new()
         .route("/health/live", get(live).fallback(no_method))
         .route("/gossip", get(gossip).fallback(route_get(GET)))
@@ -53,12 +55,20 @@ async fn server_name(mut response: Response) -> Response {
 }
 
 /// An answer with the headers that the server puts on all of them.
-fn answer(version: &Version, status: StatusCode, methods: Option<&'static str>, content_type: Option<&'static str>, body: impl Into<Body>) -> Response {
+fn answer(
+    version: &Version,
+    status: StatusCode,
+    methods: Option<&'static str>,
+    content_type: Option<&'static str>,
+    body: impl Into<Body>,
+) -> Response {
     let newer = version.at_least(25, 0);
     let mut response = (status, body.into()).into_response();
     let headers = response.headers_mut();
     headers.remove(CONTENT_TYPE);
-    let mut put = |name: &'static str, value: &'static str| headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    let mut put = |name: &'static str, value: &'static str| {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value))
+    };
     put("access-control-allow-headers", if newer { NEWER_ALLOWED_HEADERS } else { ALLOWED_HEADERS });
     put("access-control-allow-origin", "*");
     put(
@@ -81,7 +91,15 @@ fn answer(version: &Version, status: StatusCode, methods: Option<&'static str>, 
 fn json(version: &Version, methods: &'static str, cache: Option<&'static str>, body: &impl Serialize) -> Response {
     let text = match serde_json::to_string_pretty(body) {
         Ok(text) => text,
-        Err(error) => return answer(version, StatusCode::INTERNAL_SERVER_ERROR, Some(methods), Some("text/plain"), error.to_string()),
+        Err(error) => {
+            return answer(
+                version,
+                StatusCode::INTERNAL_SERVER_ERROR,
+                Some(methods),
+                Some("text/plain"),
+                error.to_string(),
+            );
+        }
     };
     let mut response = answer(version, StatusCode::OK, Some(methods), Some(JSON), text);
     if let Some(cache) = cache {
@@ -104,8 +122,9 @@ async fn nothing_here(State(node): State<Node>, uri: Uri, headers: HeaderMap) ->
     let grpc = headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
     if grpc {
         let method = uri.path().trim_start_matches('/');
-        let sentence =
-            format!("the simulated cluster does not know {method}: it serves Streams, Gossip, ServerFeatures and a part of Operations");
+        let sentence = format!(
+            "the simulated cluster does not know {method}: it serves Streams, Gossip, ServerFeatures and a part of Operations"
+        );
         return Status::unimplemented(sentence).into_http().map(Body::new);
     }
     answer(&node.version, StatusCode::NOT_FOUND, None, None, Body::empty())
@@ -277,7 +296,12 @@ async fn options(State(node): State<Node>) -> Response {
         option("NodePriority", "Cluster", "The node priority used during leader election.", "0".to_owned()),
         option("NodeIp", "Interface", "The IP Address for the node.", address.host),
         option("NodePort", "Interface", "The Port to run the HTTP server on.", address.port.to_string()),
-        option("Insecure", "Application", "Disable Authentication, Authorization and TLS on all TCP/HTTP interfaces.", true.to_string()),
+        option(
+            "Insecure",
+            "Application",
+            "Disable Authentication, Authorization and TLS on all TCP/HTTP interfaces.",
+            true.to_string(),
+        ),
     ];
     json(&node.version, GET, None, &body)
 }
@@ -335,7 +359,13 @@ async fn priority(State(node): State<Node>, Path(priority): Path<String>) -> Res
             node.world.with(|w| w.set_priority(node.n, priority));
             answer(&node.version, StatusCode::OK, Some(POST), None, Body::empty())
         }
-        Err(_) => answer(&node.version, StatusCode::BAD_REQUEST, Some(POST), Some("text/plain"), "nodePriority must be an integer."),
+        Err(_) => answer(
+            &node.version,
+            StatusCode::BAD_REQUEST,
+            Some(POST),
+            Some("text/plain"),
+            "nodePriority must be an integer.",
+        ),
     }
 }
 

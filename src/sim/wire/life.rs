@@ -44,6 +44,9 @@ impl Gate {
     fn set(&self, motion: Motion) {
         let waiting = {
             let mut state = self.lock();
+            if state.0 == motion {
+                return;
+            }
             state.0 = motion;
             std::mem::take(&mut state.1)
         };
@@ -98,7 +101,11 @@ impl AsyncWrite for GatedStream {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         std::task::ready!(self.gate.poll(cx))?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
@@ -139,9 +146,10 @@ impl Life {
         self.gate.set(if frozen { Motion::Frozen } else { Motion::Moves });
     }
 
-    /// Ends the process: the port is free afterwards, connections are reset.
+    /// Ends the process: nobody listens afterwards, connections are reset.
     pub async fn end(mut self) {
-        self.gate.set(Motion::Ended);
+        // Said without waking anyone: the listener goes first, so that who sees the reset finds the port closed.
+        self.gate.lock().0 = Motion::Ended;
         self.tasks.shutdown().await;
     }
 }
@@ -157,7 +165,9 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     bound().map_err(|error: io::Error| {
         let advice = match error.kind() {
             io::ErrorKind::AddrInUse => "another program listens there: end it or choose other ports",
-            io::ErrorKind::AddrNotAvailable => "this machine does not have that address: choose one that it has, such as 127.0.0.1",
+            io::ErrorKind::AddrNotAvailable => {
+                "this machine does not have that address: choose one that it has, such as 127.0.0.1"
+            }
             io::ErrorKind::PermissionDenied => "ports below 1024 are privileged: choose a higher one",
             _ => "choose another address",
         };
@@ -167,6 +177,8 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 async fn accept(listener: TcpListener, gate: Arc<Gate>, router: Router) {
     let mut connections = JoinSet::new();
+    // Declared last, dropped first.
+    let listener = listener;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {

@@ -57,7 +57,9 @@ pub async fn serve(world: SimWorld, ec2: Option<SocketAddr>) -> io::Result<WireC
         let address = world.with(|w| w.address(n).clone());
         let at = tokio::net::lookup_host((address.host.as_str(), address.port))
             .await
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot resolve {address}: {error}; give an IP address")))?
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot resolve {address}: {error}; give an IP address"))
+            })?
             .next()
             .ok_or_else(|| io::Error::other(format!("{address} resolves to nothing; give an IP address")))?;
         nodes.push((n, at, life::bind(at)?));
@@ -107,7 +109,8 @@ async fn follow(node: Node, at: SocketAddr, listener: TcpListener, mut stopped: 
     loop {
         let (version, reachability, generation) =
             node.world.with(|w| (w.version(), w.reachability(node.n), w.process_generation(node.n)));
-        if let Some((_, old)) = life.take_if(|(lived, _)| *lived != generation || reachability == Reachability::Refused) {
+        if let Some((_, old)) = life.take_if(|(lived, _)| *lived != generation || reachability == Reachability::Refused)
+        {
             old.end().await;
         }
         let mut retry = None;
@@ -145,12 +148,17 @@ fn router(node: Node) -> Router {
     use proto::server_features::server_features_server::ServerFeaturesServer;
     use proto::streams::streams_server::StreamsServer;
 
-    let streams = StreamsServer::new(node.clone()).max_decoding_message_size(MAX_MESSAGE_SIZE).max_encoding_message_size(usize::MAX);
+    let streams = StreamsServer::new(node.clone())
+        .max_decoding_message_size(MAX_MESSAGE_SIZE)
+        .max_encoding_message_size(usize::MAX);
     http::router(node.clone())
         .route_service("/event_store.client.streams.Streams/*method", streams)
         .route_service("/event_store.client.gossip.Gossip/*method", GossipServer::new(node.clone()))
         .route_service("/event_store.client.operations.Operations/*method", OperationsServer::new(node.clone()))
-        .route_service("/event_store.client.server_features.ServerFeatures/*method", ServerFeaturesServer::new(node.clone()))
+        .route_service(
+            "/event_store.client.server_features.ServerFeatures/*method",
+            ServerFeaturesServer::new(node.clone()),
+        )
         .layer(axum::middleware::from_fn_with_state(node, while_it_lives))
 }
 

@@ -9,11 +9,13 @@ use uuid::Uuid;
 
 use super::proto::event_store::client::AllStreamPosition;
 use super::proto::streams::read_req::options::{
-    AllOptions, CountOption, FilterOption, FilterOptions, ReadDirection, StreamOption, StreamOptions, all_options, filter_options,
-    stream_options, uuid_option,
+    AllOptions, CountOption, FilterOption, FilterOptions, ReadDirection, StreamOption, StreamOptions, all_options,
+    filter_options, stream_options, uuid_option,
 };
 use super::proto::streams::read_resp::read_event::{Position, RecordedEvent};
-use super::proto::streams::read_resp::{CaughtUp, Checkpoint, Content, ReadEvent, StreamNotFound, SubscriptionConfirmation};
+use super::proto::streams::read_resp::{
+    CaughtUp, Checkpoint, Content, ReadEvent, StreamNotFound, SubscriptionConfirmation,
+};
 use super::proto::streams::{ReadResp, read_req};
 use super::streams::{stream_identifier, stream_name, structured, text};
 use super::{Node, status};
@@ -58,7 +60,17 @@ pub(super) fn read(node: &Node, requires_leader: bool, options: read_req::Option
         (Some(StreamOption::Stream(stream)), Some(CountOption::Count(count)), Some(FilterOption::NoFilter(()))) => {
             let (stream, from) = stream_start(stream)?;
             let node = node.clone();
-            pages(StreamPages { node, form, requires_leader, stream, from, direction, left: count, compatibility, first: true })
+            pages(StreamPages {
+                node,
+                form,
+                requires_leader,
+                stream,
+                from,
+                direction,
+                left: count,
+                compatibility,
+                first: true,
+            })
         }
         (Some(StreamOption::All(all)), Some(CountOption::Count(count)), Some(filter)) => {
             let filter = compiled(filter)?.map(|(filter, _)| filter);
@@ -77,7 +89,9 @@ pub(super) fn read(node: &Node, requires_leader: bool, options: read_req::Option
             let source = Source::Stream { name: stream, next };
             Subscription::open(node, form, requires_leader, source, from == StreamStart::End)
         }
-        (Some(StreamOption::All(all)), Some(CountOption::Subscription(_)), Some(filter)) if direction == Direction::Forwards => {
+        (Some(StreamOption::All(all)), Some(CountOption::Subscription(_)), Some(filter))
+            if direction == Direction::Forwards =>
+        {
             let window = compiled(filter)?;
             if window.as_ref().is_some_and(|(_, interval)| *interval == 0) {
                 return Err(status::handler_threw());
@@ -107,7 +121,9 @@ impl Form {
         let structured = match options.uuid_option.as_ref().and_then(|o| o.content.as_ref()) {
             Some(uuid_option::Content::Structured(())) => true,
             Some(uuid_option::Content::String(())) => false,
-            None if node.version.at_least(24, 10) => return Err(status::not_valid("None", "UUIDOption.ContentOneofCase")),
+            None if node.version.at_least(24, 10) => {
+                return Err(status::not_valid("None", "UUIDOption.ContentOneofCase"));
+            }
             None => false,
         };
         Ok(Form { structured, resolve_links: options.resolve_links })
@@ -146,7 +162,9 @@ impl Form {
 fn target(node: &Node, link: &Record) -> Option<Record> {
     let (number, stream) = std::str::from_utf8(&link.data).ok()?.split_once('@')?;
     let number: u64 = number.parse().ok()?;
-    let read = node.world.with(|w| w.read_stream(node.n, false, stream, StreamStart::Revision(number), Direction::Forwards, 1));
+    let read = node
+        .world
+        .with(|w| w.read_stream(node.n, false, stream, StreamStart::Revision(number), Direction::Forwards, 1));
     match read {
         ReadOutcome::Found(page) => page.records.into_iter().next().filter(|r| r.revision == number),
         ReadOutcome::NoStream | ReadOutcome::StreamDeleted | ReadOutcome::NotHandled(_) => None,
@@ -160,7 +178,9 @@ fn response(content: Content) -> ReadResp {
 fn stream_start(options: StreamOptions) -> Result<(String, StreamStart), Status> {
     let from = match options.revision_option {
         Some(stream_options::RevisionOption::Start(())) => StreamStart::Start,
-        Some(stream_options::RevisionOption::End(()) | stream_options::RevisionOption::Revision(u64::MAX)) => StreamStart::End,
+        Some(stream_options::RevisionOption::End(()) | stream_options::RevisionOption::Revision(u64::MAX)) => {
+            StreamStart::End
+        }
         Some(stream_options::RevisionOption::Revision(n)) => StreamStart::Revision(n),
         None => return Err(status::not_valid("None", "RevisionOptionOneofCase")),
     };
@@ -177,24 +197,72 @@ fn all_start(options: &AllOptions) -> Result<AllStart, Status> {
     })
 }
 
+/// A filter as a client sends it. Clients that exclude send a regular expression that is one negative look-ahead, which the
+/// world's expressions do not have: here it is the expression inside, and a no.
+struct Matcher {
+    filter: CompiledFilter,
+    excludes: bool,
+}
+
+impl Matcher {
+    fn compile(options: filter_options::Filter) -> Result<Matcher, Status> {
+        let of_stream = matches!(options, filter_options::Filter::StreamIdentifier(_));
+        let (filter_options::Filter::StreamIdentifier(e) | filter_options::Filter::EventType(e)) = options;
+        let excluded = excluded(&e.regex);
+        let excludes = excluded.is_some();
+        let regex = excluded.unwrap_or(e.regex);
+        let filter = match (of_stream, regex.is_empty()) {
+            (true, true) => Filter::StreamPrefix(e.prefix),
+            (true, false) => Filter::StreamRegex(regex),
+            (false, true) => Filter::TypePrefix(e.prefix),
+            (false, false) => Filter::TypeRegex(regex),
+        };
+        match CompiledFilter::compile(&filter) {
+            Ok(filter) => Ok(Matcher { filter, excludes }),
+            Err(why) => Err(Status::invalid_argument(format!("the filter is not understood: {why}"))),
+        }
+    }
+
+    fn matches(&self, record: &Record) -> bool {
+        self.filter.matches(&record.stream, &record.event_type) != self.excludes
+    }
+
+    /// The part of the work that the world can do while it reads.
+    fn in_world(&self) -> Option<&CompiledFilter> {
+        (!self.excludes).then_some(&self.filter)
+    }
+}
+
+/// What `^(?!…)` and nothing else excludes, as an expression of its own.
+fn excluded(regex: &str) -> Option<String> {
+    let inside = regex.strip_prefix("^(?!")?.strip_suffix(')')?;
+    let (mut depth, mut escaped) = (0_i32, false);
+    for c in inside.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        if depth < 0 {
+            return None;
+        }
+    }
+    (depth == 0 && !escaped).then(|| format!("^(?:{inside})"))
+}
+
 /// The filter and the number of records after which a subscription is due a checkpoint.
-fn compiled(option: FilterOption) -> Result<Option<(CompiledFilter, u64)>, Status> {
+fn compiled(option: FilterOption) -> Result<Option<(Matcher, u64)>, Status> {
     let FilterOption::Filter(options) = option else { return Ok(None) };
     let FilterOptions { filter, window, checkpoint_interval_multiplier } = options;
-    let filter = match filter {
-        Some(filter_options::Filter::StreamIdentifier(e)) if e.regex.is_empty() => Filter::StreamPrefix(e.prefix),
-        Some(filter_options::Filter::StreamIdentifier(e)) => Filter::StreamRegex(e.regex),
-        Some(filter_options::Filter::EventType(e)) if e.regex.is_empty() => Filter::TypePrefix(e.prefix),
-        Some(filter_options::Filter::EventType(e)) => Filter::TypeRegex(e.regex),
-        None => return Err(status::not_valid("None", "FilterOneofCase")),
-    };
+    let matcher = Matcher::compile(filter.ok_or_else(|| status::not_valid("None", "FilterOneofCase"))?)?;
     let window = match window {
         Some(filter_options::Window::Max(n)) => u64::from(n),
         Some(filter_options::Window::Count(())) => PAGE,
         None => return Err(status::not_valid("None", "WindowOneofCase")),
     };
-    let filter = CompiledFilter::compile(&filter).map_err(|why| Status::invalid_argument(format!("the filter is not understood: {why}")))?;
-    Ok(Some((filter, window * u64::from(checkpoint_interval_multiplier))))
+    Ok(Some((matcher, window * u64::from(checkpoint_interval_multiplier))))
 }
 
 fn after_last(node: &Node, stream: &str) -> Result<u64, Status> {
@@ -233,12 +301,16 @@ fn pages(mut source: impl Pages) -> Result<Responses, Status> {
 }
 
 fn items(first: Vec<ReadResp>, rest: impl Stream<Item = Result<Vec<ReadResp>, Status>> + Send + 'static) -> Responses {
-    Box::pin(stream::iter(first.into_iter().map(Ok)).chain(rest.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten()))
+    Box::pin(
+        stream::iter(first.into_iter().map(Ok))
+            .chain(rest.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten()),
+    )
 }
 
 /// The sentence for a count of zero.
 fn no_count(node: &Node, result: &str) -> Status {
-    let more = if node.version.at_least(25, 0) { " >> maxCount should be positive. (Parameter 'maxCount')" } else { "" };
+    let more =
+        if node.version.at_least(25, 0) { " >> maxCount should be positive. (Parameter 'maxCount')" } else { "" };
     Status::unknown(format!("Unexpected {result}: Error{more}"))
 }
 
@@ -262,7 +334,14 @@ impl Pages for StreamPages {
         }
         let want = self.left.min(PAGE);
         let read = self.node.world.with(|w| {
-            w.read_stream(self.node.n, self.requires_leader, &self.stream, self.from, self.direction, usize::try_from(want).unwrap_or(usize::MAX))
+            w.read_stream(
+                self.node.n,
+                self.requires_leader,
+                &self.stream,
+                self.from,
+                self.direction,
+                usize::try_from(want).unwrap_or(usize::MAX),
+            )
         });
         let page = match read {
             ReadOutcome::Found(page) => page,
@@ -312,7 +391,7 @@ struct AllPages {
     requires_leader: bool,
     from: AllStart,
     direction: Direction,
-    filter: Option<CompiledFilter>,
+    filter: Option<Matcher>,
     left: u64,
 }
 
@@ -323,17 +402,19 @@ impl Pages for AllPages {
             return Err(no_count(&self.node, result));
         }
         let want = usize::try_from(self.left.min(PAGE)).unwrap_or(usize::MAX);
+        let filter = self.filter.as_ref().and_then(Matcher::in_world);
         let read = self.node.world.with(|w| {
-            w.read_all(self.node.n, self.requires_leader, self.from, self.direction, self.filter.as_ref(), want, Some(SEARCH))
+            w.read_all(self.node.n, self.requires_leader, self.from, self.direction, filter, want, Some(SEARCH))
         });
         let page = match read {
             ReadOutcome::Found(page) => page,
             ReadOutcome::NotHandled(why) => return Err(status::not_handled(&why)),
             ReadOutcome::NoStream | ReadOutcome::StreamDeleted => return Err(status::handler_threw()),
         };
-        self.left -= page.records.len() as u64;
+        let shown = page.records.iter().filter(|r| self.filter.as_ref().is_none_or(|f| f.matches(r)));
+        let responses: Vec<_> = shown.map(|r| self.form.event(&self.node, r)).collect();
+        self.left -= responses.len() as u64;
         self.from = AllStart::Position(page.next);
-        let responses = page.records.iter().map(|r| self.form.event(&self.node, r)).collect();
         Ok((responses, page.end || self.left == 0))
     }
 }
@@ -356,7 +437,7 @@ enum Source {
 
 /// A filter, and when it is due a checkpoint.
 struct Window {
-    filter: CompiledFilter,
+    filter: Matcher,
     interval: u64,
     considered: u64,
 }
@@ -386,7 +467,13 @@ enum Look {
 }
 
 impl Subscription {
-    fn open(node: &Node, form: Form, requires_leader: bool, source: Source, from_end: bool) -> Result<Responses, Status> {
+    fn open(
+        node: &Node,
+        form: Form,
+        requires_leader: bool,
+        source: Source,
+        from_end: bool,
+    ) -> Result<Responses, Status> {
         let mut subscription = Subscription {
             node: node.clone(),
             form,
@@ -397,8 +484,9 @@ impl Subscription {
             seen: 0,
             was_frozen: false,
         };
-        let confirmation =
-            response(Content::Confirmation(SubscriptionConfirmation { subscription_id: subscription_id().to_string() }));
+        let confirmation = response(Content::Confirmation(SubscriptionConfirmation {
+            subscription_id: subscription_id().to_string(),
+        }));
         let mut first = vec![confirmation];
         match subscription.advance() {
             Ok(messages) => first.extend(messages),
@@ -431,7 +519,9 @@ impl Subscription {
                 let messages = self.advance()?;
                 if !messages.is_empty() {
                     if self.was_frozen && self.live && !self.node.version.at_least(24, 10) {
-                        return Err(status::timed_out("Consumer too slow to handle event while live. Client resubscription required."));
+                        return Err(status::timed_out(
+                            "Consumer too slow to handle event while live. Client resubscription required.",
+                        ));
                     }
                     self.was_frozen = false;
                     return Ok(messages);
@@ -472,7 +562,17 @@ impl Subscription {
         match &mut self.source {
             Source::Stream { name, next } => {
                 let (read, seen) = self.node.world.with(|w| {
-                    (w.read_stream(n, requires_leader, name, StreamStart::Revision(*next), Direction::Forwards, limit), w.version())
+                    (
+                        w.read_stream(
+                            n,
+                            requires_leader,
+                            name,
+                            StreamStart::Revision(*next),
+                            Direction::Forwards,
+                            limit,
+                        ),
+                        w.version(),
+                    )
                 });
                 self.seen = seen;
                 match read {
@@ -493,7 +593,18 @@ impl Subscription {
             Source::All { next, after, filter } => {
                 let start = *next;
                 let (read, seen) = self.node.world.with(|w| {
-                    (w.read_all(n, requires_leader, AllStart::Position(start), Direction::Forwards, None, limit, None), w.version())
+                    (
+                        w.read_all(
+                            n,
+                            requires_leader,
+                            AllStart::Position(start),
+                            Direction::Forwards,
+                            None,
+                            limit,
+                            None,
+                        ),
+                        w.version(),
+                    )
                 });
                 self.seen = seen;
                 let page = match read {
@@ -502,8 +613,11 @@ impl Subscription {
                     ReadOutcome::NoStream | ReadOutcome::StreamDeleted => return Err(status::handler_threw()),
                 };
                 *next = page.next.max(start);
-                let records: Vec<_> =
-                    page.records.iter().filter(|r| r.position >= start && after.is_none_or(|a| r.position > a)).collect();
+                let records: Vec<_> = page
+                    .records
+                    .iter()
+                    .filter(|r| r.position >= start && after.is_none_or(|a| r.position > a))
+                    .collect();
                 let messages = match filter {
                     None => records.iter().map(|r| self.form.event(&self.node, r)).collect(),
                     Some(window) => window.messages(&records, start, self.live, |r| self.form.event(&self.node, r)),
@@ -517,12 +631,18 @@ impl Subscription {
 impl Window {
     /// The events that match and the checkpoints that are due. While it catches up, the server looks at whole pages and
     /// names the page's last match, or its beginning if there is none; while it is live, the record it is at.
-    fn messages(&mut self, records: &[&Record], start: u64, live: bool, event: impl Fn(&Record) -> ReadResp) -> Vec<ReadResp> {
+    fn messages(
+        &mut self,
+        records: &[&Record],
+        start: u64,
+        live: bool,
+        event: impl Fn(&Record) -> ReadResp,
+    ) -> Vec<ReadResp> {
         let mut messages = Vec::new();
         let mut last_match = start;
         for record in records {
             self.considered += 1;
-            if self.filter.matches(&record.stream, &record.event_type) {
+            if self.filter.matches(record) {
                 messages.push(event(record));
                 last_match = record.position;
             }
@@ -552,4 +672,22 @@ fn subscription_id() -> Uuid {
 /// A position as shared messages have it.
 pub(super) fn position(at: u64) -> AllStreamPosition {
     AllStreamPosition { commit_position: at, prepare_position: at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::excluded;
+
+    #[test]
+    fn an_exclusion_is_told_from_other_expressions() {
+        for (regex, inside) in [
+            (r"^(?!(\$.+$|Config\d+$))", Some(r"^(?:(\$.+$|Config\d+$))")),
+            (r"^(?!a\)b)", Some(r"^(?:a\)b)")),
+            (r"^(?!a)(b)", None),
+            (r"^(?!a).*", None),
+            (r"^a", None),
+        ] {
+            assert_eq!(excluded(regex).as_deref(), inside, "{regex}");
+        }
+    }
 }

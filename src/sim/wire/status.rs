@@ -71,7 +71,12 @@ pub(super) fn missing_metadata(property: &str) -> Status {
 }
 
 /// A delete or tombstone met another revision. (An append says so in its response.)
-pub(super) fn wrong_expected_version(operation: &str, stream: &str, expected: ExpectedRevision, current: Option<u64>) -> Status {
+pub(super) fn wrong_expected_version(
+    operation: &str,
+    stream: &str,
+    expected: ExpectedRevision,
+    current: Option<u64>,
+) -> Status {
     let expected = match expected {
         ExpectedRevision::Any => "-2".to_owned(),
         ExpectedRevision::NoStream => "-1".to_owned(),

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::proto::event_store::client::{StreamIdentifier, Uuid as WireUuid, uuid as wire_uuid};
 use super::proto::streams::{
-    AppendReq, AppendResp, BatchAppendReq, DeleteReq, DeleteResp, ReadReq, TombstoneReq, TombstoneResp, append_req, append_resp,
-    delete_req, delete_resp, streams_server, tombstone_req, tombstone_resp,
+    AppendReq, AppendResp, BatchAppendReq, DeleteReq, DeleteResp, ReadReq, TombstoneReq, TombstoneResp, append_req,
+    append_resp, delete_req, delete_resp, streams_server, tombstone_req, tombstone_resp,
 };
 use super::{MAX_APPEND_SIZE, Node, batch, read, requires_leader, status};
 use crate::sim::model::{ExpectedRevision, ProposedEvent, Write, WriteOutcome};
@@ -65,7 +65,9 @@ impl streams_server::Streams for Node {
 
         let outcome = self.world.write(self.n, requires_leader, &stream, expected, Write::Append(events)).await;
         let result = match outcome {
-            WriteOutcome::Done { last_revision, position } => append_resp::Result::Success(success(last_revision, position)),
+            WriteOutcome::Done { last_revision, position } => {
+                append_resp::Result::Success(success(last_revision, position))
+            }
             WriteOutcome::WrongExpectedVersion { current } => {
                 append_resp::Result::WrongExpectedVersion(wrong_expected_version(expected, current))
             }
@@ -90,12 +92,16 @@ impl streams_server::Streams for Node {
         let requires_leader = requires_leader(request.metadata());
         let options = request.into_inner().options.ok_or_else(status::handler_threw)?;
         let expected = expected!(tombstone_req::options::ExpectedStreamRevision, options.expected_stream_revision)?;
-        let at = self.remove(requires_leader, "Tombstone", options.stream_identifier, expected, Write::Tombstone).await?;
+        let at =
+            self.remove(requires_leader, "Tombstone", options.stream_identifier, expected, Write::Tombstone).await?;
         let position = tombstone_resp::Position { commit_position: at, prepare_position: at };
         Ok(Response::new(TombstoneResp { position_option: Some(tombstone_resp::PositionOption::Position(position)) }))
     }
 
-    async fn batch_append(&self, request: Request<Streaming<BatchAppendReq>>) -> Result<Response<batch::Responses>, Status> {
+    async fn batch_append(
+        &self,
+        request: Request<Streaming<BatchAppendReq>>,
+    ) -> Result<Response<batch::Responses>, Status> {
         let requires_leader = requires_leader(request.metadata());
         Ok(Response::new(batch::batch_append(self.clone(), requires_leader, request.into_inner())))
     }
@@ -140,9 +146,10 @@ pub(super) fn stream_identifier(name: &str) -> StreamIdentifier {
 pub(super) fn uuid(id: Option<WireUuid>) -> Option<Uuid> {
     match id?.value? {
         wire_uuid::Value::String(text) => Uuid::parse_str(&text).ok(),
-        wire_uuid::Value::Structured(halves) => {
-            Some(Uuid::from_u64_pair(halves.most_significant_bits.cast_unsigned(), halves.least_significant_bits.cast_unsigned()))
-        }
+        wire_uuid::Value::Structured(halves) => Some(Uuid::from_u64_pair(
+            halves.most_significant_bits.cast_unsigned(),
+            halves.least_significant_bits.cast_unsigned(),
+        )),
     }
 }
 

@@ -111,6 +111,11 @@ impl World {
         &self.nodes[n].machine.id
     }
 
+    /// The true state of a node's instance.
+    pub fn instance_state(&self, n: NodeIx) -> InstanceState {
+        self.nodes[n].machine.state
+    }
+
     /// `DescribeInstances`; no ids mean all. `InvalidInstanceID.NotFound` if one is unknown, `….Malformed` if one is no id.
     pub fn describe_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<Instance>, Ec2Fault> {
         self.throttle()?;

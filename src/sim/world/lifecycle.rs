@@ -36,7 +36,7 @@ impl World {
             ids: IdCache::default(),
             hides_commit: true,
             exits_once: false,
-            restarts: false,
+            told_to_end: None,
         }
     }
 
@@ -140,12 +140,12 @@ impl World {
                 }
             }
             Life::Up => {
-                // A frozen process obeys no signal but SIGKILL until it wakes; stopping the instance ends it all the same.
+                // A frozen process obeys no signal but SIGKILL until it wakes; the end of its instance ends it all the same.
                 if self.own_state(n) != NodeState::ShuttingDown && !self.nodes[n].frozen {
                     self.enter(n, NodeState::ShuttingDown);
                 }
                 if let Some(p) = &mut self.nodes[n].process {
-                    p.restarts = restart;
+                    p.told_to_end = Some(restart);
                 }
                 let delay = self.random.lifecycle.millis(300, 600);
                 self.schedule(delay, Event::ProcessEnds { n, generation, restart });
@@ -224,8 +224,7 @@ impl World {
             for event in std::mem::take(&mut node.deferred) {
                 self.schedule(Duration::ZERO, event);
             }
-            if self.own_state(n) == NodeState::ShuttingDown {
-                let restart = self.nodes[n].process.as_ref().is_some_and(|p| p.restarts);
+            if let Some(restart) = self.nodes[n].process.as_ref().and_then(|p| p.told_to_end) {
                 self.terminate_process(n, restart);
             }
             self.touch();

@@ -77,8 +77,8 @@ pub(super) struct Process {
     pub hides_commit: bool,
     /// Exits by itself after it has rejoined.
     pub exits_once: bool,
-    /// While it shuts down: whether its supervisor starts it again.
-    pub restarts: bool,
+    /// Once it was told to end: whether its supervisor starts it again.
+    pub told_to_end: Option<bool>,
 }
 
 /// What a process believes of a member.

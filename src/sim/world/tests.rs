@@ -298,9 +298,9 @@ fn a_replica_says_it_is_ready_at_once_and_a_node_without_data_refills() {
 fn expectations_and_repeats() {
     let mut w = World::new(config(5));
     let l = w.leader().expect("settled");
-    let done = |o: &WriteOutcome| match o {
-        WriteOutcome::Done { last_revision, position } => (*last_revision, *position),
-        other => panic!("{other:?}"),
+    let done = |o: &WriteOutcome| {
+        let WriteOutcome::Done { last_revision, position } = o else { panic!("{o:?}") };
+        (*last_revision, *position)
     };
     let wrong = |current| WriteOutcome::WrongExpectedVersion { current };
     use ExpectedRevision::{Any, Exact, NoStream, StreamExists};
@@ -422,6 +422,70 @@ fn a_leader_that_is_stopped_costs_one_election_and_comes_back_as_a_follower() {
         assert_eq!(w.elections(), 1, "seed {seed}");
         assert!(w.leader() != Some(l) && w.process_id(l) != id);
         assert_eq!(w.describe_instances(&[w.instance_of(l).clone()]).expect("known")[0].instance_type.0, "m6i.xlarge");
+    }
+}
+
+#[test]
+fn clusters_of_other_sizes_live_too() {
+    for size in [1, 2, 5] {
+        let mut w = World::new(WorldConfig {
+            voters: size,
+            replicas: 1,
+            addresses: (1..=6).map(|i| Address::new(format!("10.0.0.{i}"), 2113)).collect(),
+            names: (1..=6).map(|i| format!("node-{i}")).collect(),
+            ..config(size as u64)
+        });
+        w.pass(5.0);
+        let l = w.leader().expect("settled");
+        w.resign(l);
+        w.pass_until(10.0, |w| w.elections() == 1).expect("somebody leads again");
+        w.pass_until(20.0, World::is_settled).expect("all agree");
+        let l = w.leader().expect("settled");
+        w.kill(l);
+        w.pass(1.0);
+        w.pass_until(60.0, World::is_settled).expect("all agree");
+        let l = w.leader().expect("settled");
+        assert!(matches!(w.append_one(l, "s", ExpectedRevision::NoStream, 1), WriteOutcome::Done { .. }));
+    }
+}
+
+#[test]
+fn the_dead_are_remembered_for_half_an_hour() {
+    let mut w = World::new(config(4));
+    w.pass(5.0);
+    let n = a_follower(&w);
+    w.shutdown(n);
+    w.pass(30.0);
+    let l = w.leader().expect("a follower is not missed");
+    let dead = w.view(l).member(w.address(n)).cloned().expect("still remembered");
+    assert!(!dead.is_alive && matches!(dead.state, NodeState::Follower | NodeState::ShuttingDown));
+    w.pass(1790.0);
+    assert_eq!(w.view(l).members.len(), 3);
+}
+
+#[test]
+fn an_ex_leader_cuts_its_tail_with_an_extra_start_or_two() {
+    for (version, starts) in [("23.10.5.0", 2), ("26.1.0.0", 3)] {
+        let mut w = World::new(WorldConfig { version: version.to_owned(), ..config(6) });
+        w.pass(3.0);
+        let l = w.leader().expect("settled");
+        let others: Vec<NodeIx> = voters(&w).filter(|n| *n != l).collect();
+        others.iter().for_each(|n| w.shutdown(*n));
+        w.pass(0.7);
+        w.append_one(l, "s", ExpectedRevision::NoStream, 1);
+        w.shutdown(l);
+        w.pass(1.0);
+        for n in others {
+            let generation = w.nodes[n].generation;
+            w.supervise(n, generation);
+        }
+        w.pass_until(30.0, |w| w.leader().is_some()).expect("the others go on");
+        let before = w.nodes[l].generation;
+        w.supervise(l, before);
+        w.pass_until(60.0, World::is_settled).expect("it rejoins");
+        // Each start and each end counts; the last start has no end.
+        assert_eq!(w.nodes[l].generation - before, 2 * starts - 1, "{version}");
+        assert_eq!(w.nodes[l].log.last_revision("s"), None);
     }
 }
 

@@ -1,6 +1,12 @@
 //! The messages and services of `proto/*.proto`, generated. `tests/wire_codegen.rs` keeps them in step.
 
-#![allow(missing_docs, clippy::all, clippy::disallowed_types, clippy::wildcard_enum_match_arm, reason = "generated code")]
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::disallowed_types,
+    clippy::wildcard_enum_match_arm,
+    reason = "generated code"
+)]
 
 /// `google`.
 pub mod google {

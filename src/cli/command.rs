@@ -1,0 +1,152 @@
+//! `pause`, `resume`, `cancel`, `approve`: commands to a running update.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::failure::Failure;
+use crate::cli::store::{self, Followed};
+use crate::cli::{note, print, update_id};
+use crate::domain::ids::{Revision, UpdateId};
+use crate::exit::Exit;
+use crate::ports::{Clock, EventLog};
+use crate::update::event::*;
+use crate::update::state::Body;
+
+/// For so long the worker's answer is awaited. A worker answers when it next looks, a second at most, unless the store is away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Rest between two looks for the answer.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Who asks, and why.
+#[derive(Args, Clone, Debug)]
+pub struct Asked {
+    /// Who asks
+    #[arg(long, value_name = "WHO", env = "USER", hide_env_values = true)]
+    pub by: Option<String>,
+    /// Why, for whoever reads the history
+    #[arg(long, value_name = "TEXT")]
+    pub why: Option<String>,
+}
+
+/// Options of `pause`, `resume` and `cancel`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Prints the revision of the command, and waits up to 10 s for the worker's answer. `cancel` is answered by the end of the update, once
+every node runs: follow it with `watch`. Exit code 3 if the command was refused.
+
+Example:
+  esdb-rollout pause 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6 --why 'month-end run'")]
+pub struct PlainArgs {
+    /// The update
+    #[arg(value_name = "ID", value_parser = update_id)]
+    pub id: UpdateId,
+    /// Who and why.
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
+/// Options of `approve`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Prints the revision of the command, and waits up to 10 s for the worker's answer. Exit code 3 if it was refused.
+
+Example:
+  esdb-rollout approve 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6 --answers 42")]
+pub struct ApproveArgs {
+    /// The update
+    #[arg(value_name = "ID", value_parser = update_id)]
+    pub id: UpdateId,
+    /// Revision of the ApprovalAwaited that is answered: `status` shows it
+    #[arg(long, value_name = "REVISION")]
+    pub answers: Option<u64>,
+    /// Who and why.
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
+/// Pauses an update.
+pub async fn pause(args: PlainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+    let Asked { by, why } = args.asked;
+    send(args.id, PauseRequested { by, why }.into(), log, clock).await
+}
+
+/// Lets an update go on.
+pub async fn resume(args: PlainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+    let Asked { by, why } = args.asked;
+    send(args.id, ResumeRequested { by, why }.into(), log, clock).await
+}
+
+/// Cancels an update.
+pub async fn cancel(args: PlainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+    let Asked { by, why } = args.asked;
+    let revision = store::command(log, clock, args.id, &CancelRequested { by, why }.into()).await?;
+    print(&revision.to_string())?;
+    note(&format!("asked for; it ends as soon as every node runs: esdb-rollout watch {}", args.id));
+    Ok(Exit::Completed)
+}
+
+/// Grants an approval.
+pub async fn approve(args: ApproveArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+    let followed = Followed::read(log, clock, args.id).await?;
+    let awaited = followed.state.awaited.as_ref();
+    let answers = match (args.answers, awaited) {
+        (Some(answers), Some(awaited)) if awaited.revision == Revision(answers) => awaited.revision,
+        (_, Some(awaited)) => {
+            let node = awaited.node.as_ref().map(|n| format!(", for {n}")).unwrap_or_default();
+            let found = args.answers.map_or("no --answers".to_owned(), |a| format!("--answers {a}"));
+            return Err(Failure::usage(format!(
+                "update {} awaits the approval {}{node}, by revision {}; found {found}; to grant it: esdb-rollout approve {} --answers {}",
+                args.id, awaited.gate, awaited.revision, args.id, awaited.revision
+            )));
+        }
+        (_, None) => {
+            let text = format!(
+                "update {} awaits no approval; see what it does with `esdb-rollout status {}`",
+                args.id, args.id
+            );
+            return Err(Failure::refused(text));
+        }
+    };
+    let Asked { by, why } = args.asked;
+    send(args.id, ApprovalGranted { answers, check: None, node: None, until: None, by, why }.into(), log, clock).await
+}
+
+/// Appends a command, prints its revision, and waits a while for its answer.
+async fn send(update: UpdateId, command: Event, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+    let revision = store::command(log, clock, update, &command).await?;
+    print(&revision.to_string())?;
+    let began = clock.now();
+    let mut followed = Followed::read(log, clock, update).await?;
+    loop {
+        if let Some(reasons) = refusal(&followed, revision) {
+            let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+            return Err(Failure::refused(format!("{} was refused: {}", command.type_name(), reasons.join("; "))));
+        }
+        if !followed.state.unanswered.iter().any(|u| u.revision == revision) {
+            note(&format!("{} was obeyed", command.type_name()));
+            return Ok(Exit::Completed);
+        }
+        if clock.now().since(began) >= ANSWER_WITHIN {
+            note(&format!(
+                "no worker has answered within {} s; the command stands in the stream, and the next worker obeys it",
+                ANSWER_WITHIN.as_secs()
+            ));
+            return Ok(Exit::Completed);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Err(error) = followed.read_on(log, clock).await {
+            // The command is written; only its answer is not seen.
+            tracing::debug!(%error, "the answer cannot be read yet");
+        }
+    }
+}
+
+fn refusal(followed: &Followed, revision: Revision) -> Option<Vec<Reason>> {
+    followed.history.iter().find_map(|recorded| {
+        let Body::Event(event) = &recorded.body else { return None };
+        let Event::CommandRefused(refused) = &**event else { return None };
+        (refused.command.revision == revision).then(|| refused.reasons.clone())
+    })
+}

@@ -1,0 +1,206 @@
+//! Follows an update until its verdict stands: what `watch` and `start --wait` share.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::cli::failure::Failure;
+use crate::cli::store::Followed;
+use crate::cli::{Output, note, print};
+use crate::domain::ids::{NodeName, UpdateId};
+use crate::domain::time::Moment;
+use crate::exit::Exit;
+use crate::ports::{Clock, EventLog, ReadError};
+use crate::update::event::NodeResult;
+use crate::views::plain;
+use crate::views::progress::Progress;
+use crate::views::timeline::Line;
+
+/// The stream is read on this often.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// After this long without a worker, the person is told.
+const WORKER_HEARD_WITHIN: Duration = Duration::from_secs(10);
+
+/// The store may be the cluster in hand, and be without a leader for a while; longer than this is no election.
+const STORE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How to follow.
+#[derive(Clone, Copy, Debug)]
+pub struct Follow {
+    /// Which update.
+    pub update: UpdateId,
+    /// For how long at most.
+    pub timeout: Option<Duration>,
+    /// Whether to go on while it waits for a person.
+    pub stay: bool,
+    /// How the end is printed.
+    pub output: Output,
+    /// Whether events are the command's data (and go to stdout), or by the way (and go to stderr).
+    pub events_are_data: bool,
+}
+
+/// Follows an update to its verdict, prints where it is then, and gives the exit code.
+pub async fn follow(log: &dyn EventLog, clock: &dyn Clock, how: Follow) -> Result<Exit, Failure> {
+    let began = clock.now();
+    let mut followed = Followed::read(log, clock, how.update).await?;
+    let mut display = Display::new(how);
+    let mut shown = 0;
+    let mut warned = false;
+    let mut away = Away::default();
+    let exit = loop {
+        for recorded in followed.history.iter().skip(shown) {
+            display.event(&Line::of(recorded))?;
+        }
+        shown = followed.history.len();
+        display.progress(&followed.progress(clock));
+        match Exit::of(&followed.state) {
+            Some(Exit::Waiting) if how.stay => {}
+            Some(exit) => break exit,
+            None => {}
+        }
+        let passed = clock.now().since(began);
+        if how.timeout.is_some_and(|limit| passed >= limit) {
+            break Exit::TimedOut;
+        }
+        if !warned && passed >= WORKER_HEARD_WITHIN && followed.state.holder.is_none() {
+            warned = true;
+            display.note(&format!(
+                "no worker has been heard for {} s: see that `esdb-rollout worker` runs, on this store, with this cluster in its configuration",
+                WORKER_HEARD_WITHIN.as_secs()
+            ));
+        }
+        let left = how.timeout.map_or(LOOK_EVERY, |limit| LOOK_EVERY.min(limit.saturating_sub(passed)));
+        tokio::time::sleep(left.max(Duration::from_millis(1))).await;
+        let asked = clock.now();
+        match followed.read_on(log, clock).await {
+            Ok(_) => {
+                if away.back() {
+                    display.note("the store answers again");
+                }
+            }
+            Err(error) => away.lost(error, asked, clock.now(), &display)?,
+        }
+    };
+    display.finish();
+    let progress = followed.progress(clock);
+    show(&progress, how.output)?;
+    if exit == Exit::TimedOut {
+        note(&format!("--timeout has passed; the update goes on: esdb-rollout watch {}", how.update));
+    } else if exit == Exit::Other {
+        note("its history cannot be followed any further; a newer version of this program may have written it");
+    }
+    Ok(exit)
+}
+
+/// Prints where an update is.
+pub fn show(progress: &Progress, output: Output) -> Result<(), Failure> {
+    match output {
+        Output::Table => print(&progress.to_string()),
+        Output::Json => print(&serde_json::to_string(progress).map_err(Failure::other)?),
+    }
+}
+
+/// The store's silence, as this process experiences it.
+#[derive(Default)]
+struct Away {
+    since: Option<Moment>,
+}
+
+impl Away {
+    fn back(&mut self) -> bool {
+        self.since.take().is_some()
+    }
+
+    fn lost(&mut self, error: ReadError, asked: Moment, now: Moment, display: &Display) -> Result<(), Failure> {
+        if let ReadError::Refused { .. } = error {
+            return Err(Failure::from(error));
+        }
+        match self.since {
+            None => {
+                self.since = Some(asked);
+                display.note(&format!("{error}; still trying"));
+                Ok(())
+            }
+            Some(since) if now.since(since) < STORE_PATIENCE => Ok(()),
+            Some(since) => {
+                let what = format!("the store has not answered for {} s", now.since(since).as_secs());
+                Err(Failure::from(error).during(what))
+            }
+        }
+    }
+}
+
+/// Where the events and the state of the nodes are shown meanwhile.
+enum Display {
+    /// One line a node, kept up to date, and one for the whole.
+    Live { area: MultiProgress, whole: ProgressBar, nodes: BTreeMap<NodeName, ProgressBar> },
+    /// One line an event.
+    Lines { data: bool },
+}
+
+fn bar(template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
+    ProgressBar::new_spinner().with_style(style)
+}
+
+impl Display {
+    fn new(how: Follow) -> Self {
+        let people = std::io::stderr().is_terminal() && std::io::stdout().is_terminal();
+        if people && how.output == Output::Table {
+            let area = MultiProgress::new();
+            let whole = area.add(bar("{spinner} {wide_msg}"));
+            whole.enable_steady_tick(Duration::from_millis(120));
+            Self::Live { area, whole, nodes: BTreeMap::new() }
+        } else {
+            Self::Lines { data: how.events_are_data && how.output == Output::Table }
+        }
+    }
+
+    fn event(&self, line: &Line) -> Result<(), Failure> {
+        match self {
+            Self::Live { .. } => Ok(()),
+            Self::Lines { data: true } => print(&line.to_string()),
+            Self::Lines { data: false } => {
+                note(&line.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        let Self::Live { area, whole, nodes } = self else { return };
+        let waiting = progress.waiting.as_ref().map(|w| format!(" · {}", plain(&w.line()))).unwrap_or_default();
+        whole.set_message(format!("{}{waiting}", progress.headline()));
+        for node in &progress.nodes {
+            let line = nodes.entry(node.name.clone()).or_insert_with(|| area.add(bar("  {prefix} {wide_msg}")));
+            let mark = match node.result {
+                NodeResult::Updated | NodeResult::Skipped => '✓',
+                NodeResult::RolledBack | NodeResult::Failed => '✗',
+                NodeResult::Pending if progress.in_hand.as_ref() == Some(&node.name) => '▶',
+                NodeResult::Pending => '·',
+            };
+            line.set_prefix(format!("{mark} {:<12}", plain(node.name.as_str())));
+            line.set_message(node.line());
+            line.tick();
+        }
+    }
+
+    fn note(&self, text: &str) {
+        match self {
+            // An error here means that the terminal has gone, and with it whoever could be told.
+            Self::Live { area, .. } => drop(area.println(text)),
+            Self::Lines { .. } => note(text),
+        }
+    }
+
+    fn finish(&self) {
+        if let Self::Live { area, whole, nodes } = self {
+            whole.finish_and_clear();
+            nodes.values().for_each(ProgressBar::finish_and_clear);
+            drop(area.clear());
+        }
+    }
+}

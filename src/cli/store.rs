@@ -1,0 +1,158 @@
+//! What the client commands do with the store.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::cli::failure::Failure;
+use crate::cli::fresh_id;
+use crate::codec::{Admissions, encode_command};
+use crate::domain::ids::{ClusterName, Revision, UpdateId};
+use crate::ports::{AppendError, Clock, EventLog, Expected, NewEvent};
+use crate::update::event::Event;
+use crate::update::state::{Recorded, State, fold};
+use crate::views::progress::Progress;
+use crate::worker::{read_all, read_update};
+
+/// Sends of a command whose outcome is unknown, and tries where the store has no leader. Each takes up to 5 s: an election, or two.
+const SENDS_MAX: u32 = 3;
+
+/// Conflicts after which a command is given up: somebody writes faster than we read.
+const CONFLICTS_MAX: u32 = 20;
+
+/// Rest between two sends.
+const SEND_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// An update as it was read.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// Which.
+    pub update: UpdateId,
+    /// Its history.
+    pub history: Vec<Recorded>,
+    /// What it folds to.
+    pub state: State,
+}
+
+impl Followed {
+    /// Reads an update; an update without events is none.
+    pub async fn read(log: &dyn EventLog, clock: &dyn Clock, update: UpdateId) -> Result<Self, Failure> {
+        let mut followed = Self { update, history: Vec::new(), state: State::default() };
+        followed.read_on(log, clock).await.map_err(|e| Failure::from(e).during(format!("reading update {update}")))?;
+        if followed.history.is_empty() {
+            let text = format!("there is no update {update} in this store; `esdb-rollout list` shows those there are");
+            return Err(Failure::other(anyhow::anyhow!(text)));
+        }
+        Ok(followed)
+    }
+
+    /// Reads what has come since, and says which events that is.
+    pub async fn read_on(&mut self, log: &dyn EventLog, clock: &dyn Clock) -> Result<usize, crate::ports::ReadError> {
+        let from = self.state.last_revision().map_or(Revision(0), Revision::next);
+        let news = read_update(log, self.update, from, clock.now()).await?;
+        for recorded in &news {
+            self.state.evolve(recorded);
+        }
+        let count = news.len();
+        self.history.extend(news);
+        Ok(count)
+    }
+
+    /// Where it is now.
+    pub fn progress(&self, clock: &dyn Clock) -> Progress {
+        Progress::of(self.update, &self.state, &self.history, clock.wall())
+    }
+}
+
+/// The admissions of a cluster.
+pub async fn admissions(log: &dyn EventLog, cluster: &ClusterName) -> Result<Admissions, Failure> {
+    let events = read_all(log, &cluster.admission_stream(), Revision(0)).await;
+    events
+        .map(|e| Admissions::fold(&e))
+        .map_err(|e| Failure::from(e).during(format!("reading the updates of {cluster}")))
+}
+
+/// Metadata of a command. Without an incarnation: that is what tells a worker's events apart.
+fn command_metadata(update: UpdateId) -> Value {
+    let mut map = Map::new();
+    map.insert("$correlationId".into(), json!(update.0));
+    map.insert("toolVersion".into(), json!(env!("CARGO_PKG_VERSION")));
+    Value::Object(map)
+}
+
+fn written(command: &Event, update: UpdateId) -> Result<NewEvent, Failure> {
+    encode_command(command, fresh_id(), command_metadata(update)).map_err(Failure::other)
+}
+
+/// Sends one append until its outcome is known or patience ends; the event's id makes repeats harmless.
+async fn send(
+    log: &dyn EventLog,
+    update: UpdateId,
+    expected: Expected,
+    event: &NewEvent,
+) -> Result<Revision, AppendError> {
+    let mut sends = 1;
+    loop {
+        match log.append(&update.stream(), expected, vec![event.clone()]).await {
+            Ok(appended) => return Ok(appended.last),
+            Err(AppendError::Unknown { .. } | AppendError::Unavailable { .. }) if sends < SENDS_MAX => {
+                sends += 1;
+                tokio::time::sleep(SEND_AGAIN_AFTER).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Begins an update: its request becomes the first event of its stream.
+pub async fn request(log: &dyn EventLog, update: UpdateId, request: &Event) -> Result<(), Failure> {
+    let event = written(request, update)?;
+    match send(log, update, Expected::NoStream, &event).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::from(error).during(format!("asking for update {update}"))),
+    }
+}
+
+/// Appends a command to a running update, at exactly the revision that was read. Gives its revision.
+pub async fn command(
+    log: &dyn EventLog,
+    clock: &dyn Clock,
+    update: UpdateId,
+    command: &Event,
+) -> Result<Revision, Failure> {
+    let name = command.type_name();
+    let event = written(command, update)?;
+    let mut followed = Followed::read(log, clock, update).await?;
+    for _ in 0..CONFLICTS_MAX {
+        if followed.state.end.is_some() {
+            let verdict = crate::update::react::verdict_word(&followed.state);
+            return Err(Failure::refused(format!("update {update} has ended: {verdict}; start a new one")));
+        }
+        match send(log, update, Expected::after(followed.state.last_revision()), &event).await {
+            Ok(revision) => return Ok(revision),
+            Err(AppendError::Conflict { .. }) => {}
+            Err(error) => return Err(Failure::from(error).during(format!("appending {name} to update {update}"))),
+        }
+        followed.read_on(log, clock).await.map_err(|e| Failure::from(e).during(format!("reading update {update}")))?;
+        // An earlier send with an unknown outcome may have been written after all.
+        if let Some(ours) = followed.history.iter().find(|r| r.id == event.id) {
+            return Ok(ours.revision);
+        }
+    }
+    Err(Failure::other(anyhow::anyhow!(
+        "{name} could not be appended to update {update}: somebody writes there all the time; try again"
+    )))
+}
+
+/// An update by its whole history.
+pub async fn read_state(
+    log: &dyn EventLog,
+    clock: &dyn Clock,
+    update: UpdateId,
+) -> Result<(Vec<Recorded>, State), Failure> {
+    let history = read_update(log, update, Revision(0), clock.now())
+        .await
+        .map_err(|e| Failure::from(e).during(format!("reading update {update}")))?;
+    let state = fold(&history);
+    Ok((history, state))
+}

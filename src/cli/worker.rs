@@ -1,0 +1,126 @@
+//! `worker`: does the work, until it is asked to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::cli::failure::Failure;
+use crate::cli::note;
+use crate::cli::store::{admissions, read_state};
+use crate::config::default_worker_name;
+use crate::domain::ids::{ClusterName, WorkerName};
+use crate::exit::Exit;
+use crate::ports::{Clock, EventLog};
+use crate::worker::{StartPoint, Stop, Worker, WorkerError};
+
+/// Options of `worker`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Carries out the updates of every cluster in its configuration. Several workers may run: one holds an update, and another takes over
+within 20 s or so when it falls silent. SIGTERM or Ctrl-C: takes nothing new in hand, and ends as soon as no node is out of service by
+its doing; a second one ends it at once, and whatever it had in hand waits for the next worker.
+
+Log lines go to stderr; RUST_LOG filters them (default: info).
+
+Examples:
+  esdb-rollout worker --config /etc/esdb-rollout.toml --log-format json
+  RUST_LOG=esdb_rollout=debug esdb-rollout worker --name blue")]
+pub struct WorkerArgs {
+    /// Name of this worker; each must have one of its own [default: the host's name]
+    #[arg(long, env = "ESDB_ROLLOUT_WORKER_NAME")]
+    pub name: Option<String>,
+    /// Without a checkpoint, read the log from its beginning; a store whose requests were never initialised obeys all of them
+    #[arg(long)]
+    pub from_beginning: bool,
+    /// How log lines are written
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl WorkerArgs {
+    /// The worker's name.
+    pub fn worker_name(&self) -> WorkerName {
+        self.name.as_deref().map_or_else(default_worker_name, WorkerName::from)
+    }
+}
+
+/// Runs a worker until it is asked to stop.
+pub async fn run(args: &WorkerArgs, worker: Worker) -> Result<Exit, Failure> {
+    let start = if args.from_beginning { StartPoint::CheckpointOrBeginning } else { StartPoint::Checkpoint };
+    let listen =
+        |kind| signal(kind).map_err(|e| Failure::other(anyhow::Error::new(e).context("cannot listen for signals")));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let (stop, stopped) = watch::channel(Stop::No);
+    let (log, clock) = (worker.log.clone(), worker.clock.clone());
+    let clusters: Vec<ClusterName> = worker.clusters.keys().cloned().collect();
+    tracing::info!(worker = %worker.writer.worker, incarnation = %worker.writer.incarnation, ?clusters, "begins");
+    let mut running = tokio::spawn(worker.run(start, stopped));
+    let mut asked = false;
+    loop {
+        let signalled = tokio::select! {
+            ended = &mut running => return result(ended),
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        if asked {
+            tracing::warn!(signal = signalled, "ends at once; what it had in hand waits for the next worker");
+            running.abort();
+            return Ok(Exit::Other);
+        }
+        asked = true;
+        note(
+            "stopping: takes nothing new in hand, and waits until no node is out of service by its doing; once more to end at once",
+        );
+        stop.send_replace(Stop::AtSafePoint);
+        tokio::spawn(say_what_it_waits_for(log.clone(), clock.clone(), clusters.clone()));
+    }
+}
+
+fn result(ended: Result<Result<(), WorkerError>, tokio::task::JoinError>) -> Result<Exit, Failure> {
+    match ended {
+        Ok(Ok(())) => {
+            tracing::info!("stopped; no node is out of service by its doing");
+            Ok(Exit::Completed)
+        }
+        Ok(Err(error @ WorkerError::Store(_))) => {
+            Err(Failure::unreachable(format!("{error}; check the store and the user's rights")))
+        }
+        Ok(Err(error @ (WorkerError::NotInitialised | WorkerError::NamesakeAlive(_)))) => Err(Failure::usage(error)),
+        Err(panic) => Err(Failure::other(
+            anyhow::Error::new(panic).context("the worker died; start it again: it resumes from the streams"),
+        )),
+    }
+}
+
+/// Names what is in hand, as far as the store says so in time.
+async fn say_what_it_waits_for(log: Arc<dyn EventLog>, clock: Arc<dyn Clock>, clusters: Vec<ClusterName>) {
+    let look = async {
+        for cluster in &clusters {
+            let Some(update) = admissions(&*log, cluster).await?.active else { continue };
+            let (_, state) = read_state(&*log, &*clock, update).await?;
+            if let Some(hand) = state.in_hand.as_ref().filter(|h| h.step.out_of_service()) {
+                note(&format!("waits for {} of cluster {cluster}, which is {}", hand.node, hand.step));
+            }
+        }
+        Ok::<(), Failure>(())
+    };
+    match tokio::time::timeout(Duration::from_secs(10), look).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "cannot say what it waits for"),
+        Err(_) => tracing::warn!("cannot say what it waits for: the store does not answer in time"),
+    }
+}

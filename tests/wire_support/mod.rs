@@ -1,0 +1,96 @@
+//! A small simulated cluster on loopback ports.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+use esdb_rollout::domain::ids::Address;
+use esdb_rollout::sim::model::{NodeIx, WorldConfig};
+use esdb_rollout::sim::wire::{WireCluster, serve};
+use esdb_rollout::sim::world::{SimWorld, World};
+use tokio::time::timeout;
+
+/// Longest that a test waits for something that must come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Addresses on this machine that were free a moment ago.
+pub fn free_addresses(count: usize) -> Vec<Address> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")).collect();
+    held.iter().map(|l| Address::new("127.0.0.1", l.local_addr().expect("its address").port())).collect()
+}
+
+/// Three voters and a replica.
+pub fn config(version: &str) -> WorldConfig {
+    WorldConfig {
+        seed: 7,
+        voters: 3,
+        replicas: 1,
+        addresses: free_addresses(4),
+        names: (1..=4).map(|i| format!("node-{i}")).collect(),
+        version: version.to_owned(),
+        instance_type: "m6i.large".to_owned(),
+        offered_types: [("m6i.large", "x86_64"), ("m6i.xlarge", "x86_64"), ("m7g.large", "arm64")]
+            .map(|(name, architecture)| (name.to_owned(), architecture.to_owned()))
+            .to_vec(),
+        ec2_stop: Duration::from_millis(600),
+        ec2_start: Duration::from_millis(300),
+        boot: Duration::from_millis(300),
+        catch_up_bytes_per_second: 50_000_000,
+        load_bytes_per_second: 0,
+        initial_log_bytes: 0,
+        faults: Vec::new(),
+    }
+}
+
+/// A served cluster.
+pub struct Cluster {
+    pub world: SimWorld,
+    pub wire: WireCluster,
+    pub addresses: Vec<Address>,
+}
+
+impl Cluster {
+    pub async fn start(config: WorldConfig) -> Cluster {
+        let addresses = config.addresses.clone();
+        let world = SimWorld::new(World::new(config));
+        let wire = serve(world.clone(), None).await.expect("the cluster is served");
+        Cluster { world, wire, addresses }
+    }
+
+    pub fn leader(&self) -> NodeIx {
+        self.world.with(|w| w.leader()).expect("a leader")
+    }
+
+    pub fn follower(&self) -> NodeIx {
+        let leader = self.leader();
+        (0..3).find(|&n| n != leader).expect("a follower")
+    }
+
+    pub fn replica(&self) -> NodeIx {
+        3
+    }
+
+    pub fn http(&self, n: NodeIx, path: &str) -> String {
+        format!("http://{}{path}", self.addresses[n])
+    }
+
+    /// A connection string that names all voters.
+    pub fn voters(&self) -> String {
+        let hosts: Vec<_> = self.addresses[..3].iter().map(Address::to_string).collect();
+        format!("esdb://{}?tls=false&maxDiscoverAttempts=5&discoveryInterval=100&gossipTimeout=1000", hosts.join(","))
+    }
+
+    /// Waits until the world is as told.
+    pub async fn until(&self, what: &str, holds: impl Fn(&mut World) -> bool) {
+        let wait = async {
+            loop {
+                let (version, done) = self.world.with(|w| (w.version(), holds(w)));
+                if done {
+                    return;
+                }
+                self.world.changed(version).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+}
