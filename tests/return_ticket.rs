@@ -9,7 +9,6 @@ use esdb_rollout::update::event::Event;
 use esdb_rollout::update::state::{Body, End, Recorded};
 use rig::{Rig, lines, outline, quick_world, request};
 
-
 /// Another voter freezes right after ours was stopped: one of three is left, and nothing can be appended.
 #[tokio::test(start_paused = true)]
 async fn the_node_is_brought_back_when_another_voter_is_lost() {

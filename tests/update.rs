@@ -79,7 +79,18 @@ async fn pause_takes_hold_before_the_next_stop_and_cancel_ends_with_every_node_r
     rig.append(Event::ResumeRequested(ResumeRequested::default()), 3).await;
     rig.until("InstanceStopped", 2).await;
     rig.append(Event::CancelRequested(CancelRequested { by: Some("ann".into()), why: Some("enough".into()) }), 4).await;
-    rig.append(Event::RetryRequested(RetryRequested { answers: Revision(0), check: None, node: None, until: None, by: None, why: None }), 5).await;
+    rig.append(
+        Event::RetryRequested(RetryRequested {
+            answers: Revision(0),
+            check: None,
+            node: None,
+            until: None,
+            by: None,
+            why: None,
+        }),
+        5,
+    )
+    .await;
     let (history, state) = rig.ended(LIMIT).await;
     let shown = lines(&history);
     let Some(End::Cancelled(end)) = state.end else { panic!("{shown}") };
@@ -101,7 +112,8 @@ async fn what_is_wanted_already_is_skipped_and_a_restart_stops_each_node_once() 
 
     let rig = Rig::new(quick_world(5));
     let truth = rig.watch_truth();
-    let restart = serde_json::from_value(serde_json::json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart" })).unwrap();
+    let restart =
+        serde_json::from_value(serde_json::json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart" })).unwrap();
     let (history, state) = rig.run(restart, LIMIT).await;
     assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
     assert!(!outline(&history).contains("TypeModif"));
@@ -117,7 +129,10 @@ async fn bad_requests_are_rejected_with_a_code_and_a_remedy_and_nothing_is_stopp
         (serde_json::json!({ "targetInstanceType": "m6i.xlarge" }), "badRequest"),
         (serde_json::json!({ "cluster": "prod", "targetInstanceType": 7 }), "badRequest"),
         (serde_json::json!("text"), "badRequest"),
-        (serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "nodes": ["esdb-9"] }), "unknownNode"),
+        (
+            serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "nodes": ["esdb-9"] }),
+            "unknownNode",
+        ),
         (serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "dwellSeconds": -1 }), "badNumber"),
     ];
     for (data, code) in table {

@@ -70,7 +70,13 @@ pub struct EncodeError {
 
 /// Id of a fact: UUIDv5 of stream, revision, type, incarnation and the SHA-256 of the data. The incarnation keeps two workers at one
 /// revision from sending the *same* id, which the server, being idempotent, would acknowledge to both.
-pub fn fact_id(stream: &StreamName, revision: Revision, type_name: &str, incarnation: Incarnation, data: &Value) -> Uuid {
+pub fn fact_id(
+    stream: &StreamName,
+    revision: Revision,
+    type_name: &str,
+    incarnation: Incarnation,
+    data: &Value,
+) -> Uuid {
     let digest: String = Sha256::digest(data.to_string()).iter().map(|b| format!("{b:02x}")).collect();
     Uuid::new_v5(&NAMESPACE, format!("{stream}\n{revision}\n{type_name}\n{incarnation}\n{digest}").as_bytes())
 }
@@ -142,7 +148,11 @@ fn body(stored: &StoredEvent) -> Body {
     let ours = stored.metadata.get("incarnation").is_some();
     let unreadable = |problem: String| Body::Unreadable { type_name: stored.event_type.clone(), problem };
     let Some(kind) = Event::kind_of(&stored.event_type) else {
-        return if ours { Body::Newer { type_name: stored.event_type.clone() } } else { unreadable("no type of this contract".into()) };
+        return if ours {
+            Body::Newer { type_name: stored.event_type.clone() }
+        } else {
+            unreadable("no type of this contract".into())
+        };
     };
     if !stored.is_json {
         return unreadable("its data is no JSON".into());
@@ -177,7 +187,12 @@ pub fn encode_admission(
     let data = serde_json::to_value(admission).map_err(|source| EncodeError { what: type_name.into(), source })?;
     let revision = last.map_or(Revision(0), Revision::next);
     let id = fact_id(&cluster.admission_stream(), revision, type_name, writer.incarnation, &data);
-    Ok(NewEvent { id, event_type: type_name.into(), data, metadata: metadata(Some(admission.update), None, writer, at) })
+    Ok(NewEvent {
+        id,
+        event_type: type_name.into(),
+        data,
+        metadata: metadata(Some(admission.update), None, writer, at),
+    })
 }
 
 /// Reads an admission event; `None` for anything else.

@@ -119,7 +119,10 @@ impl LeaderSamples {
 
     /// How far an entry refreshed at `at` is behind; `None` without samples.
     pub fn delay_of(&self, own: &MemberEntry, at: Moment) -> Option<Delay> {
-        Some(Delay { replication: behind(&self.writer, own.writer, at)?, index: behind(&self.commit, own.last_commit, at)? })
+        Some(Delay {
+            replication: behind(&self.writer, own.writer, at)?,
+            index: behind(&self.commit, own.last_commit, at)?,
+        })
     }
 }
 
@@ -285,13 +288,22 @@ pub fn judge_data(
     let threshold = 2 * missed + MAX_TRUNCATION.min(leader_now / 2);
     let bytes = i64::try_from(sent.bytes).unwrap_or(i64::MAX);
     if bytes > threshold {
-        return told(DataKept::No, format!("the leader sent {bytes} bytes, at most {threshold} would have been missing"));
+        return told(
+            DataKept::No,
+            format!("the leader sent {bytes} bytes, at most {threshold} would have been missing"),
+        );
     }
     if !sent.unbroken {
         return told(DataKept::Unknown, "the node's connection to the leader was made more than once".into());
     }
     if lower_by > 0 {
-        return told(DataKept::Yes, format!("truncated by {lower_by} bytes; the leader sent {bytes} of at most {threshold} bytes"));
+        return told(
+            DataKept::Yes,
+            format!("truncated by {lower_by} bytes; the leader sent {bytes} of at most {threshold} bytes"),
+        );
     }
-    told(DataKept::Yes, format!("first commit position not lower; the leader sent {bytes} of at most {threshold} bytes"))
+    told(
+        DataKept::Yes,
+        format!("first commit position not lower; the leader sent {bytes} of at most {threshold} bytes"),
+    )
 }

@@ -2,6 +2,9 @@
 //!
 //! Pure: no I/O, no clock, no randomness. Knows nothing else of this crate.
 
+// A new event or state must be thought about everywhere.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 pub mod agreement;
 pub mod catch_up;
 pub mod cluster;

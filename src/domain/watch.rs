@@ -171,7 +171,10 @@ pub struct ClusterWatch {
 impl ClusterWatch {
     /// A watch that has seen nothing of these nodes.
     pub fn new(nodes: impl IntoIterator<Item = NodeName>) -> Self {
-        Self { nodes: nodes.into_iter().map(|n| (n, NodeTrack::default())).collect(), samples: LeaderSamples::default() }
+        Self {
+            nodes: nodes.into_iter().map(|n| (n, NodeTrack::default())).collect(),
+            samples: LeaderSamples::default(),
+        }
     }
 
     /// What was seen of a node.

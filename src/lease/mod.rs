@@ -2,6 +2,9 @@
 //!
 //! Pure. Knows [`crate::domain`] only.
 
+// A new event or state must be thought about everywhere.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use std::time::Duration;
 
 use crate::domain::ids::{Incarnation, Revision};

@@ -48,7 +48,9 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S4", hand.intent.as_ref().is_some_and(|i| i.revision == revision), &|| {
                 format!("revision {revision} is not the open intent")
             });
-            check("S4", state.last_revision().is_some_and(|last| last >= revision), &|| "the intent is not folded".into());
+            check("S4", state.last_revision().is_some_and(|last| last >= revision), &|| {
+                "the intent is not folded".into()
+            });
             let mine = observed.intent.filter(|i| i.revision == revision);
             check("S4", mine.is_some(), &|| "this worker did not append the intent".into());
             if let Some(mine) = mine {
@@ -64,7 +66,9 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S4", observed.store.away_since.is_some_and(|since| now.since(since) >= needed), &|| {
                 "the store has not been away for long enough".into()
             });
-            check("S4", observed.store.leader_reported == Some(false), &|| "a node of the store may have a leader".into());
+            check("S4", observed.store.leader_reported == Some(false), &|| {
+                "a node of the store may have a leader".into()
+            });
             check("S4", matches!(action.call, Call::ModifyType { .. } | Call::StartInstance { .. }), &|| {
                 "a return ticket brings a node back and nothing else".into()
             });
@@ -100,21 +104,29 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S2", all_views_name(observed, state, None, now) == process_of(observed, &action.node), &|| {
                 "not every view names it leader in two consecutive refreshes".into()
             });
-            check("S3", others.iter().all(|n| in_service(observed, n, now)), &|| "another voter is not in service".into());
+            check("S3", others.iter().all(|n| in_service(observed, n, now)), &|| {
+                "another voter is not in service".into()
+            });
         }
         Call::StopInstance { instance } => {
             let same = plan.members.iter().filter(|m| &m.instance == instance).count();
             check("S5", same == 1 && planned.first().is_some_and(|m| &m.instance == instance), &|| {
                 format!("{instance} belongs to {same} planned nodes")
             });
-            check("S4", hand.step == Step::Stopping && !hand.return_types.is_empty(), &|| "there is no return ticket".into());
-            check("S6", hand.return_types.last() == Some(&hand.old_type), &|| "the old type is not the last to return with".into());
+            check("S4", hand.step == Step::Stopping && !hand.return_types.is_empty(), &|| {
+                "there is no return ticket".into()
+            });
+            check("S6", hand.return_types.last() == Some(&hand.old_type), &|| {
+                "the old type is not the last to return with".into()
+            });
             let answers = observed.watch.node(&action.node).and_then(|t| t.own(now)).is_some();
             let downtime = state.request.as_ref().and_then(|r| r.accept_downtime) == Some(true);
             let sole = plan.voters.0 == 1 && downtime;
             let me = process_of(observed, &action.node);
             let leader = all_views_name(observed, state, (!answers).then_some(&action.node), now);
-            check("S2", leader.is_some() || sole, &|| "not every view names the same leader in two consecutive refreshes".into());
+            check("S2", leader.is_some() || sole, &|| {
+                "not every view names the same leader in two consecutive refreshes".into()
+            });
             check("S2", leader.is_none() || leader != me || sole, &|| "it leads".into());
             let called = observed.watch.nodes().filter_map(|(_, t)| t.last_view.as_ref()).any(|(_, v)| {
                 v.members.iter().any(|m| {
@@ -138,13 +150,21 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             }
         }
         Call::ModifyType { instance, to } => {
-            check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| format!("{instance} is not {}'s", action.node));
+            check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {
+                format!("{instance} is not {}'s", action.node)
+            });
             check("S6", hand.return_types.contains(to), &|| format!("the return ticket does not name {to}"));
-            check("S6", ec2_state(observed, instance) == Some(InstanceState::Stopped), &|| format!("{instance} is not stopped"));
+            check("S6", ec2_state(observed, instance) == Some(InstanceState::Stopped), &|| {
+                format!("{instance} is not stopped")
+            });
         }
         Call::StartInstance { instance } => {
-            check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| format!("{instance} is not {}'s", action.node));
-            check("S6", ec2_state(observed, instance) == Some(InstanceState::Stopped), &|| format!("{instance} is not stopped"));
+            check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {
+                format!("{instance} is not {}'s", action.node)
+            });
+            check("S6", ec2_state(observed, instance) == Some(InstanceState::Stopped), &|| {
+                format!("{instance} is not stopped")
+            });
         }
     }
     if found.is_empty() { Ok(()) } else { Err(found) }
@@ -200,7 +220,12 @@ fn in_service(observed: &Observed<'_>, node: &NodeName, now: Moment) -> bool {
 
 /// The one process that every expected member's view named as leader, and nothing else, during its last two refreshes, and that
 /// itself says that it leads.
-fn all_views_name(observed: &Observed<'_>, state: &State, without: Option<&NodeName>, now: Moment) -> Option<ProcessId> {
+fn all_views_name(
+    observed: &Observed<'_>,
+    state: &State,
+    without: Option<&NodeName>,
+    now: Moment,
+) -> Option<ProcessId> {
     let mut leader: Option<ProcessId> = None;
     for member in &state.plan.as_ref()?.members {
         if Some(&member.node) == without {

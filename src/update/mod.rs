@@ -3,6 +3,9 @@
 //!
 //! Pure: no I/O, no clock, no randomness. Knows [`crate::domain`] only.
 
+// A new event or state must be thought about everywhere.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 pub mod action;
 pub mod audit;
 pub mod event;

@@ -21,7 +21,8 @@ pub fn check_request(request: &UpdateRequested, allowed_types: &[String]) -> Vec
                 code: "typeNotAllowed".into(),
                 found: t.to_string(),
                 wanted: format!("a type matching one of {}", allowed_types.join(", ")),
-                remedy: "ask for an allowed type, or widen allowed_types of the cluster in the worker's configuration".into(),
+                remedy: "ask for an allowed type, or widen allowed_types of the cluster in the worker's configuration"
+                    .into(),
             });
         }
     }
@@ -45,8 +46,9 @@ pub fn check_request(request: &UpdateRequested, allowed_types: &[String]) -> Vec
         "use rollBackNode, and ask for the old type in a new update",
     );
     unsupported(matches!(request.on_silent_node, Some(OnSilentNode::Reboot)), "onSilentNode: reboot", "use hold");
-    for (name, value) in [("nodeTimeoutSeconds", request.node_timeout_seconds), ("dwellSeconds", request.dwell_seconds)] {
-        if value.is_some_and(|v| !v.is_finite() || v < 0.0 || v > 1e7) {
+    for (name, value) in [("nodeTimeoutSeconds", request.node_timeout_seconds), ("dwellSeconds", request.dwell_seconds)]
+    {
+        if value.is_some_and(|v| !(0.0..=1e7).contains(&v)) {
             reasons.push(Reason {
                 code: "badNumber".into(),
                 found: format!("{name} {}", value.unwrap_or_default()),
@@ -63,7 +65,8 @@ pub fn matches_pattern(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((head, rest)) => text.strip_prefix(head).is_some_and(|tail| {
-            rest.is_empty() || (0..=tail.len()).filter(|i| tail.is_char_boundary(*i)).any(|i| matches_pattern(rest, &tail[i..]))
+            rest.is_empty()
+                || (0..=tail.len()).filter(|i| tail.is_char_boundary(*i)).any(|i| matches_pattern(rest, &tail[i..]))
         }),
     }
 }
@@ -97,7 +100,9 @@ pub fn plan(request: &UpdateRequested, survey: &Survey, observed: &Observed<'_>,
             }),
             Some(info) => {
                 for (node, m) in &survey.members {
-                    if let Some(zone) = m.instance.zone.as_ref().filter(|z| !info.zones.is_empty() && !info.zones.contains(z)) {
+                    if let Some(zone) =
+                        m.instance.zone.as_ref().filter(|z| !info.zones.is_empty() && !info.zones.contains(z))
+                    {
                         reasons.push(Reason {
                             code: "typeNotOffered".into(),
                             found: format!("{t} is not offered in {zone}, where {node} is"),
@@ -178,10 +183,12 @@ pub fn plan(request: &UpdateRequested, survey: &Survey, observed: &Observed<'_>,
             missing.push(format!("{node} has not answered"));
             continue;
         };
-        let role = match own.state {
-            NodeState::Leader => Role::Leader,
-            _ if own.is_read_only_replica => Role::ReadOnlyReplica,
-            _ => Role::Follower,
+        let role = if own.state == NodeState::Leader {
+            Role::Leader
+        } else if own.is_read_only_replica {
+            Role::ReadOnlyReplica
+        } else {
+            Role::Follower
         };
         let change = request.strategy.change(request, &m.instance, &m.instance.instance_type);
         members.push(PlannedMember {

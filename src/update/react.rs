@@ -9,7 +9,9 @@ use super::limits::*;
 use super::observed::{InstanceSeen, Observed};
 use super::plan::{self, Planning};
 use super::safety::{self, Blocker, Scene};
-use super::state::{CANCELLED, End, FOREIGN_STOP, InHand, STOP_NOT_DONE, State, Step, TURNED_BACK, UNANSWERED_MAX, round_ms};
+use super::state::{
+    CANCELLED, End, FOREIGN_STOP, InHand, STOP_NOT_DONE, State, Step, TURNED_BACK, UNANSWERED_MAX, round_ms,
+};
 use crate::domain::agreement::Agreement;
 use crate::domain::catch_up::{DataKept, NotCaughtUp, judge_data, level};
 use crate::domain::cluster::{MemberEntry, NodeState};
@@ -87,7 +89,8 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
             UpdateParked {
                 code: "historyIllegal".into(),
                 found: why.clone(),
-                remedy: "look at that event with `history`; a newer worker may have written it, or somebody forged it".into(),
+                remedy: "look at that event with `history`; a newer worker may have written it, or somebody forged it"
+                    .into(),
             }
             .into(),
         ]);
@@ -100,22 +103,18 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     }
 }
 
+fn waiting(state: &State, code: &'static str, detail: String, numbers: Vec<Number>, delay: bool) -> Next {
+    let node = state.in_hand.as_ref().map(|h| h.node.clone());
+    let step = state.in_hand.as_ref().map_or("between nodes", |h| h.step.name()).to_owned();
+    Next::Wait(Waiting { code, detail, numbers, node, step, delay })
+}
+
 fn wait(state: &State, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
-    Next::Wait(Waiting {
-        code,
-        detail: detail.into(),
-        numbers,
-        node: state.in_hand.as_ref().map(|h| h.node.clone()),
-        step: state.in_hand.as_ref().map_or("between nodes", |h| h.step.name()).to_owned(),
-        delay: false,
-    })
+    waiting(state, code, detail.into(), numbers, false)
 }
 
 fn delayed(state: &State, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
-    match wait(state, code, detail, numbers) {
-        Next::Wait(w) => Next::Wait(Waiting { delay: true, ..w }),
-        other => other,
-    }
+    waiting(state, code, detail.into(), numbers, true)
 }
 
 fn number(name: &str, value: f64) -> Number {
@@ -144,24 +143,42 @@ pub fn answer_command(state: &State) -> Option<Event> {
             Ok(event) => event,
         };
         if state.end.is_some() {
-            return Some(refusal(command, "ended", "an update that has ended".into(), "a running update", "start a new one"));
+            return Some(refusal(
+                command,
+                "ended",
+                "an update that has ended".into(),
+                "a running update",
+                "start a new one",
+            ));
         }
         let answer = match &**event {
-            Event::UpdateRequested(_) => {
-                refusal(command, "secondRequest", "a second request".into(), "one request a stream", "append it to a fresh stream")
-            }
+            Event::UpdateRequested(_) => refusal(
+                command,
+                "secondRequest",
+                "a second request".into(),
+                "one request a stream",
+                "append it to a fresh stream",
+            ),
             Event::PauseRequested(c) if state.paused.is_none() => {
                 UpdatePaused { by: c.by.clone(), why: c.why.clone() }.into()
             }
-            Event::PauseRequested(_) => {
-                refusal(command, "alreadyPaused", "a paused update".into(), "a running update", "nothing needs to be done")
-            }
+            Event::PauseRequested(_) => refusal(
+                command,
+                "alreadyPaused",
+                "a paused update".into(),
+                "a running update",
+                "nothing needs to be done",
+            ),
             Event::ResumeRequested(c) if state.paused.is_some() => {
                 UpdateResumed { by: c.by.clone(), why: c.why.clone() }.into()
             }
-            Event::ResumeRequested(_) => {
-                refusal(command, "notPaused", "an update that is not paused".into(), "a paused update", "nothing needs to be done")
-            }
+            Event::ResumeRequested(_) => refusal(
+                command,
+                "notPaused",
+                "an update that is not paused".into(),
+                "a paused update",
+                "nothing needs to be done",
+            ),
             // Answered by its end, once every node runs.
             Event::CancelRequested(_) => continue,
             Event::ApprovalGranted(c) => {
@@ -251,10 +268,9 @@ fn before_plan(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
         return wait(state, "surveying", "the cluster and its instances are being looked at", vec![]);
     };
     match plan::plan(request, survey, observed, now) {
-        Planning::Ready(plan, cluster_id) => Next::Record(vec![
-            UpdateAccepted { request: request.clone(), cluster_id }.into(),
-            (*plan).into(),
-        ]),
+        Planning::Ready(plan, cluster_id) => {
+            Next::Record(vec![UpdateAccepted { request: request.clone(), cluster_id }.into(), (*plan).into()])
+        }
         Planning::Refused(reasons) => reject(reasons),
         Planning::Incomplete(missing) if now.since(taken) > SURVEY_TIMEOUT => reject(vec![Reason {
             code: "clusterNotObservable".into(),
@@ -300,7 +316,9 @@ fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now:
     let seconds = seconds_since_acceptance(state, observed.wall);
     if state.failure.is_some() || state.cancelled.is_some() || state.remaining().next().is_none() {
         // An end says which nodes run, so all of them must have been described since.
-        if observed.fleet_trouble.is_some() || !scene.plan.members.iter().all(|m| observed.instances.contains_key(&m.instance)) {
+        if observed.fleet_trouble.is_some()
+            || !scene.plan.members.iter().all(|m| observed.instances.contains_key(&m.instance))
+        {
             return wait(state, "describingInstances", observed.fleet_trouble.unwrap_or("before the end"), vec![]);
         }
     }
@@ -322,15 +340,24 @@ fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now:
     }
     if state.remaining().next().is_none() {
         return Next::Record(vec![
-            UpdateCompleted { seconds, nodes: outcomes(state), elections: state.elections, not_running: not_running(state, observed) }
-                .into(),
+            UpdateCompleted {
+                seconds,
+                nodes: outcomes(state),
+                elections: state.elections,
+                not_running: not_running(state, observed),
+            }
+            .into(),
         ]);
     }
     if state.unanswered.len() > UNANSWERED_MAX {
         if state.parked.is_some() {
             return wait(state, "tooManyCommands", "too many unanswered commands", vec![]);
         }
-        return park("tooManyCommands", format!("{} unanswered commands", state.unanswered.len()), "find out who appends them");
+        return park(
+            "tooManyCommands",
+            format!("{} unanswered commands", state.unanswered.len()),
+            "find out who appends them",
+        );
     }
     if let Some(paused) = &state.paused {
         let by = paused.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default();
@@ -345,7 +372,12 @@ fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now:
         );
     }
     if let Some(quiet) = quiet_after_take_over(observed, now) {
-        return wait(state, "tookOver", "calls of the worker before may still be under way", vec![number("seconds left", quiet)]);
+        return wait(
+            state,
+            "tookOver",
+            "calls of the worker before may still be under way",
+            vec![number("seconds left", quiet)],
+        );
     }
     if let Some(dwell) = state.request.as_ref().and_then(|r| r.dwell_seconds).filter(|_| !state.results.is_empty()) {
         let rested = state.last_at.map_or(0.0, |at| observed.wall.duration_since(at).as_secs_f64());
@@ -388,12 +420,12 @@ fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) -> Next {
         };
         candidates.push((node, member, seen, role, level));
     }
-    let confirming = |l: &Result<(), NotCaughtUp>| {
-        matches!(l, Err(NotCaughtUp::Confirming { .. } | NotCaughtUp::NoLeader))
-    };
+    let confirming =
+        |l: &Result<(), NotCaughtUp>| matches!(l, Err(NotCaughtUp::Confirming { .. } | NotCaughtUp::NoLeader));
     let ill = |role: Role, l: &Result<(), NotCaughtUp>| role != Role::ReadOnlyReplica && l.is_err() && !confirming(l);
     // A voter that is down or lags weakens the quorum already: taking it costs nothing more, taking another might cost everything.
-    let first = candidates.iter().min_by_key(|(node, _, _, role, l)| (!ill(*role, l), plan::rank(*role), (*node).clone()));
+    let first =
+        candidates.iter().min_by_key(|(node, _, _, role, l)| (!ill(*role, l), plan::rank(*role), (*node).clone()));
     let Some((node, member, seen, role, level)) = first else {
         return wait(state, "nothingLeft", "no node is left", vec![]);
     };
@@ -434,13 +466,17 @@ fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) -> Next {
         return Next::Record(vec![ApprovalAwaited { gate, node: Some((*node).clone()), detail }.into()]);
     }
     // Nothing is taken in hand before it may be taken out of service: so a wait here holds nothing.
-    let blockers: Vec<Blocker> =
-        safety::stop_blockers(scene, node).into_iter().filter(|b| !matches!(b, Blocker::Leads | Blocker::CalledLeader)).collect();
+    let blockers: Vec<Blocker> = safety::stop_blockers(scene, node)
+        .into_iter()
+        .filter(|b| !matches!(b, Blocker::Leads | Blocker::CalledLeader))
+        .collect();
     if let Some(first) = blockers.first() {
         return blocked(state, first, &format!("before {node}"));
     }
     let because = match (level, role) {
-        (Err(why), Role::Leader | Role::Follower) if ill(*role, &Err(why.clone())) => format!("it {why}: taken before all others"),
+        (Err(why), Role::Leader | Role::Follower) if ill(*role, &Err(why.clone())) => {
+            format!("it {why}: taken before all others")
+        }
         (_, Role::ReadOnlyReplica) => "read-only replicas first".to_owned(),
         (_, Role::Follower) => "followers before the leader".to_owned(),
         (_, Role::Leader) => "the leader last".to_owned(),
@@ -481,7 +517,11 @@ fn blocked(state: &State, blocker: &Blocker, what: &str) -> Next {
         | Blocker::UnexpectedMember(_) => vec![],
     };
     let detail = format!("{what}: {blocker}");
-    if ordinary(blocker) { wait(state, blocker.code(), detail, numbers) } else { delayed(state, blocker.code(), detail, numbers) }
+    if ordinary(blocker) {
+        wait(state, blocker.code(), detail, numbers)
+    } else {
+        delayed(state, blocker.code(), detail, numbers)
+    }
 }
 
 fn open_gate(state: &State, request: &UpdateRequested, node: &NodeName, role: Role) -> Option<Gate> {
@@ -531,7 +571,11 @@ impl Hand<'_> {
             && step != Step::CaughtUp
             && let Some(quiet) = quiet_after_take_over(self.observed, self.now)
         {
-            return self.wait("tookOver", "calls of the worker before may still be under way", vec![number("seconds left", quiet)]);
+            return self.wait(
+                "tookOver",
+                "calls of the worker before may still be under way",
+                vec![number("seconds left", quiet)],
+            );
         }
         match step {
             Step::Selected | Step::PriorityLowered | Step::Transferred => self.in_service(),
@@ -625,7 +669,10 @@ impl Hand<'_> {
             return self.fail_in_service(CANCELLED, "start a new update when it is wanted");
         }
         if self.over_time() {
-            return self.fail_in_service("nodeTimedOut", "find out why the node could not be taken out of service; see the StepDelayed facts");
+            return self.fail_in_service(
+                "nodeTimedOut",
+                "find out why the node could not be taken out of service; see the StepDelayed facts",
+            );
         }
         if let Some(paused) = &self.state.paused {
             let by = paused.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default();
@@ -637,7 +684,8 @@ impl Hand<'_> {
         let Some(seen) = self.seen() else { return self.no_description() };
         match seen.instance.state {
             InstanceState::Terminated | InstanceState::ShuttingDown => {
-                return self.fail_in_service("instanceTerminated", "somebody terminated the instance; replace the node");
+                return self
+                    .fail_in_service("instanceTerminated", "somebody terminated the instance; replace the node");
             }
             InstanceState::Pending
             | InstanceState::Running
@@ -685,8 +733,13 @@ impl Hand<'_> {
     }
 
     fn lowest_other_priority(&self) -> i32 {
-        let others = self.scene.plan.members.iter().map(|m| &m.node).filter(|n| **n != self.hand.node && self.scene.is_voter(n));
-        others.filter_map(|n| self.observed.watch.node(n).and_then(|t| t.last_own())).map(|own| own.priority).min().unwrap_or(0)
+        let others =
+            self.scene.plan.members.iter().map(|m| &m.node).filter(|n| **n != self.hand.node && self.scene.is_voter(n));
+        others
+            .filter_map(|n| self.observed.watch.node(n).and_then(|t| t.last_own()))
+            .map(|own| own.priority)
+            .min()
+            .unwrap_or(0)
     }
 
     /// The node leads: its priority first, then it resigns, until it follows.
@@ -699,7 +752,10 @@ impl Hand<'_> {
         if own.priority > wanted {
             let attempt = self.hand.next_attempt(Step::LoweringPriority);
             if attempt > PRIORITY_TRIES_MAX {
-                return self.fail_in_service("priorityNotLowered", "the node takes no priority: check its rights and its /admin endpoints");
+                return self.fail_in_service(
+                    "priorityNotLowered",
+                    "the node takes no priority: check its rights and its /admin endpoints",
+                );
             }
             return Next::Record(vec![
                 PriorityLoweringRequested {
@@ -713,7 +769,10 @@ impl Hand<'_> {
             ]);
         }
         if self.hand.resignations >= RESIGNATIONS_MAX {
-            return self.fail_in_service("leaderDoesNotResign", "the leader went on leading; look at its log, and whether every voter reaches every other");
+            return self.fail_in_service(
+                "leaderDoesNotResign",
+                "the leader went on leading; look at its log, and whether every voter reaches every other",
+            );
         }
         let blockers = safety::resign_blockers(&self.scene, &self.hand.node);
         if let Some(first) = blockers.first() {
@@ -755,7 +814,10 @@ impl Hand<'_> {
             }
             IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. } => {
                 if self.hand.attempt >= PRIORITY_TRIES_MAX {
-                    return self.fail_in_service("priorityNotLowered", "the node takes no priority: check its rights and its /admin endpoints");
+                    return self.fail_in_service(
+                        "priorityNotLowered",
+                        "the node takes no priority: check its rights and its /admin endpoints",
+                    );
                 }
                 Next::Record(vec![
                     PriorityLoweringRequested {
@@ -847,7 +909,13 @@ impl Hand<'_> {
 
     fn restore(&self, priority: i32, attempt: u32) -> Next {
         Next::Record(vec![
-            PriorityRestorationRequested { node: self.node(), attempt, priority, observed: safety::evidence(&self.scene) }.into(),
+            PriorityRestorationRequested {
+                node: self.node(),
+                attempt,
+                priority,
+                observed: safety::evidence(&self.scene),
+            }
+            .into(),
         ])
     }
 
@@ -871,7 +939,9 @@ impl Hand<'_> {
             return restored(RestoredBy::Call);
         }
         match self.intent() {
-            IntentStatus::MayCall => self.act(Call::SetPriority { address: own.address.clone(), priority: lowered.original }),
+            IntentStatus::MayCall => {
+                self.act(Call::SetPriority { address: own.address.clone(), priority: lowered.original })
+            }
             IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. }
                 if self.intent_age() < PRIORITY_TIMEOUT * self.hand.attempt.min(12) =>
             {
@@ -889,9 +959,15 @@ impl Hand<'_> {
         if let Some(found) = &self.hand.stop_refused {
             self.way_out("stopRefused", &format!("EC2 refused the stop: {found}"))
         } else if self.hand.resignations >= RESIGNATIONS_MAX {
-            self.way_out("leaderDoesNotResign", "the leader went on leading; look at its log, and whether every voter reaches every other")
+            self.way_out(
+                "leaderDoesNotResign",
+                "the leader went on leading; look at its log, and whether every voter reaches every other",
+            )
         } else if self.over_time() {
-            self.way_out("nodeTimedOut", "find out why the node could not be taken out of service; see the StepDelayed facts")
+            self.way_out(
+                "nodeTimedOut",
+                "find out why the node could not be taken out of service; see the StepDelayed facts",
+            )
         } else {
             self.way_out("nodeLetGo", "see the facts before this one")
         }
@@ -924,18 +1000,25 @@ impl Hand<'_> {
                 let since = self.now.since(self.hand.step_seen);
                 let numbers = vec![number("seconds", since.as_secs_f64())];
                 if since > STOP_TIMEOUT {
-                    return self.parked("instanceStopsNot", format!("{} is {} after {} s", seen.instance.id, seen.instance.state, since.as_secs()),
-                        "look at the instance in EC2; AWS support frees a stuck host");
+                    return self.parked(
+                        "instanceStopsNot",
+                        format!("{} is {} after {} s", seen.instance.id, seen.instance.state, since.as_secs()),
+                        "look at the instance in EC2; AWS support frees a stuck host",
+                    );
                 }
                 return self.wait("instanceStopping", format!("EC2 says {}", seen.instance.state), numbers);
             }
             InstanceState::Terminated | InstanceState::ShuttingDown => {
-                return self.parked("instanceTerminated", format!("{} is {}", seen.instance.id, seen.instance.state),
-                    "somebody terminated the instance; replace the node");
+                return self.parked(
+                    "instanceTerminated",
+                    format!("{} is {}", seen.instance.id, seen.instance.state),
+                    "somebody terminated the instance; replace the node",
+                );
             }
             InstanceState::Running | InstanceState::Unrecognized => {}
         }
-        let restarted = self.own().is_some_and(|own| Some(own.process) != self.hand.process_before) && self.hand.process_before.is_some();
+        let restarted = self.own().is_some_and(|own| Some(own.process) != self.hand.process_before)
+            && self.hand.process_before.is_some();
         if seen.instance.state == InstanceState::Running && (restarted || self.observed.ticket_called.is_some()) {
             // Stopped and started again while nothing could be recorded: by the return ticket, or by a person.
             return self.stopped_and_started(seen);
@@ -950,12 +1033,19 @@ impl Hand<'_> {
                     Some(first) => blocked(self.state, first, "the stop was called off"),
                 }
             }
-            IntentStatus::Called => self.wait("instanceStopping", "EC2 accepted the stop and still says running", vec![]),
+            IntentStatus::Called => {
+                self.wait("instanceStopping", "EC2 accepted the stop and still says running", vec![])
+            }
             IntentStatus::Refused { code, message, again, at } => {
                 let rest = CALL_RETRY_AFTER * self.hand.attempt;
-                let may_repeat = matches!(again, Again::Soon | Again::WithCapacity) && self.hand.attempt < CALL_TRIES_MAX;
+                let may_repeat =
+                    matches!(again, Again::Soon | Again::WithCapacity) && self.hand.attempt < CALL_TRIES_MAX;
                 if may_repeat && self.now.since(at) < rest {
-                    return self.delayed("ec2Refused", format!("{code}: {message}"), vec![number("try", f64::from(self.hand.attempt))]);
+                    return self.delayed(
+                        "ec2Refused",
+                        format!("{code}: {message}"),
+                        vec![number("try", f64::from(self.hand.attempt))],
+                    );
                 }
                 if may_repeat && !self.turning_back() {
                     return self.stop_again(seen);
@@ -1051,9 +1141,14 @@ impl Hand<'_> {
 
     /// Whether every other voter answers. If one does not, the quorum hangs by a thread, and only the type that surely starts will do.
     fn others_fine(&self) -> bool {
-        self.scene.plan.members.iter().map(|m| &m.node).filter(|n| **n != self.hand.node && self.scene.is_voter(n)).all(|n| {
-            self.observed.watch.node(n).is_some_and(|t| t.silent_since.is_none_or(|since| self.now.since(since) < NODE_CALL_TIMEOUT))
-        })
+        self.scene.plan.members.iter().map(|m| &m.node).filter(|n| **n != self.hand.node && self.scene.is_voter(n)).all(
+            |n| {
+                self.observed
+                    .watch
+                    .node(n)
+                    .is_some_and(|t| t.silent_since.is_none_or(|since| self.now.since(since) < NODE_CALL_TIMEOUT))
+            },
+        )
     }
 
     /// Whether the return ticket is open: the store has had no leader for long enough, and nobody in it reports one.
@@ -1068,8 +1163,11 @@ impl Hand<'_> {
         match seen.instance.state {
             InstanceState::Running | InstanceState::Pending => return self.runs_without_us(seen),
             InstanceState::Terminated | InstanceState::ShuttingDown => {
-                return self.parked("instanceTerminated", format!("{} is {}", seen.instance.id, seen.instance.state),
-                    "somebody terminated the instance; replace the node");
+                return self.parked(
+                    "instanceTerminated",
+                    format!("{} is {}", seen.instance.id, seen.instance.state),
+                    "somebody terminated the instance; replace the node",
+                );
             }
             InstanceState::Stopping | InstanceState::Unrecognized => {
                 return self.wait("instanceStopping", format!("EC2 says {}", seen.instance.state), vec![]);
@@ -1080,10 +1178,10 @@ impl Hand<'_> {
             return self.use_ticket(seen);
         }
         let wanted = self.type_to_start();
-        if let Some(last) = self.hand.failed_starts.last().filter(|_| self.hand.step == Step::StartFailed) {
-            if let Some(next) = self.rest_after_failure(last, &wanted) {
-                return next;
-            }
+        if let Some(last) = self.hand.failed_starts.last().filter(|_| self.hand.step == Step::StartFailed)
+            && let Some(next) = self.rest_after_failure(last, &wanted)
+        {
+            return next;
         }
         if seen.instance.instance_type == wanted {
             return Next::Record(vec![
@@ -1166,7 +1264,11 @@ impl Hand<'_> {
     /// The store is gone, perhaps because this very node is down: bringing it back is the cure.
     fn use_ticket(&self, seen: &InstanceSeen) -> Next {
         let Some(ticket) = self.hand.ticket else {
-            return self.delayed("storeAway", "the store has no leader, and no stop intent entitles to a start", vec![]);
+            return self.delayed(
+                "storeAway",
+                "the store has no leader, and no stop intent entitles to a start",
+                vec![],
+            );
         };
         let replacement = self.observed.took_over_at.is_some();
         if replacement && seen.times < 2 {
@@ -1175,7 +1277,11 @@ impl Hand<'_> {
         if let Some(at) = self.observed.ticket_called
             && self.now.since(at) < EC2_CALL_TIMEOUT
         {
-            return self.delayed("storeAway", "the store has no leader; the node in hand is being brought back", vec![]);
+            return self.delayed(
+                "storeAway",
+                "the store has no leader; the node in hand is being brought back",
+                vec![],
+            );
         }
         let wanted = self.type_to_start();
         let may_modify = !replacement && self.observed.store.folded_from_majority;
@@ -1222,7 +1328,11 @@ impl Hand<'_> {
                 if self.hand.attempt < CALL_TRIES_MAX =>
             {
                 if self.now.since(at) < CALL_RETRY_AFTER * self.hand.attempt {
-                    return self.delayed("ec2Refused", format!("{code}: {message}"), vec![number("try", f64::from(self.hand.attempt))]);
+                    return self.delayed(
+                        "ec2Refused",
+                        format!("{code}: {message}"),
+                        vec![number("try", f64::from(self.hand.attempt))],
+                    );
                 }
                 self.stopped()
             }
@@ -1267,11 +1377,18 @@ impl Hand<'_> {
                 ]);
             }
             InstanceState::Pending => {
-                return self.wait("instanceStarting", "EC2 says pending", vec![number("seconds", self.intent_age().as_secs_f64())]);
+                return self.wait(
+                    "instanceStarting",
+                    "EC2 says pending",
+                    vec![number("seconds", self.intent_age().as_secs_f64())],
+                );
             }
             InstanceState::Terminated | InstanceState::ShuttingDown => {
-                return self.parked("instanceTerminated", format!("{} is {}", seen.instance.id, seen.instance.state),
-                    "somebody terminated the instance; replace the node");
+                return self.parked(
+                    "instanceTerminated",
+                    format!("{} is {}", seen.instance.id, seen.instance.state),
+                    "somebody terminated the instance; replace the node",
+                );
             }
             InstanceState::Stopped | InstanceState::Stopping | InstanceState::Unrecognized => {}
         }
@@ -1297,7 +1414,11 @@ impl Hand<'_> {
                     let code = code.unwrap_or_else(|| "startDidNotHappen".into());
                     return self.start_failed(seen, &now_type, &code, again);
                 }
-                self.wait("instanceStarting", format!("EC2 says {}", seen.instance.state), vec![number("seconds", age.as_secs_f64())])
+                self.wait(
+                    "instanceStarting",
+                    format!("EC2 says {}", seen.instance.state),
+                    vec![number("seconds", age.as_secs_f64())],
+                )
             }
         }
     }
@@ -1325,8 +1446,10 @@ impl Hand<'_> {
         let fresh = self.own().filter(|own| Some(own.process) != self.hand.process_before);
         if let Some(own) = fresh {
             let first = self.first_seen();
-            let (epoch, writer, commit, state) =
-                first.map_or((own.epoch, own.writer, own.last_commit, own.state), |f| (f.epoch, f.writer, f.commit, f.state));
+            let (epoch, writer, commit, state) = first
+                .map_or((own.epoch, own.writer, own.last_commit, own.state), |f| {
+                    (f.epoch, f.writer, f.commit, f.state)
+                });
             return Next::Record(vec![
                 NodeRejoined {
                     node: self.node(),
@@ -1383,22 +1506,35 @@ impl Hand<'_> {
         if matches!(seen.instance.state, InstanceState::Stopped | InstanceState::Stopping) && seen.times >= 2 {
             return self.foreign_stop(seen);
         }
-        let Some(track) = self.observed.watch.node(&self.hand.node) else { return self.wait("nodeSilent", "not watched", vec![]) };
+        let Some(track) = self.observed.watch.node(&self.hand.node) else {
+            return self.wait("nodeSilent", "not watched", vec![]);
+        };
         let samples = self.observed.watch.samples();
         let since = self.now.since(self.hand.step_seen);
         match level(track, samples, self.scene.max_delay, self.now) {
             Err(NotCaughtUp::Silent) => {
                 let silent = track.silent_since.map_or(Duration::ZERO, |at| self.now.since(at));
                 if silent > FIRST_ANSWER_TIMEOUT {
-                    return self.parked("nodeSilent", format!("the instance runs, the node has been silent for {} s", silent.as_secs()),
-                        "look at the node's own log; its supervisor must restart it on any exit (Restart=always)");
+                    return self.parked(
+                        "nodeSilent",
+                        format!("the instance runs, the node has been silent for {} s", silent.as_secs()),
+                        "look at the node's own log; its supervisor must restart it on any exit (Restart=always)",
+                    );
                 }
-                return self.wait("nodeSilent", "instance runs, node silent", vec![number("seconds", silent.as_secs_f64())]);
+                return self.wait(
+                    "nodeSilent",
+                    "instance runs, node silent",
+                    vec![number("seconds", silent.as_secs_f64())],
+                );
             }
             Err(why) => {
                 let behind = match &why {
                     NotCaughtUp::Behind(d) => d.replication.duration().as_secs_f64(),
-                    NotCaughtUp::State(_) | NotCaughtUp::Epoch { .. } | NotCaughtUp::NoLeader | NotCaughtUp::Confirming { .. } | NotCaughtUp::Silent => 0.0,
+                    NotCaughtUp::State(_)
+                    | NotCaughtUp::Epoch { .. }
+                    | NotCaughtUp::NoLeader
+                    | NotCaughtUp::Confirming { .. }
+                    | NotCaughtUp::Silent => 0.0,
                 };
                 let numbers = vec![
                     number("seconds", since.as_secs_f64()),
@@ -1406,8 +1542,11 @@ impl Hand<'_> {
                     number("bytes behind", self.bytes_behind() as f64),
                 ];
                 if self.stalled() {
-                    return self.parked("catchUpStalled", format!("{why}; no progress for {} s", CATCH_UP_STALL.as_secs()),
-                        "look at the node's log, its volume, and its connection to the leader; it is left running");
+                    return self.parked(
+                        "catchUpStalled",
+                        format!("{why}; no progress for {} s", CATCH_UP_STALL.as_secs()),
+                        "look at the node's log, its volume, and its connection to the leader; it is left running",
+                    );
                 }
                 return self.wait("catchingUp", format!("{why}"), numbers);
             }
@@ -1426,7 +1565,11 @@ impl Hand<'_> {
             };
         };
         if track.live.map(|(_, live)| live) != Some(true) {
-            return self.wait("healthAwaited", "caught up, but /health/live does not say 204 yet", vec![number("seconds", since.as_secs_f64())]);
+            return self.wait(
+                "healthAwaited",
+                "caught up, but /health/live does not say 204 yet",
+                vec![number("seconds", since.as_secs_f64())],
+            );
         }
         let Some(own) = self.own() else { return self.wait("nodeSilent", "the node does not answer", vec![]) };
         let first = self.first_seen();
@@ -1509,7 +1652,8 @@ impl Hand<'_> {
                     node: self.node(),
                     attempt: 1,
                     code: "dataLost".into(),
-                    remedy: "find out why the data volume was not there; the node was filled again from the leader".into(),
+                    remedy: "find out why the data volume was not there; the node was filled again from the leader"
+                        .into(),
                     left_in: format!("running as {started}, refilled: {}", lost.how),
                     observed: vec![],
                 }
@@ -1518,16 +1662,35 @@ impl Hand<'_> {
             return Next::Record(facts);
         }
         let wanted = self.state.member(&self.hand.node).map(|m| m.new_type.clone()).unwrap_or_else(|| started.clone());
-        let fallback = self.state.request.as_ref().is_some_and(|r| r.fallback_types.iter().flatten().any(|t| t == &started));
+        let fallback =
+            self.state.request.as_ref().is_some_and(|r| r.fallback_types.iter().flatten().any(|t| t == &started));
         let outcome: Event = if started == wanted || (fallback && started != self.hand.old_type) {
             NodeUpdated { node: self.node(), attempt: 1, instance_type: started, seconds, observed: vec![] }.into()
         } else {
             let (code, remedy) = match self.hand.failed_starts.last() {
-                Some(f) => (f.code.clone(), format!("{} would not start as {}; see InstanceStartFailed", self.hand.instance, f.instance_type)),
-                None if self.state.cancelled.is_some() => (CANCELLED.into(), "start a new update when it is wanted".into()),
-                None => ("voterLost".into(), "another voter fell silent meanwhile, so the node was started as it was; mend the cluster first".into()),
+                Some(f) => (
+                    f.code.clone(),
+                    format!("{} would not start as {}; see InstanceStartFailed", self.hand.instance, f.instance_type),
+                ),
+                None if self.state.cancelled.is_some() => {
+                    (CANCELLED.into(), "start a new update when it is wanted".into())
+                }
+                None => (
+                    "voterLost".into(),
+                    "another voter fell silent meanwhile, so the node was started as it was; mend the cluster first"
+                        .into(),
+                ),
             };
-            NodeRolledBack { node: self.node(), attempt: 1, instance_type: started, seconds, code, remedy, observed: vec![] }.into()
+            NodeRolledBack {
+                node: self.node(),
+                attempt: 1,
+                instance_type: started,
+                seconds,
+                code,
+                remedy,
+                observed: vec![],
+            }
+            .into()
         };
         facts.push(outcome);
         Next::Record(facts)

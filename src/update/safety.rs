@@ -197,7 +197,11 @@ pub fn stop_blockers(scene: &Scene<'_>, node: &NodeName) -> Vec<Blocker> {
         }
     }
     let process = scene.watch.node(node).and_then(|t| t.last_own()).map(|own| own.process);
-    if !down && !sole && process.is_some_and(|p| scene.watch.called_leader().contains(&p)) && !blockers.contains(&Blocker::Leads) {
+    if !down
+        && !sole
+        && process.is_some_and(|p| scene.watch.called_leader().contains(&p))
+        && !blockers.contains(&Blocker::Leads)
+    {
         blockers.push(Blocker::CalledLeader);
     }
     if is_voter {

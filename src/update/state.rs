@@ -385,14 +385,19 @@ impl State {
             remedy: "append a corrected UpdateRequested to a fresh clusterUpdate-{uuid} stream".into(),
         };
         match body {
-            Body::Event(event) => match &**event {
-                Event::UpdateRequested(request) => self.request = Some(request.clone()),
-                other => self.bad_request = Some(bad(format!("{} first", other.type_name()))),
-            },
+            Body::Event(event) => {
+                if let Event::UpdateRequested(request) = &**event {
+                    self.request = Some(request.clone());
+                } else {
+                    self.bad_request = Some(bad(format!("{} first", event.type_name())));
+                }
+            }
             Body::Unreadable { type_name, problem } => {
                 self.bad_request = Some(bad(format!("{type_name}: {problem}")));
             }
-            Body::Newer { type_name } => self.broken = Some(format!("at revision 0: {type_name} was written by a newer worker")),
+            Body::Newer { type_name } => {
+                self.broken = Some(format!("at revision 0: {type_name} was written by a newer worker"))
+            }
         }
     }
 
@@ -400,13 +405,14 @@ impl State {
         let illegal = |why: &str| Err(format!("{} {why}", event.type_name()));
         if self.end.is_some() && event.kind() == Kind::Fact {
             // Answers to commands that came after the end are the only facts that may follow it.
-            return match event {
-                Event::CommandRefused(refused) => self.answer(refused.command.revision),
-                _ => illegal("after the end"),
-            };
+            let Event::CommandRefused(refused) = event else { return illegal("after the end") };
+            return self.answer(refused.command.revision);
         }
         if event.kind() == Kind::Fact
-            && !matches!(event, Event::StepDelayed(_) | Event::CommandRefused(_) | Event::WorkerAssigned(_) | Event::UpdateParked(_))
+            && !matches!(
+                event,
+                Event::StepDelayed(_) | Event::CommandRefused(_) | Event::WorkerAssigned(_) | Event::UpdateParked(_)
+            )
         {
             // Any other fact is progress.
             self.delayed = None;
@@ -542,7 +548,11 @@ impl State {
     fn answer(&mut self, revision: Revision) -> Result<(), String> {
         let before = self.unanswered.len();
         self.unanswered.retain(|u| u.revision != revision);
-        if self.unanswered.len() == before { Err(format!("answers revision {revision}, which needs no answer")) } else { Ok(()) }
+        if self.unanswered.len() == before {
+            Err(format!("answers revision {revision}, which needs no answer"))
+        } else {
+            Ok(())
+        }
     }
 
     fn answer_first(&mut self, type_name: &str) -> Result<(), String> {
@@ -571,6 +581,10 @@ impl State {
         Ok(())
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "`apply` lists every event and gives the facts about a node to this"
+    )]
     fn apply_to_node(&mut self, recorded: &Recorded, event: &Event) -> Result<(), String> {
         let illegal = |why: String| Err(format!("{} {why}", event.type_name()));
         let Some(hand) = self.in_hand.as_mut() else { return illegal("without a node in hand".into()) };

@@ -99,7 +99,9 @@ async fn move_checkpoint(worker: &Worker, to: Position) -> bool {
         return true;
     }
     let record = CheckpointMoved::from(to);
-    let Ok(event) = encode_record(&stream, CHECKPOINT, &record, last, &worker.writer, worker.clock.wall()) else { return false };
+    let Ok(event) = encode_record(&stream, CHECKPOINT, &record, last, &worker.writer, worker.clock.wall()) else {
+        return false;
+    };
     match worker.log.append(&stream, Expected::after(last), vec![event]).await {
         Ok(_) => true,
         Err(error) => {
@@ -203,7 +205,8 @@ async fn admit(worker: &Worker, update: UpdateId, state: &State, cluster: &Clust
 
 /// Appends a fact to an update that nobody holds.
 async fn append(worker: &Worker, update: UpdateId, state: &State, fact: Event) -> Result<Handled, String> {
-    let facts = encode_facts(update, &[fact], state.last, &worker.writer, worker.clock.wall()).map_err(|e| e.to_string())?;
+    let facts =
+        encode_facts(update, &[fact], state.last, &worker.writer, worker.clock.wall()).map_err(|e| e.to_string())?;
     match worker.log.append(&update.stream(), Expected::after(state.last_revision()), facts).await {
         Ok(_) | Err(AppendError::Conflict { .. }) => Ok(Handled::Again),
         Err(error) => Err(error.to_string()),
@@ -236,6 +239,8 @@ pub(super) async fn release(worker: &Worker, update: UpdateId, cluster: &Cluster
         return true;
     }
     let event = AdmissionEvent::UpdateReleased(Admission { update });
-    let Ok(event) = encode_admission(cluster, &event, admissions.last, &worker.writer, worker.clock.wall()) else { return false };
+    let Ok(event) = encode_admission(cluster, &event, admissions.last, &worker.writer, worker.clock.wall()) else {
+        return false;
+    };
     worker.log.append(&stream, Expected::after(admissions.last), vec![event]).await.is_ok()
 }

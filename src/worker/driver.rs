@@ -183,7 +183,8 @@ impl Driver {
                 seen.instance = instance;
             }
             None => {
-                self.instances.insert(id, InstanceSeen { instance, at, state_since: at, times: 1, pending_seen: pending });
+                self.instances
+                    .insert(id, InstanceSeen { instance, at, state_since: at, times: 1, pending_seen: pending });
             }
         }
     }
@@ -255,9 +256,9 @@ impl Driver {
         let Some(eyes) = &self.eyes else { return };
         eyes.set_cadence(match self.state.in_hand.as_ref().map(|h| h.step) {
             None => Cadence::BUSY,
-            Some(Step::Stopping | Step::Stopped | Step::Modifying | Step::Modified | Step::Starting | Step::StartFailed) => {
-                Cadence::CHANGING
-            }
+            Some(
+                Step::Stopping | Step::Stopped | Step::Modifying | Step::Modified | Step::Starting | Step::StartFailed,
+            ) => Cadence::CHANGING,
             Some(Step::Started | Step::Rejoined) => Cadence::RETURNING,
             Some(
                 Step::Selected
@@ -321,7 +322,11 @@ impl Driver {
     /// Without a leader, the history is what the nodes that answer hold; the longest of them, if it is longer than ours.
     async fn fold_everywhere_if_needed(&mut self) {
         let away = self.store.away_since.is_some_and(|since| self.now().since(since) >= TICKET_AFTER);
-        if !away || self.store.leader_reported != Some(false) || self.store.folded_from_majority || !self.node_in_hand_is_down() {
+        if !away
+            || self.store.leader_reported != Some(false)
+            || self.store.folded_from_majority
+            || !self.node_in_hand_is_down()
+        {
             return;
         }
         let seen = self.now();
@@ -396,7 +401,8 @@ impl Driver {
             return;
         }
         let found = survey(&self.handle, self.state.request.as_ref()).await;
-        let nodes: BTreeMap<NodeName, Address> = found.members.iter().map(|(n, m)| (n.clone(), m.address.clone())).collect();
+        let nodes: BTreeMap<NodeName, Address> =
+            found.members.iter().map(|(n, m)| (n.clone(), m.address.clone())).collect();
         let known: Vec<NodeName> = self.watch.nodes().map(|(n, _)| n.clone()).collect();
         if !nodes.is_empty() && known != nodes.keys().cloned().collect::<Vec<_>>() {
             let instances = found.members.values().map(|m| m.instance.id.clone()).collect();
@@ -424,7 +430,11 @@ impl Driver {
                 self.store = StoreSeen::default();
                 self.read_at = Some(self.now());
                 for fact in &facts {
-                    tracing::info!(fact = fact.type_name(), node = crate::update::state::node_of(fact).map(NodeName::as_str), "recorded");
+                    tracing::info!(
+                        fact = fact.type_name(),
+                        node = crate::update::state::node_of(fact).map(NodeName::as_str),
+                        "recorded"
+                    );
                 }
                 let first = last.map_or(Revision(0), |(r, _)| r.next());
                 let seen = self.now();
@@ -478,7 +488,8 @@ impl Driver {
             }
             Warrant::ReturnTicket(_) => self.ticket_called = Some(now),
         }
-        if let Call::StopInstance { instance } | Call::ModifyType { instance, .. } | Call::StartInstance { instance } = &action.call
+        if let Call::StopInstance { instance } | Call::ModifyType { instance, .. } | Call::StartInstance { instance } =
+            &action.call
             && let Some(seen) = self.instances.get_mut(instance)
         {
             // What EC2 said before the call proves nothing about what came of it.

@@ -128,7 +128,8 @@ async fn watch_node(
         let answer = match tokio::time::timeout(NODE_CALL_TIMEOUT, admin.gossip(&address)).await {
             Ok(Ok(view)) => {
                 let own_state = view.own().map(|own| own.state);
-                let serves = matches!(own_state, Some(NodeState::Follower | NodeState::ReadOnlyReplica | NodeState::Leader));
+                let serves =
+                    matches!(own_state, Some(NodeState::Follower | NodeState::ReadOnlyReplica | NodeState::Leader));
                 let live = if serves { admin.live(&address).await.ok() } else { None };
                 if now.replication
                     && own_state == Some(NodeState::Leader)
@@ -162,7 +163,9 @@ async fn watch_instances(
         let now = *cadence.borrow_and_update();
         let (found, slow_down) = match tokio::time::timeout(EC2_CALL_TIMEOUT, fleet.describe(&ids)).await {
             Ok(Ok(instances)) => (Ok(instances), false),
-            Ok(Err(error)) => (Err(error.to_string()), error.class == CallClass::Retry || error.class == CallClass::Denied),
+            Ok(Err(error)) => {
+                (Err(error.to_string()), error.class == CallClass::Retry || error.class == CallClass::Denied)
+            }
             Err(_) => (Err(format!("EC2 did not answer within {} s", EC2_CALL_TIMEOUT.as_secs())), true),
         };
         failures = if slow_down { (failures + 1).min(5) } else { 0 };

@@ -21,7 +21,9 @@ async fn node(call: impl Future<Output = Result<(), NodeError>>) -> CallOutcome 
         Ok(Err(error)) => {
             let message = error.to_string();
             match error {
-                NodeError::Refused { .. } => CallOutcome::Refused { code: "refused".into(), message, again: Again::Soon },
+                NodeError::Refused { .. } => {
+                    CallOutcome::Refused { code: "refused".into(), message, again: Again::Soon }
+                }
                 NodeError::TimedOut { .. } | NodeError::Other { .. } => CallOutcome::Unknown { message },
                 NodeError::Status { status, .. } => CallOutcome::Refused {
                     code: format!("http{status}"),
@@ -54,6 +56,8 @@ async fn ec2(call: impl Future<Output = Result<crate::ports::Done, FleetError>>)
             };
             CallOutcome::Refused { code: error.code, message: error.message, again }
         }
-        Err(_) => CallOutcome::Unknown { message: format!("EC2 did not answer within {} s", EC2_CALL_TIMEOUT.as_secs()) },
+        Err(_) => {
+            CallOutcome::Unknown { message: format!("EC2 did not answer within {} s", EC2_CALL_TIMEOUT.as_secs()) }
+        }
     }
 }

@@ -24,7 +24,10 @@ pub async fn read_all(log: &dyn EventLog, stream: &StreamName, from: Revision) -
         }
         events.extend(page);
         if events.len() > STREAM_MAX {
-            return Err(ReadError::Refused { what: stream.to_string(), found: format!("more than {STREAM_MAX} events") });
+            return Err(ReadError::Refused {
+                what: stream.to_string(),
+                found: format!("more than {STREAM_MAX} events"),
+            });
         }
         if !full {
             return Ok(events);
@@ -33,6 +36,11 @@ pub async fn read_all(log: &dyn EventLog, stream: &StreamName, from: Revision) -
 }
 
 /// The history of an update from `from` on, as first seen at `seen`.
-pub async fn read_update(log: &dyn EventLog, update: UpdateId, from: Revision, seen: Moment) -> Result<Vec<Recorded>, ReadError> {
+pub async fn read_update(
+    log: &dyn EventLog,
+    update: UpdateId,
+    from: Revision,
+    seen: Moment,
+) -> Result<Vec<Recorded>, ReadError> {
     Ok(read_all(log, &update.stream(), from).await?.iter().map(|e| decode(e, seen)).collect())
 }

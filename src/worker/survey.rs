@@ -48,7 +48,9 @@ async fn addresses(cluster: &ClusterHandle, survey: &mut Survey) -> BTreeSet<Add
     let mut silent = Vec::new();
     for seed in &cluster.seeds {
         match cluster.admin.gossip(seed).await {
-            Ok(view) => found.extend(view.members.iter().filter(|m| m.state != NodeState::Manager).map(|m| m.address.clone())),
+            Ok(view) => {
+                found.extend(view.members.iter().filter(|m| m.state != NodeState::Manager).map(|m| m.address.clone()))
+            }
             Err(error) => silent.push(error.to_string()),
         }
     }
@@ -81,7 +83,11 @@ async fn addresses(cluster: &ClusterHandle, survey: &mut Survey) -> BTreeSet<Add
     found
 }
 
-async fn match_instances(cluster: &ClusterHandle, addresses: &BTreeSet<Address>, survey: &mut Survey) -> Result<(), String> {
+async fn match_instances(
+    cluster: &ClusterHandle,
+    addresses: &BTreeSet<Address>,
+    survey: &mut Survey,
+) -> Result<(), String> {
     let mut ips: BTreeMap<Address, Vec<IpAddr>> = BTreeMap::new();
     for address in addresses {
         match cluster.admin.resolve(&address.host).await {
@@ -98,10 +104,7 @@ async fn match_instances(cluster: &ClusterHandle, addresses: &BTreeSet<Address>,
     let all_ips: Vec<IpAddr> = ips.values().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let hosts: Vec<String> = addresses.iter().map(|a| a.host.clone()).collect();
     let mut candidates: BTreeMap<InstanceId, Instance> = BTreeMap::new();
-    let mut wanted = vec![
-        Wanted::PrivateDns(hosts.clone()),
-        Wanted::Tag { key: "Name".into(), values: hosts.clone() },
-    ];
+    let mut wanted = vec![Wanted::PrivateDns(hosts.clone()), Wanted::Tag { key: "Name".into(), values: hosts.clone() }];
     if !all_ips.is_empty() {
         wanted.push(Wanted::PrivateIps(all_ips));
     }
@@ -128,7 +131,8 @@ async fn match_instances(cluster: &ClusterHandle, addresses: &BTreeSet<Address>,
                     candidates.values().filter(|i| i.private_ip.is_some_and(|ip| resolved.contains(&ip))).collect();
                 let by_name = || {
                     candidates.values().filter(|i| {
-                        i.private_dns.as_deref() == Some(address.host.as_str()) || i.name_tag.as_deref() == Some(address.host.as_str())
+                        i.private_dns.as_deref() == Some(address.host.as_str())
+                            || i.name_tag.as_deref() == Some(address.host.as_str())
                     })
                 };
                 if by_ip.is_empty() { by_name().collect() } else { by_ip }
@@ -138,9 +142,15 @@ async fn match_instances(cluster: &ClusterHandle, addresses: &BTreeSet<Address>,
             let ids: Vec<&str> = matching.iter().map(|i| i.id.as_str()).collect();
             survey.reasons.push(Reason {
                 code: if matching.is_empty() { "noInstance" } else { "severalInstances" }.into(),
-                found: if ids.is_empty() { format!("no instance for {address}") } else { format!("{} for {address}", ids.join(", ")) },
+                found: if ids.is_empty() {
+                    format!("no instance for {address}")
+                } else {
+                    format!("{} for {address}", ids.join(", "))
+                },
                 wanted: "exactly one instance for each member".into(),
-                remedy: "name it: [clusters.<name>.nodes.<node>] with instance_id and address in the worker's configuration".into(),
+                remedy:
+                    "name it: [clusters.<name>.nodes.<node>] with instance_id and address in the worker's configuration"
+                        .into(),
             });
             continue;
         };
@@ -153,14 +163,17 @@ async fn match_instances(cluster: &ClusterHandle, addresses: &BTreeSet<Address>,
             });
             continue;
         }
-        let configured_name = cluster.nodes.iter().find(|(_, n)| n.instance == instance.id).map(|(name, _)| name.clone());
+        let configured_name =
+            cluster.nodes.iter().find(|(_, n)| n.instance == instance.id).map(|(name, _)| name.clone());
         let tagged = instance.name_tag.as_deref().filter(|t| !t.is_empty()).map(NodeName::from);
         let mut name = configured_name.or(tagged).unwrap_or_else(|| NodeName(address.to_string()));
         if survey.members.contains_key(&name) {
             name = NodeName(address.to_string());
         }
         let is_own_machine = instance.private_ip.is_some_and(is_own_address);
-        survey.members.insert(name, SurveyedMember { address: address.clone(), instance: (*instance).clone(), is_own_machine });
+        survey
+            .members
+            .insert(name, SurveyedMember { address: address.clone(), instance: (*instance).clone(), is_own_machine });
     }
     Ok(())
 }

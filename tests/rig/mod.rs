@@ -12,8 +12,8 @@ use esdb_rollout::domain::time::Moment;
 use esdb_rollout::ports::{Clock, ClusterAdmin, EventLog, Expected, Fleet, SystemClock};
 use esdb_rollout::sim::model::{Fault, WorldConfig};
 use esdb_rollout::sim::ports::SimPorts;
-use esdb_rollout::sim::world::World;
 use esdb_rollout::sim::world::SimWorld;
+use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::{Event, UpdateRequested};
 use esdb_rollout::update::observed::Policy;
 use esdb_rollout::update::state::{Body, Recorded, State, fold};
@@ -96,7 +96,10 @@ impl Rig {
             fleet: self.fleet.clone(),
         };
         Worker {
-            writer: Writer { worker: WorkerName::from("w1"), incarnation: Incarnation(Uuid::from_u128(0xf00 + number)) },
+            writer: Writer {
+                worker: WorkerName::from("w1"),
+                incarnation: Incarnation(Uuid::from_u128(0xf00 + number)),
+            },
             clusters: Arc::new(BTreeMap::from([(ClusterName::from("prod"), handle)])),
             log: self.log.clone(),
             clock: self.clock.clone(),
@@ -191,7 +194,23 @@ pub fn lines(history: &[Recorded]) -> String {
             Body::Event(event) => {
                 let data = esdb_rollout::codec::event_data(event).unwrap();
                 let mut picked = String::new();
-                for key in ["node", "role", "type", "priority", "newLeader", "code", "reason", "gate", "because", "detail", "found", "command", "reasons", "dataKept", "remedy"] {
+                for key in [
+                    "node",
+                    "role",
+                    "type",
+                    "priority",
+                    "newLeader",
+                    "code",
+                    "reason",
+                    "gate",
+                    "because",
+                    "detail",
+                    "found",
+                    "command",
+                    "reasons",
+                    "dataKept",
+                    "remedy",
+                ] {
                     if let Some(v) = data.get(key).filter(|v| !v.is_null()) {
                         picked.push_str(&format!(" {key}={v}"));
                     }
