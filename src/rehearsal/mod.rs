@@ -29,7 +29,7 @@ use crate::config::DEFAULT_MAX_REPLICATION_DELAY;
 use crate::domain::ids::{CHECKPOINT_STREAM, Incarnation, Revision, StreamName, UpdateId, WorkerName};
 use crate::domain::quorum::Voters;
 use crate::ec2::{AwsConfig, Ec2Fleet};
-use crate::esdb::{AdminConfig, ConfigError, EventStoreLog, HttpAdmin, ProbeError, WriteProbe};
+use crate::esdb::{AdminConfig, ConfigError, EventStoreLog, HttpAdmin, ProbeError, Seen, WriteProbe};
 use crate::exit::Exit;
 use crate::ports::{AppendError, Clock, EventLog, Expected, FleetError, ReadError, StoredEvent, SystemClock};
 use crate::update::event::{Event, UpdateRequested};
@@ -73,12 +73,25 @@ pub struct Options {
 pub enum Progress<'a> {
     /// The cluster answers and the probe writes; the update is about to be asked for.
     Ready(&'a Stage),
-    /// An event of the update was read.
-    Recorded(&'a Recorded, &'a State),
-    /// The probe has so many acknowledgements, and this was its longest gap so far.
-    Writing(u64, Duration),
+    /// The update was looked at.
+    Looked(Look<'a>),
     /// The worker was killed, and another was started.
     WorkerKilled,
+}
+
+/// How an update stands meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// Which.
+    pub update: UpdateId,
+    /// Its history so far.
+    pub history: &'a [Recorded],
+    /// What it folds to.
+    pub state: &'a State,
+    /// What the probe has seen.
+    pub writes: Seen,
+    /// When this was, by the calendar.
+    pub at: jiff::Timestamp,
 }
 
 /// Why a rehearsal came to no report.
@@ -174,7 +187,6 @@ async fn on_stage(
             Ok(new) => {
                 for recorded in new {
                     state.evolve(&recorded);
-                    progress(Progress::Recorded(&recorded, &state));
                     history.push(recorded);
                 }
             }
@@ -182,8 +194,7 @@ async fn on_stage(
             Err(error @ ReadError::Unavailable { .. }) => tracing::debug!(%error, "the update cannot be read now"),
             Err(source @ ReadError::Refused { .. }) => return Err(RehearsalError::Read { what: "the update", source }),
         }
-        let seen = probe.seen();
-        progress(Progress::Writing(seen.acknowledged, seen.longest_gap));
+        progress(Progress::Looked(Look { update, history: &history, state: &state, writes: probe.seen(), at: clock.wall() }));
         let now = clock.now();
         match Exit::of(&state) {
             None => waits_since = None,
