@@ -20,4 +20,6 @@ pub mod views;
 pub mod ec2;
 #[cfg(feature = "esdb")]
 pub mod esdb;
+#[cfg(all(feature = "esdb", feature = "ec2"))]
+pub mod rehearsal;
 pub mod sim;

@@ -34,6 +34,7 @@ const HOUSE: &[Room] = &[
     room("sim", &["domain", "ports"]),
     room("exit", &["domain", "update"]),
     room("config", &["domain"]),
+    room("rehearsal", ANYTHING),
     room("cli", ANYTHING),
     room("lib", &[]),
     room("main", ANYTHING),

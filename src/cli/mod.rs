@@ -9,6 +9,10 @@ pub mod follow;
 pub mod history;
 pub mod init;
 pub mod list;
+#[cfg(all(feature = "esdb", feature = "ec2"))]
+pub mod rehearse;
+#[cfg(all(feature = "esdb", feature = "ec2"))]
+pub mod sim;
 pub mod start;
 pub mod status;
 pub mod store;
@@ -94,6 +98,12 @@ pub enum Command {
     Worker(worker::WorkerArgs),
     /// Prepare a store: requests are obeyed from now on
     Init(init::InitArgs),
+    /// Rehearse an update on a simulated cluster and EC2, with all that runs in production
+    #[cfg(all(feature = "esdb", feature = "ec2"))]
+    Rehearse(rehearse::RehearseArgs),
+    /// Serve a simulated cluster and EC2 on loopback, to try the other commands on
+    #[cfg(all(feature = "esdb", feature = "ec2"))]
+    Sim(sim::SimArgs),
 }
 
 /// How data is printed.

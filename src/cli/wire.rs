@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cli::failure::Failure;
 use crate::cli::worker::LogFormat;
-use crate::cli::{Cli, Command, command, configuration, fresh_id, history, init, list, start, status, watch, worker};
+use crate::cli::{Cli, Command, command, configuration, fresh_id, history, init, list, rehearse, sim, start, status, watch, worker};
 use crate::codec::Writer;
 use crate::config::{Cluster, Config, LoginSource};
 use crate::domain::ids::{ClusterName, Incarnation, WorkerName};
@@ -20,6 +20,15 @@ use crate::worker::{ClusterHandle, NodeMapping, Worker};
 /// Does what the command line says.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     let Cli { global, command } = cli;
+    if let Command::Rehearse(args) = &command {
+        // Elections and refused connections are the matter of a rehearsal: what the libraries say of them would drown its lines.
+        log_lines(LogFormat::Text, "esdb_rollout=error")?;
+        return rehearse::run(args).await;
+    }
+    if let Command::Sim(args) = &command {
+        log_lines(LogFormat::Text, "warn")?;
+        return sim::run(args).await;
+    }
     let config = configuration(&global)?;
     let clock = SystemClock::start();
     if let Command::Worker(args) = &command {
@@ -39,7 +48,9 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Cancel(args) => command::cancel(args, &log, &clock).await,
         Command::Approve(args) => command::approve(args, &log, &clock).await,
         Command::Init(args) => init::run(args, &log, &clock).await,
-        Command::Worker(_) => Err(Failure::usage("a worker is begun before the store of a client")),
+        Command::Worker(_) | Command::Rehearse(_) | Command::Sim(_) => {
+            Err(Failure::usage("this command is begun before the store of a client"))
+        }
     }
 }
 

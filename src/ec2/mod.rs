@@ -2,6 +2,7 @@
 
 mod classify;
 mod fleet;
+mod key;
 #[cfg(all(test, feature = "esdb"))]
 mod tests;
 

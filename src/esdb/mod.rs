@@ -13,6 +13,7 @@ mod error;
 mod everywhere;
 mod generation;
 mod gossip;
+mod probe;
 mod store;
 mod subscription;
 mod tls;
@@ -22,6 +23,7 @@ use std::fmt;
 
 pub use admin::{AdminConfig, HttpAdmin};
 pub use connection::StoreConfig;
+pub use probe::{PROBE_EVENT, ProbeError, ProbeEvent, Seen, WriteProbe, probe_id};
 pub use store::EventStoreLog;
 
 /// A user of EventStoreDB. The password is never printed.

@@ -1,0 +1,149 @@
+//! `sim`: a simulated cluster and EC2, served until it is told to stop.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::failure::Failure;
+use crate::cli::rehearse::{faults, fresh_seed};
+use crate::cli::{note, print};
+use crate::domain::ids::{Address, InstanceType};
+use crate::exit::Exit;
+use crate::rehearsal::{CLUSTER, NODE_PORT, START_TYPE, Stage, StageError, VERSION, Wishes};
+
+/// Options of `sim`.
+#[derive(Args, Debug)]
+#[command(after_help = after_help())]
+pub struct SimArgs {
+    /// Seed of the simulated world [default: a random one, which is printed]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How much quicker than real EC2 transitions, boot and catch-up are
+    #[arg(long, default_value_t = 10.0)]
+    pub speed: f64,
+    /// Voting nodes
+    #[arg(long, default_value_t = 3)]
+    pub nodes: usize,
+    /// Read-only replicas
+    #[arg(long, default_value_t = 1)]
+    pub replicas: usize,
+    /// Server version to simulate
+    #[arg(long, default_value = VERSION)]
+    pub server_version: String,
+    /// Address of the first node; the others follow, one address each
+    #[arg(long, default_value_t = Ipv4Addr::new(127, 0, 10, 1))]
+    pub base_ip: Ipv4Addr,
+    /// Port of the nodes
+    #[arg(long, default_value_t = NODE_PORT)]
+    pub port: u16,
+    /// Address of EC2
+    #[arg(long, default_value_t = Ipv4Addr::new(127, 0, 10, 100))]
+    pub ec2_ip: Ipv4Addr,
+    /// Port of EC2
+    #[arg(long, default_value_t = 4566)]
+    pub ec2_port: u16,
+    /// A fault to play, or `list`; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub fault: Vec<String>,
+    /// Type of which starts fail, for faults that name no type themselves
+    #[arg(long, default_value = "m6i.xlarge")]
+    pub target_type: String,
+    /// Write the configuration there as well
+    #[arg(long, value_name = "FILE")]
+    pub write_config: Option<PathBuf>,
+}
+
+fn after_help() -> String {
+    format!(
+        "\
+Prints, once it serves, a configuration file and the environment for the other commands, and goes on until Ctrl-C or SIGTERM. Each node
+refuses connections while its instance is not running, and comes back with its data. Nothing is kept.
+
+Faults:
+{}
+Examples:
+  esdb-rollout sim --write-config sim.toml
+then, in another terminal:
+  export AWS_ACCESS_KEY_ID=simulated AWS_SECRET_ACCESS_KEY=simulated
+  esdb-rollout --config sim.toml init
+  esdb-rollout --config sim.toml worker
+and in a third:
+  esdb-rollout --config sim.toml start --target-type m6i.xlarge --wait",
+        faults("  ")
+    )
+}
+
+/// Serves a simulated cluster until it is told to stop.
+pub async fn run(args: &SimArgs) -> Result<Exit, Failure> {
+    if args.fault.iter().any(|name| name == "list") {
+        print(&faults(""))?;
+        return Ok(Exit::Completed);
+    }
+    let listen = |kind| signal(kind).map_err(|e| Failure::other(anyhow::Error::new(e).context("cannot listen for signals")));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let wishes = Wishes {
+        seed: args.seed.unwrap_or_else(fresh_seed),
+        speed: args.speed,
+        voters: args.nodes,
+        replicas: args.replicas,
+        version: args.server_version.clone(),
+        target_type: InstanceType::from(args.target_type.as_str()),
+        faults: args.fault.clone(),
+    };
+    let addresses = addresses(args.base_ip, args.port, args.nodes.saturating_add(args.replicas))?;
+    let ec2 = SocketAddr::from((args.ec2_ip, args.ec2_port));
+    let stage = Stage::open_at(&wishes, addresses, Some(ec2)).await.map_err(|error| match error {
+        StageError::Wish(wish) => Failure::usage(wish),
+        other @ StageError::Serve(_) => Failure::other(other),
+    })?;
+    let config = stage.config_file();
+    if let Some(path) = &args.write_config {
+        std::fs::write(path, &config).map_err(|e| {
+            Failure::other(anyhow::Error::new(e).context(format!("cannot write the configuration to {}", path.display())))
+        })?;
+    }
+    print(&described(&stage, &wishes, &config))?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    note("the simulated cluster ends");
+    stage.close().await;
+    Ok(Exit::Completed)
+}
+
+/// One address a node, from `first` on.
+fn addresses(first: Ipv4Addr, port: u16, count: usize) -> Result<Vec<Address>, Failure> {
+    let nth = |n: usize| {
+        let ip = u32::try_from(n).ok().and_then(|n| first.to_bits().checked_add(n)).map(Ipv4Addr::from_bits)?;
+        Some(Address::new(ip.to_string(), port))
+    };
+    let too_many = || Failure::usage(format!("--base-ip: expected {count} addresses from {first} on, found fewer"));
+    (0..count).map(nth).collect::<Option<Vec<_>>>().ok_or_else(too_many)
+}
+
+fn described(stage: &Stage, wishes: &Wishes, config: &str) -> String {
+    let Wishes { seed, speed, voters, replicas, .. } = wishes;
+    let environment: Vec<String> =
+        stage.environment().iter().map(|(name, value)| format!("# export {name}={value}")).collect();
+    format!(
+        "# A simulated cluster `{CLUSTER}`: {voters} voting nodes and {replicas} read-only replicas on {START_TYPE}, seed {seed}, speed \
+         {speed}.\n# Its EC2 takes any access key:\n{}\n\n{config}",
+        environment.join("\n")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_have_addresses_of_their_own() {
+        let found = addresses(Ipv4Addr::new(127, 0, 10, 254), 2113, 3).unwrap();
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["127.0.10.254:2113", "127.0.10.255:2113", "127.0.11.0:2113"]);
+        assert!(addresses(Ipv4Addr::BROADCAST, 2113, 2).is_err());
+    }
+}

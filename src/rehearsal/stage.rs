@@ -1,0 +1,322 @@
+//! The stage: a simulated cluster and its EC2 on loopback addresses, and how the product is pointed at them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use crate::domain::ids::{Address, ClusterName, InstanceType};
+use crate::esdb::StoreConfig;
+use crate::sim::model::{Fault, WorldConfig};
+use crate::sim::wire::{WireCluster, serve};
+use crate::sim::world::{SimWorld, World};
+
+/// Name of the simulated cluster.
+pub const CLUSTER: &str = "sim";
+/// Region of the simulated EC2.
+pub const REGION: &str = "eu-west-1";
+/// Access key for the simulated EC2, which checks none.
+pub const ACCESS_KEY_ID: &str = "AKIASIMULATED0000000";
+/// Secret of that key.
+pub const SECRET_ACCESS_KEY: &str = "simulated";
+/// Type of the instances at the start.
+pub const START_TYPE: &str = "m6i.large";
+/// Server version, where none is asked for.
+pub const VERSION: &str = "23.10.5.0";
+/// Port of the nodes, EventStoreDB's own.
+pub const NODE_PORT: u16 = 2113;
+
+/// EC2 at speed 1, from StopInstances to `stopped`.
+const EC2_STOP: Duration = Duration::from_secs(45);
+/// EC2 at speed 1, from StartInstances to `running`.
+const EC2_START: Duration = Duration::from_secs(25);
+/// Operating system and process at speed 1, from `running` to the first answer.
+const BOOT: Duration = Duration::from_secs(10);
+/// Writes of other clients, bytes per second. At speed 1 a node misses 80 MB; a greater speed shortens the time it is away, and with it what it has
+/// to fetch.
+const LOAD: u64 = 1_000_000;
+/// Bytes per second at which a node fetches what it missed.
+const FETCH: u64 = 20_000_000;
+/// Bytes of log at the start.
+const INITIAL_LOG: u64 = 200_000_000;
+/// Types that EC2 offers, with their architecture; the wanted type joins them.
+const OFFERED: [(&str, &str); 6] = [
+    ("m6i.large", "x86_64"),
+    ("m6i.xlarge", "x86_64"),
+    ("m6i.2xlarge", "x86_64"),
+    ("r6i.large", "x86_64"),
+    ("r6i.xlarge", "x86_64"),
+    ("m7g.large", "arm64"),
+];
+
+/// A mistake in what was asked of a simulated world.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: expected {expected}, found {found}")]
+pub struct BadWish {
+    /// What is wrong.
+    pub what: &'static str,
+    /// What would be right.
+    pub expected: String,
+    /// What there is.
+    pub found: String,
+}
+
+/// What is asked of a simulated world.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wishes {
+    /// Seed of everything random in it.
+    pub seed: u64,
+    /// How much quicker than real EC2 transitions, boot and what is to be fetched are. All else takes its real time.
+    pub speed: f64,
+    /// Voting nodes.
+    pub voters: usize,
+    /// Read-only replicas.
+    pub replicas: usize,
+    /// Server version.
+    pub version: String,
+    /// The type an update will ask for: faults strike it.
+    pub target_type: InstanceType,
+    /// Names of faults to play.
+    pub faults: Vec<String>,
+}
+
+/// The configuration of a world as wished, with its nodes at these addresses.
+///
+/// # Errors
+/// A wish that cannot be granted.
+pub fn world_config(wishes: &Wishes, addresses: Vec<Address>) -> Result<WorldConfig, BadWish> {
+    let bad = |what, expected: &str, found: String| Err(BadWish { what, expected: expected.to_owned(), found });
+    if !(wishes.speed.is_finite() && (0.1..=1000.0).contains(&wishes.speed)) {
+        return bad("the speed", "a number from 0.1 to 1000", wishes.speed.to_string());
+    }
+    if wishes.voters == 0 || wishes.voters + wishes.replicas > MAX_NODES {
+        let found = format!("{} and {} read-only replicas", wishes.voters, wishes.replicas);
+        return bad("the number of voting nodes", &format!("1 or more, and {MAX_NODES} nodes at most"), found);
+    }
+    let sped = |real: Duration| real.div_f64(wishes.speed);
+    let mut offered: Vec<(String, String)> = OFFERED.map(|(t, a)| (t.to_owned(), a.to_owned())).to_vec();
+    if !offered.iter().any(|(t, _)| t == wishes.target_type.as_str()) && looks_like_a_type(wishes.target_type.as_str()) {
+        offered.push((wishes.target_type.0.clone(), architecture(wishes.target_type.as_str()).to_owned()));
+    }
+    let mut config = WorldConfig {
+        seed: wishes.seed,
+        voters: wishes.voters,
+        replicas: wishes.replicas,
+        names: (1..=addresses.len()).map(|n| format!("esdb-{n}")).collect(),
+        addresses,
+        version: wishes.version.clone(),
+        instance_type: START_TYPE.to_owned(),
+        offered_types: offered,
+        ec2_stop: sped(EC2_STOP),
+        ec2_start: sped(EC2_START),
+        boot: sped(BOOT),
+        catch_up_bytes_per_second: FETCH,
+        load_bytes_per_second: LOAD,
+        initial_log_bytes: INITIAL_LOG,
+        faults: Vec::new(),
+    };
+    for name in &wishes.faults {
+        match Fault::by_name(name, &config, wishes.target_type.as_str()) {
+            Some(fault) => config.faults.push(fault),
+            None => {
+                let known: Vec<&str> = Fault::NAMES.iter().map(|(name, _)| *name).collect();
+                return bad("the fault", &format!("one of {}", known.join(", ")), format!("`{name}`"));
+            }
+        }
+    }
+    Ok(config)
+}
+
+/// Nodes that one block of loopback addresses has room for, EC2's own aside.
+const MAX_NODES: usize = 90;
+
+/// `family.size`: anything else shall be refused as a type that does not exist.
+fn looks_like_a_type(name: &str) -> bool {
+    name.split_once('.').is_some_and(|(family, size)| {
+        let word = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        word(family) && word(size) && family.bytes().any(|b| b.is_ascii_digit())
+    })
+}
+
+/// Architecture by name: Graviton families carry a `g` behind their generation.
+fn architecture(instance_type: &str) -> &'static str {
+    let family = instance_type.split('.').next().unwrap_or_default();
+    let after_generation = family.trim_start_matches(|c: char| c.is_ascii_alphabetic()).trim_start_matches(|c: char| c.is_ascii_digit());
+    if after_generation.contains('g') { "arm64" } else { "x86_64" }
+}
+
+/// A simulated cluster that is being served.
+#[derive(Debug)]
+pub struct Stage {
+    /// The world.
+    pub world: SimWorld,
+    /// Addresses of the nodes, voters first.
+    pub addresses: Vec<Address>,
+    /// Where EC2's API answers.
+    pub ec2: SocketAddr,
+    wire: WireCluster,
+}
+
+impl Stage {
+    /// Opens a stage at addresses that are free: each node gets a loopback address of its own, since instances are matched with
+    /// nodes by address. Two stages at once get different ones.
+    ///
+    /// # Errors
+    /// A wish that cannot be granted, or no free addresses.
+    pub async fn open(wishes: &Wishes) -> Result<Stage, StageError> {
+        let count = wishes.voters + wishes.replicas;
+        let blocks = 20..=250_u8;
+        // Where to begin differs from process to process, so that two that begin together seldom meet.
+        let offset = std::process::id() as usize % blocks.len();
+        let mut last = None;
+        for block in blocks.clone().cycle().skip(offset).take(blocks.len()) {
+            let host = |n: usize| u8::try_from(n + 1).map(|n| Ipv4Addr::new(127, 0, block, n));
+            let Ok(hosts) = (0..count).map(host).collect::<Result<Vec<_>, _>>() else { break };
+            let free = hosts.iter().try_for_each(|h| TcpListener::bind((*h, NODE_PORT)).map(drop));
+            let opened = match free {
+                Ok(()) => {
+                    let addresses = hosts.iter().map(|h| Address::new(h.to_string(), NODE_PORT)).collect();
+                    Stage::open_at(wishes, addresses, None).await
+                }
+                Err(error) => Err(StageError::Serve(error)),
+            };
+            match opened {
+                // Somebody took it: the next block.
+                Err(StageError::Serve(error)) if error.kind() == io::ErrorKind::AddrInUse => last = Some(error),
+                other => return other,
+            }
+        }
+        Err(StageError::Serve(last.unwrap_or_else(|| io::Error::other("no block of loopback addresses has room"))))
+    }
+
+    /// Opens a stage at these addresses, and EC2 at `ec2` (at a free port of 127.0.0.1 if `None`).
+    ///
+    /// # Errors
+    /// A wish that cannot be granted, or an address that is not free.
+    pub async fn open_at(wishes: &Wishes, addresses: Vec<Address>, ec2: Option<SocketAddr>) -> Result<Stage, StageError> {
+        let world = SimWorld::new(World::new(world_config(wishes, addresses.clone())?));
+        let wire = serve(world.clone(), ec2).await.map_err(StageError::Serve)?;
+        Ok(Stage { ec2: wire.ec2_endpoint(), world, addresses, wire })
+    }
+
+    /// URL of the EC2 endpoint.
+    pub fn ec2_url(&self) -> String {
+        format!("http://{}", self.ec2)
+    }
+
+    /// Connection string of the cluster, as a store.
+    pub fn connection(&self) -> String {
+        let hosts: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        format!("esdb://{}?tls=false", hosts.join(","))
+    }
+
+    /// The cluster as a store, under this connection name.
+    pub fn store(&self, connection_name: &str) -> StoreConfig {
+        StoreConfig {
+            connection: self.connection(),
+            connection_name: connection_name.to_owned(),
+            ..StoreConfig::default()
+        }
+    }
+
+    /// Name of the cluster.
+    pub fn cluster(&self) -> ClusterName {
+        ClusterName::from(CLUSTER)
+    }
+
+    /// A configuration file that points the product at this stage.
+    pub fn config_file(&self) -> String {
+        let quoted: Vec<String> = self.addresses.iter().map(|a| format!("\"{a}\"")).collect();
+        let voters = self.world.with(|w| w.config().voters);
+        format!(
+            "[store]\nconnection = \"{}\"\n\n[clusters.{CLUSTER}]\nseeds = [{}]\nvoters = {voters}\ntls = false\n\
+             aws = {{ region = \"{REGION}\", endpoint = \"{}\" }}\n",
+            self.connection(),
+            quoted.join(", "),
+            self.ec2_url(),
+        )
+    }
+
+    /// Environment with which the AWS SDK and command line call the simulated EC2.
+    pub fn environment(&self) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_ENDPOINT_URL_EC2", self.ec2_url()),
+        ])
+    }
+
+    /// Ends it: all connections, and the world's time.
+    pub async fn close(self) {
+        self.world.stop();
+        self.wire.shutdown().await;
+    }
+}
+
+/// Why a stage could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// A wish that cannot be granted.
+    #[error(transparent)]
+    Wish(#[from] BadWish),
+    /// An address is not free, or not this machine's.
+    #[error("the simulated cluster cannot be served")]
+    Serve(#[source] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wishes() -> Wishes {
+        Wishes {
+            seed: 1,
+            speed: 10.0,
+            voters: 3,
+            replicas: 1,
+            version: VERSION.to_owned(),
+            target_type: "m6i.xlarge".into(),
+            faults: Vec::new(),
+        }
+    }
+
+    fn config(wishes: &Wishes) -> Result<WorldConfig, BadWish> {
+        world_config(wishes, (1..=4).map(|n| Address::new(format!("127.0.9.{n}"), 2113)).collect())
+    }
+
+    #[test]
+    fn speed_shortens_ec2_and_boot_and_nothing_else() {
+        let quick = config(&wishes()).unwrap();
+        let real = config(&Wishes { speed: 1.0, ..wishes() }).unwrap();
+        assert_eq!((real.ec2_stop, real.ec2_start), (Duration::from_secs(45), Duration::from_secs(25)));
+        assert_eq!((quick.ec2_stop, quick.ec2_start, quick.boot), (EC2_STOP / 10, EC2_START / 10, BOOT / 10));
+        let shortened = WorldConfig { ec2_stop: quick.ec2_stop, ec2_start: quick.ec2_start, boot: quick.boot, ..real };
+        assert_eq!(shortened, quick);
+    }
+
+    #[test]
+    fn wishes_that_cannot_be_granted_say_what_could() {
+        let mistakes = [
+            (Wishes { speed: 0.0, ..wishes() }, "the speed: expected a number from 0.1 to 1000, found 0"),
+            (Wishes { speed: f64::NAN, ..wishes() }, "the speed: expected a number from 0.1 to 1000, found NaN"),
+            (Wishes { voters: 0, ..wishes() }, "the number of voting nodes: expected 1 or more, and 90 nodes at most"),
+            (Wishes { faults: vec!["gremlins".into()], ..wishes() }, "the fault: expected one of start-capacity, "),
+        ];
+        for (wishes, text) in mistakes {
+            let error = config(&wishes).unwrap_err().to_string();
+            assert!(error.starts_with(text), "{error}");
+        }
+        let all = Fault::NAMES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(config(&Wishes { faults: all, ..wishes() }).unwrap().faults.len(), Fault::NAMES.len());
+    }
+
+    #[test]
+    fn the_wanted_type_is_offered_if_it_can_be_one() {
+        for (name, architecture) in [("c7i.4xlarge", Some("x86_64")), ("r8gd.large", Some("arm64")), ("nonsense", None), ("a.b", None)] {
+            let config = config(&Wishes { target_type: name.into(), ..wishes() }).unwrap();
+            let found = config.offered_types.iter().find(|(t, _)| t == name).map(|(_, a)| a.as_str());
+            assert_eq!(found, architecture, "{name}");
+        }
+    }
+}
