@@ -116,7 +116,7 @@ pub async fn run(args: StartArgs, config: &Config, log: &dyn EventLog, clock: &d
         return Err(Failure::refused(reasons.join("\n")).during("nothing was asked for"));
     }
     let update = UpdateId(fresh_id());
-    store::request(log, update, &request.into()).await?;
+    store::request(log, clock, update, &request.into()).await?;
     if args.output == Output::Table {
         print(&update.to_string())?;
     }
