@@ -135,8 +135,8 @@ impl Away {
 
 /// Where the events and the state of the nodes are shown meanwhile.
 enum Display {
-    /// One line a node, kept up to date, and one for the whole.
-    Live { area: MultiProgress, whole: ProgressBar, nodes: BTreeMap<NodeName, ProgressBar> },
+    /// One line for the whole, one for what it waits for, and one a node, kept up to date.
+    Live { area: MultiProgress, whole: ProgressBar, waiting: ProgressBar, nodes: BTreeMap<NodeName, ProgressBar> },
     /// One line an event.
     Lines { data: bool },
 }
@@ -153,7 +153,8 @@ impl Display {
             let area = MultiProgress::new();
             let whole = area.add(bar("{spinner} {wide_msg}"));
             whole.enable_steady_tick(Duration::from_millis(120));
-            Self::Live { area, whole, nodes: BTreeMap::new() }
+            let waiting = area.add(bar("  {wide_msg}"));
+            Self::Live { area, whole, waiting, nodes: BTreeMap::new() }
         } else {
             Self::Lines { data: how.events_are_data && how.output == Output::Table }
         }
@@ -171,9 +172,10 @@ impl Display {
     }
 
     fn progress(&mut self, progress: &Progress) {
-        let Self::Live { area, whole, nodes } = self else { return };
-        let waiting = progress.waiting.as_ref().map(|w| format!(" · {}", plain(&w.line()))).unwrap_or_default();
-        whole.set_message(format!("{}{waiting}", progress.headline()));
+        let Self::Live { area, whole, waiting, nodes } = self else { return };
+        whole.set_message(progress.headline());
+        waiting.set_message(progress.waiting.as_ref().map(|w| plain(&w.line())).unwrap_or_default());
+        waiting.tick();
         for node in &progress.nodes {
             let line = nodes.entry(node.name.clone()).or_insert_with(|| area.add(bar("  {prefix} {wide_msg}")));
             let mark = match node.result {
@@ -197,8 +199,9 @@ impl Display {
     }
 
     fn finish(&self) {
-        if let Self::Live { area, whole, nodes } = self {
+        if let Self::Live { area, whole, waiting, nodes } = self {
             whole.finish_and_clear();
+            waiting.finish_and_clear();
             nodes.values().for_each(ProgressBar::finish_and_clear);
             drop(area.clear());
         }

@@ -116,7 +116,7 @@ pub async fn run(args: StartArgs, config: &Config, log: &dyn EventLog, clock: &d
         return Err(Failure::refused(reasons.join("\n")).during("nothing was asked for"));
     }
     let update = UpdateId(fresh_id());
-    store::request(log, update, &request.into()).await?;
+    store::request(log, clock, update, &request.into()).await?;
     if args.output == Output::Table {
         print(&update.to_string())?;
     }
@@ -239,10 +239,9 @@ mod tests {
 
     fn args(line: &[&str]) -> StartArgs {
         let line = ["esdb-rollout", "start"].iter().chain(line);
-        match Cli::try_parse_from(line).unwrap_or_else(|e| panic!("{e}")).command {
-            Command::Start(args) => args,
-            other => panic!("{other:?}"),
-        }
+        let cli = Cli::try_parse_from(line).unwrap_or_else(|e| panic!("{e}"));
+        let Command::Start(args) = cli.command else { panic!("no start command") };
+        args
     }
 
     fn made(line: &[&str], document: Option<Value>) -> Value {

@@ -46,7 +46,7 @@ impl Followed {
         Ok(followed)
     }
 
-    /// Reads what has come since, and says which events that is.
+    /// Reads what has come since, and says how many events that is.
     pub async fn read_on(&mut self, log: &dyn EventLog, clock: &dyn Clock) -> Result<usize, crate::ports::ReadError> {
         let from = self.state.last_revision().map_or(Revision(0), Revision::next);
         let news = read_update(log, self.update, from, clock.now()).await?;
@@ -73,15 +73,16 @@ pub async fn admissions(log: &dyn EventLog, cluster: &ClusterName) -> Result<Adm
 }
 
 /// Metadata of a command. Without an incarnation: that is what tells a worker's events apart.
-fn command_metadata(update: UpdateId) -> Value {
+fn command_metadata(update: UpdateId, at: jiff::Timestamp) -> Value {
     let mut map = Map::new();
     map.insert("$correlationId".into(), json!(update.0));
     map.insert("toolVersion".into(), json!(env!("CARGO_PKG_VERSION")));
+    map.insert("at".into(), json!(jiff::Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)));
     Value::Object(map)
 }
 
-fn written(command: &Event, update: UpdateId) -> Result<NewEvent, Failure> {
-    encode_command(command, fresh_id(), command_metadata(update)).map_err(Failure::other)
+fn written(command: &Event, update: UpdateId, clock: &dyn Clock) -> Result<NewEvent, Failure> {
+    encode_command(command, fresh_id(), command_metadata(update, clock.wall())).map_err(Failure::other)
 }
 
 /// Sends one append until its outcome is known or patience ends; the event's id makes repeats harmless.
@@ -105,8 +106,8 @@ async fn send(
 }
 
 /// Begins an update: its request becomes the first event of its stream.
-pub async fn request(log: &dyn EventLog, update: UpdateId, request: &Event) -> Result<(), Failure> {
-    let event = written(request, update)?;
+pub async fn request(log: &dyn EventLog, clock: &dyn Clock, update: UpdateId, request: &Event) -> Result<(), Failure> {
+    let event = written(request, update, clock)?;
     match send(log, update, Expected::NoStream, &event).await {
         Ok(_) => Ok(()),
         Err(error) => Err(Failure::from(error).during(format!("asking for update {update}"))),
@@ -121,7 +122,7 @@ pub async fn command(
     command: &Event,
 ) -> Result<Revision, Failure> {
     let name = command.type_name();
-    let event = written(command, update)?;
+    let event = written(command, update, clock)?;
     let mut followed = Followed::read(log, clock, update).await?;
     for _ in 0..CONFLICTS_MAX {
         if followed.state.end.is_some() {
