@@ -239,10 +239,9 @@ mod tests {
 
     fn args(line: &[&str]) -> StartArgs {
         let line = ["esdb-rollout", "start"].iter().chain(line);
-        match Cli::try_parse_from(line).unwrap_or_else(|e| panic!("{e}")).command {
-            Command::Start(args) => args,
-            other => panic!("{other:?}"),
-        }
+        let cli = Cli::try_parse_from(line).unwrap_or_else(|e| panic!("{e}"));
+        let Command::Start(args) = cli.command else { panic!("no start command") };
+        args
     }
 
     fn made(line: &[&str], document: Option<Value>) -> Value {
