@@ -257,7 +257,7 @@ fn opening(stage: &Stage, options: &Options) -> String {
     let addresses: Vec<String> = stage.addresses.iter().map(ToString::to_string).collect();
     let faults = if faults.is_empty() { String::new() } else { format!(", faults {}", faults.join(", ")) };
     format!(
-        "simulated: {voters} voting nodes and {replicas} read-only replicas at {}, EC2 at {}; seed {seed}, speed {speed}{faults}",
+        "simulated: {voters} voting, {replicas} read-only at {}, EC2 at {}; seed {seed}, speed {speed}{faults}",
         addresses.join(", "),
         stage.ec2_url()
     )

@@ -81,7 +81,8 @@ pub async fn run(args: &SimArgs) -> Result<Exit, Failure> {
         print(&faults(""))?;
         return Ok(Exit::Completed);
     }
-    let listen = |kind| signal(kind).map_err(|e| Failure::other(anyhow::Error::new(e).context("cannot listen for signals")));
+    let listen =
+        |kind| signal(kind).map_err(|e| Failure::other(anyhow::Error::new(e).context("cannot listen for signals")));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     let wishes = Wishes {
         seed: args.seed.unwrap_or_else(fresh_seed),
@@ -101,7 +102,9 @@ pub async fn run(args: &SimArgs) -> Result<Exit, Failure> {
     let config = stage.config_file();
     if let Some(path) = &args.write_config {
         std::fs::write(path, &config).map_err(|e| {
-            Failure::other(anyhow::Error::new(e).context(format!("cannot write the configuration to {}", path.display())))
+            Failure::other(
+                anyhow::Error::new(e).context(format!("cannot write the configuration to {}", path.display())),
+            )
         })?;
     }
     print(&described(&stage, &wishes, &config))?;
@@ -129,7 +132,7 @@ fn described(stage: &Stage, wishes: &Wishes, config: &str) -> String {
     let environment: Vec<String> =
         stage.environment().iter().map(|(name, value)| format!("# export {name}={value}")).collect();
     format!(
-        "# A simulated cluster `{CLUSTER}`: {voters} voting nodes and {replicas} read-only replicas on {START_TYPE}, seed {seed}, speed \
+        "# A simulated cluster `{CLUSTER}`: {voters} voting and {replicas} read-only nodes on {START_TYPE}, seed {seed}, speed \
          {speed}.\n# Its EC2 takes any access key:\n{}\n\n{config}",
         environment.join("\n")
     )

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::cli::failure::Failure;
 use crate::cli::worker::LogFormat;
-use crate::cli::{Cli, Command, command, configuration, fresh_id, history, init, list, rehearse, sim, start, status, watch, worker};
+use crate::cli::{
+    Cli, Command, command, configuration, fresh_id, history, init, list, rehearse, sim, start, status, watch, worker,
+};
 use crate::codec::Writer;
 use crate::config::{Cluster, Config, LoginSource};
 use crate::domain::ids::{ClusterName, Incarnation, WorkerName};

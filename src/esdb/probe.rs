@@ -261,7 +261,9 @@ impl Probe {
         // An earlier try may have been written although no answer came: then the last event is this one.
         let (stream, options) = (self.stream.0.clone(), stream_options(StreamPosition::End, 1, credentials));
         let last = generation
-            .run(Instant::now() + TRY_TIME, move |client: Client| async move { read_stream(&client, &stream, &options).await })
+            .run(Instant::now() + TRY_TIME, move |client: Client| async move {
+                read_stream(&client, &stream, &options).await
+            })
             .await?;
         Ok(match last.first() {
             Some(event) if event.id == id => Tried::Stands(event.revision.0),

@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 pub use report::{NodeReport, Report, Verdict, Writes};
 pub use stage::{
-    ACCESS_KEY_ID, BadWish, CLUSTER, NODE_PORT, REGION, SECRET_ACCESS_KEY, START_TYPE, Stage, StageError, VERSION, Wishes,
-    world_config,
+    ACCESS_KEY_ID, BadWish, CLUSTER, NODE_PORT, REGION, SECRET_ACCESS_KEY, START_TYPE, Stage, StageError, VERSION,
+    Wishes, world_config,
 };
 pub use waits::Waits;
 
@@ -194,7 +194,13 @@ async fn on_stage(
             Err(error @ ReadError::Unavailable { .. }) => tracing::debug!(%error, "the update cannot be read now"),
             Err(source @ ReadError::Refused { .. }) => return Err(RehearsalError::Read { what: "the update", source }),
         }
-        progress(Progress::Looked(Look { update, history: &history, state: &state, writes: probe.seen(), at: clock.wall() }));
+        progress(Progress::Looked(Look {
+            update,
+            history: &history,
+            state: &state,
+            writes: probe.seen(),
+            at: clock.wall(),
+        }));
         let now = clock.now();
         match Exit::of(&state) {
             None => waits_since = None,
@@ -302,7 +308,11 @@ async fn request(options: &Options, log: &EventStoreLog, update: UpdateId) -> Re
 }
 
 /// A stream as it is at the end; an election is waited for.
-async fn read_back(log: &EventStoreLog, stream: &StreamName, clock: &dyn Clock) -> Result<Vec<StoredEvent>, RehearsalError> {
+async fn read_back(
+    log: &EventStoreLog,
+    stream: &StreamName,
+    clock: &dyn Clock,
+) -> Result<Vec<StoredEvent>, RehearsalError> {
     let began = clock.now();
     loop {
         match read_all(log, stream, Revision(0)).await {
@@ -325,7 +335,8 @@ struct Working {
 impl Working {
     /// Starts a worker, with adapters of its own.
     async fn start(stage: &Stage, writer: Writer, clock: Arc<dyn Clock>) -> Result<Working, RehearsalError> {
-        let aws = AwsConfig { region: Some(REGION.to_owned()), endpoint: Some(stage.ec2_url()), ..AwsConfig::default() };
+        let aws =
+            AwsConfig { region: Some(REGION.to_owned()), endpoint: Some(stage.ec2_url()), ..AwsConfig::default() };
         let fleet = Ec2Fleet::connect_with_key(aws, ACCESS_KEY_ID, SECRET_ACCESS_KEY).await?;
         let admin = HttpAdmin::new(AdminConfig { tls: false, ca_file: None, credentials: None })?;
         let voters = stage.world.with(|w| w.config().voters);

@@ -84,7 +84,9 @@ impl Writes {
         for event in stored.iter().filter(|e| e.event_type == PROBE_EVENT) {
             match serde_json::from_value::<ProbeEvent>(event.data.clone()) {
                 Ok(ProbeEvent { number }) => *found.entry(number).or_default() += 1,
-                Err(error) => tracing::error!(%error, revision = %event.revision, "an event of the probe cannot be read"),
+                Err(error) => {
+                    tracing::error!(%error, revision = %event.revision, "an event of the probe cannot be read")
+                }
             }
         }
         Writes {
@@ -175,7 +177,10 @@ impl Report {
             None => Exit::Other,
         };
         if !unharmed {
-            remarks.push("acknowledged events were lost or doubled: this must never happen, please report it with the seed".to_owned());
+            remarks.push(
+                "acknowledged events were lost or doubled: this must never happen, please report it with the seed"
+                    .to_owned(),
+            );
         }
         if let Some(broken) = &state.broken {
             remarks.push(format!("the history cannot be trusted: {broken}"));
@@ -372,7 +377,8 @@ mod tests {
 
     #[test]
     fn a_loss_is_never_a_success() {
-        let completed = crate::update::event::UpdateCompleted { seconds: 1.0, nodes: vec![], elections: 1, not_running: vec![] };
+        let completed =
+            crate::update::event::UpdateCompleted { seconds: 1.0, nodes: vec![], elections: 1, not_running: vec![] };
         let state = State { end: Some(End::Completed(completed)), ..State::default() };
         for (numbers, exit) in [(&[0, 1][..], Exit::Completed), (&[0], Exit::Other), (&[0, 1, 1], Exit::Other)] {
             let measured = Measured {

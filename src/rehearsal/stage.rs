@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::domain::ids::{Address, ClusterName, InstanceType};
 use crate::esdb::StoreConfig;
+use crate::ports::{Clock, SystemClock};
 use crate::sim::model::{Fault, WorldConfig};
 use crate::sim::wire::{WireCluster, serve};
 use crate::sim::world::{SimWorld, World};
@@ -95,7 +96,8 @@ pub fn world_config(wishes: &Wishes, addresses: Vec<Address>) -> Result<WorldCon
     }
     let sped = |real: Duration| real.div_f64(wishes.speed);
     let mut offered: Vec<(String, String)> = OFFERED.map(|(t, a)| (t.to_owned(), a.to_owned())).to_vec();
-    if !offered.iter().any(|(t, _)| t == wishes.target_type.as_str()) && looks_like_a_type(wishes.target_type.as_str()) {
+    if !offered.iter().any(|(t, _)| t == wishes.target_type.as_str()) && looks_like_a_type(wishes.target_type.as_str())
+    {
         offered.push((wishes.target_type.0.clone(), architecture(wishes.target_type.as_str()).to_owned()));
     }
     let mut config = WorldConfig {
@@ -133,7 +135,8 @@ const MAX_NODES: usize = 90;
 /// `family.size`: anything else shall be refused as a type that does not exist.
 fn looks_like_a_type(name: &str) -> bool {
     name.split_once('.').is_some_and(|(family, size)| {
-        let word = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let word =
+            |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         word(family) && word(size) && family.bytes().any(|b| b.is_ascii_digit())
     })
 }
@@ -141,7 +144,8 @@ fn looks_like_a_type(name: &str) -> bool {
 /// Architecture by name: Graviton families carry a `g` behind their generation.
 fn architecture(instance_type: &str) -> &'static str {
     let family = instance_type.split('.').next().unwrap_or_default();
-    let after_generation = family.trim_start_matches(|c: char| c.is_ascii_alphabetic()).trim_start_matches(|c: char| c.is_ascii_digit());
+    let after_generation =
+        family.trim_start_matches(|c: char| c.is_ascii_alphabetic()).trim_start_matches(|c: char| c.is_ascii_digit());
     if after_generation.contains('g') { "arm64" } else { "x86_64" }
 }
 
@@ -193,8 +197,14 @@ impl Stage {
     ///
     /// # Errors
     /// A wish that cannot be granted, or an address that is not free.
-    pub async fn open_at(wishes: &Wishes, addresses: Vec<Address>, ec2: Option<SocketAddr>) -> Result<Stage, StageError> {
-        let world = SimWorld::new(World::new(world_config(wishes, addresses.clone())?));
+    pub async fn open_at(
+        wishes: &Wishes,
+        addresses: Vec<Address>,
+        ec2: Option<SocketAddr>,
+    ) -> Result<Stage, StageError> {
+        let mut world = World::new(world_config(wishes, addresses.clone())?);
+        world.begin_at(SystemClock::start().wall().as_second());
+        let world = SimWorld::new(world);
         let wire = serve(world.clone(), ec2).await.map_err(StageError::Serve)?;
         Ok(Stage { ec2: wire.ec2_endpoint(), world, addresses, wire })
     }
@@ -313,7 +323,9 @@ mod tests {
 
     #[test]
     fn the_wanted_type_is_offered_if_it_can_be_one() {
-        for (name, architecture) in [("c7i.4xlarge", Some("x86_64")), ("r8gd.large", Some("arm64")), ("nonsense", None), ("a.b", None)] {
+        for (name, architecture) in
+            [("c7i.4xlarge", Some("x86_64")), ("r8gd.large", Some("arm64")), ("nonsense", None), ("a.b", None)]
+        {
             let config = config(&Wishes { target_type: name.into(), ..wishes() }).unwrap();
             let found = config.offered_types.iter().find(|(t, _)| t == name).map(|(_, a)| a.as_str());
             assert_eq!(found, architecture, "{name}");

@@ -59,7 +59,11 @@ impl Waits {
         let unavoidable = (away + fetch) * nodes + ELECTION;
         let gates = catch_up_gate() * nodes + (PRIORITY_GATE + AGREEMENT_GATE) * resignations;
         let ratio = wall.as_secs_f64() / (unavoidable + gates).as_secs_f64();
-        Waits { unavoidable_seconds: tenths(unavoidable), gates_seconds: tenths(gates), ratio: (ratio * 100.0).round() / 100.0 }
+        Waits {
+            unavoidable_seconds: tenths(unavoidable),
+            gates_seconds: tenths(gates),
+            ratio: (ratio * 100.0).round() / 100.0,
+        }
     }
 }
 

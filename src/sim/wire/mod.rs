@@ -1,7 +1,5 @@
 //! The wire face: each node on a port of its own with gRPC and HTTP, as the official clients know it, and EC2's Query API.
 
-#![expect(clippy::result_large_err, reason = "tonic's traits take its `Status` as it is")]
-
 mod admin;
 mod batch;
 mod ec2;

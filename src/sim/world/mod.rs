@@ -43,7 +43,7 @@ use node::{Entry, Life, Node, Process};
 use replication::Connection;
 use write::PendingWrite;
 
-/// Seconds from 1970 to the beginning of the world: 2026-01-01T00:00:00Z.
+/// Seconds from 1970 to the beginning of a world, unless it is said otherwise: 2026-01-01T00:00:00Z.
 pub const EPOCH_SECONDS: i64 = 1_767_225_600;
 /// Port of the replication endpoints.
 pub const REPLICATION_PORT: u16 = 1112;
@@ -99,6 +99,8 @@ struct Randoms {
 #[derive(Debug)]
 pub struct World {
     config: WorldConfig,
+    /// Seconds from 1970 to its beginning.
+    epoch_seconds: i64,
     now: Duration,
     queue: BTreeMap<(Duration, u64), Event>,
     scheduled: u64,
@@ -133,6 +135,7 @@ impl World {
         );
         let seed = config.seed;
         let mut world = World {
+            epoch_seconds: EPOCH_SECONDS,
             now: Duration::ZERO,
             queue: BTreeMap::new(),
             scheduled: 0,
@@ -244,9 +247,14 @@ impl World {
         self.now
     }
 
+    /// Has the world begun at this many seconds since 1970: a world that is met over the wire shares the calendar of its visitors.
+    pub fn begin_at(&mut self, epoch_seconds: i64) {
+        self.epoch_seconds = epoch_seconds;
+    }
+
     /// The world's calendar: .NET ticks (100 ns) since 1970-01-01.
     pub fn ticks(&self) -> i64 {
-        EPOCH_SECONDS * 10_000_000 + i64::try_from(self.now.as_nanos() / 100).unwrap_or(i64::MAX / 2)
+        self.epoch_seconds * 10_000_000 + i64::try_from(self.now.as_nanos() / 100).unwrap_or(i64::MAX / 2)
     }
 
     /// Lets everything happen that falls due up to `t`, in order.
@@ -416,7 +424,7 @@ impl World {
         let seed = entry.state == NodeState::Manager;
         MemberEntry {
             process: entry.process,
-            time_stamp: time_stamp(entry.at),
+            time_stamp: time_stamp(self.epoch_seconds, entry.at),
             state: entry.state,
             is_alive: entry.alive,
             address: node.address.clone(),
@@ -543,8 +551,8 @@ impl World {
 }
 
 /// A moment of the world as gossip writes it: RFC 3339, UTC, seven digits of a second.
-fn time_stamp(at: Duration) -> String {
-    let seconds = EPOCH_SECONDS + i64::try_from(at.as_secs()).unwrap_or(0);
+fn time_stamp(epoch_seconds: i64, at: Duration) -> String {
+    let seconds = epoch_seconds + i64::try_from(at.as_secs()).unwrap_or(0);
     let nanos = i32::try_from(at.subsec_nanos()).unwrap_or(0);
     let moment = jiff::Timestamp::new(seconds, nanos).unwrap_or(jiff::Timestamp::MAX);
     format!("{moment:.7}")
