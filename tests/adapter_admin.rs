@@ -119,12 +119,11 @@ async fn where_the_admin_routes_are_off_grpc_does_it() {
     let admin = admin();
     admin.set_priority(&node, -1).await.unwrap();
     admin.resign(&node).await.unwrap();
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().unwrap().clone();
     // Field 1, the varint of −1 in ten bytes, behind the five-byte prefix.
     assert_eq!(seen[1].2, [&[0, 0, 0, 0, 11, 8][..], &[0xff; 9], &[1]].concat());
     assert_eq!(seen[3].2, [0; 5]);
     assert!(seen.iter().all(|(_, user, _)| user.is_some()));
-    drop(seen);
     assert_eq!(admin.cluster_size(&node).await.unwrap(), None, "a node without /info/options does not say");
 }
 

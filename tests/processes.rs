@@ -1,0 +1,152 @@
+//! Separate processes: `sim`, a worker that is killed again and again, and a client in another language that asks and audits.
+#![cfg(all(feature = "esdb", feature = "ec2"))]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Facts at which the worker is killed (with SIGKILL), each with which one of its type it is.
+const DEATHS: &[(&str, usize)] =
+    &[("InstanceStopRequested", 1), ("TypeModified", 2), ("InstanceStarted", 3), ("ResignationRequested", 1)];
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is what is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Stage {
+    dir: TempDir,
+    _sim: Process,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("sim.toml");
+        let log = std::fs::File::create(dir.path().join("sim.log")).unwrap();
+        let sim = Command::new(env!("CARGO_BIN_EXE_esdb-rollout"))
+            .args(["sim", "--seed", "5", "--speed", "20", "--base-ip", "127.0.77.1", "--port", "2177"])
+            .args(["--ec2-ip", "127.0.77.100", "--ec2-port", "4577", "--write-config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let stage = Stage { dir, _sim: Process(sim) };
+        for _ in 0..300 {
+            if stage.file().exists() && stage.try_run(&["init"]).is_ok() {
+                return stage;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("the simulated cluster does not serve: {}", stage.log("sim.log"));
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("sim.toml")
+    }
+
+    fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_esdb-rollout"));
+        command.env("ESDB_ROLLOUT_CONFIG", self.file()).env_remove("RUST_LOG").stdin(Stdio::null());
+        command.env("AWS_ACCESS_KEY_ID", "simulated").env("AWS_SECRET_ACCESS_KEY", "simulated");
+        command
+    }
+
+    fn try_run(&self, line: &[&str]) -> Result<String, String> {
+        let output = self.command().args(line).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        if output.status.success() { Ok(stdout) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
+    fn worker(&self, number: usize) -> Process {
+        let log = std::fs::File::create(self.dir.path().join(format!("worker-{number}.log"))).unwrap();
+        Process(self.command().args(["worker", "--name", "w1"]).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    fn history(&self, update: &str) -> Vec<Value> {
+        // The store is the cluster being updated: a read may meet an election.
+        let lines = (0..20).find_map(|_| self.try_run(&["history", update, "--output", "json"]).ok());
+        lines.expect("a history").lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    fn until(&self, update: &str, fact: &str, times: usize, limit: Duration) {
+        let tries = limit.as_millis() / 250;
+        for _ in 0..tries {
+            if self.history(update).iter().filter(|e| e["type"] == fact).count() >= times {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        let types: Vec<Value> = self.history(update).into_iter().map(|mut e| e["type"].take()).collect();
+        panic!("{fact} does not come\n{types:?}\n{}", self.log("worker-1.log"));
+    }
+}
+
+fn python(script: &Path, line: &[&str]) -> Option<String> {
+    let Some(python) = std::env::var_os("ESDB_ROLLOUT_PYTHON") else {
+        eprintln!("not asked by Python: ESDB_ROLLOUT_PYTHON names no interpreter with esdbclient");
+        return None;
+    };
+    let output = Command::new(python).arg(script).args(line).output().unwrap();
+    assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn a_worker_that_is_killed_is_resumed_and_nothing_is_done_twice() {
+    let stage = Stage::new();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/start_update.py");
+    let uri = "esdb://127.0.77.1:2177,127.0.77.2:2177,127.0.77.3:2177?Tls=false";
+    let update = match python(&script, &[uri, "start", "sim", "m6i.xlarge"]) {
+        Some(id) => id.trim().to_owned(),
+        None => stage.try_run(&["start", "--cluster", "sim", "--target-type", "m6i.xlarge"]).unwrap().trim().to_owned(),
+    };
+
+    for (n, (fact, times)) in DEATHS.iter().enumerate() {
+        let worker = stage.worker(n + 1);
+        stage.until(&update, fact, *times, Duration::from_secs(300));
+        drop(worker);
+    }
+    let _last = stage.worker(DEATHS.len() + 1);
+    stage.until(&update, "UpdateCompleted", 1, Duration::from_secs(300));
+
+    let history = stage.history(&update);
+    let shown: Vec<String> = history.iter().map(|e| format!("{} {}", e["type"], e["data"]["node"])).collect();
+    let facts = |name: &str| history.iter().filter(|e| e["type"] == name).count();
+    assert_eq!(facts("WorkerAssigned"), DEATHS.len() + 1, "{shown:#?}");
+    for fact in [
+        "NodeSelected",
+        "InstanceStopped",
+        "TypeModified",
+        "InstanceStarted",
+        "NodeRejoined",
+        "CaughtUp",
+        "NodeUpdated",
+    ] {
+        assert_eq!(facts(fact), 4, "each node's {fact} stands once\n{shown:#?}");
+    }
+    for fact in ["UpdateAccepted", "UpdatePlanned", "LeadershipTransferred", "PriorityRestored", "UpdateCompleted"] {
+        assert_eq!(facts(fact), 1, "{shown:#?}");
+    }
+
+    if let Some(read) = python(&script, &[uri, "history", &update]) {
+        let read: Vec<Value> = read.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let ours: Vec<(&Value, &Value)> = history.iter().map(|e| (&e["type"], &e["data"])).collect();
+        let theirs: Vec<(&Value, &Value)> = read.iter().map(|e| (&e["type"], &e["data"])).collect();
+        assert_eq!(theirs, ours, "the history as an official client reads it");
+    }
+}
