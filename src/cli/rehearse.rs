@@ -166,6 +166,7 @@ struct Display {
 struct Live {
     area: MultiProgress,
     whole: ProgressBar,
+    writes: ProgressBar,
     nodes: BTreeMap<NodeName, ProgressBar>,
 }
 
@@ -180,7 +181,8 @@ impl Display {
             let area = MultiProgress::new();
             let whole = area.add(bar("{spinner} {wide_msg}"));
             whole.enable_steady_tick(Duration::from_millis(120));
-            Live { area, whole, nodes: BTreeMap::new() }
+            let writes = area.add(bar("  {wide_msg}"));
+            Live { area, whole, writes, nodes: BTreeMap::new() }
         });
         Self { lines: output == Output::Table, shown: 0, live, broken: None }
     }
@@ -224,8 +226,9 @@ impl Display {
     }
 
     fn finish(&self) {
-        if let Some(Live { area, whole, nodes }) = &self.live {
+        if let Some(Live { area, whole, writes, nodes }) = &self.live {
             whole.finish_and_clear();
+            writes.finish_and_clear();
             nodes.values().for_each(ProgressBar::finish_and_clear);
             // An error here means that the terminal has gone.
             drop(area.clear());
@@ -236,12 +239,9 @@ impl Display {
 impl Live {
     fn look(&mut self, look: &Look<'_>) {
         let progress = views::progress::Progress::of(look.update, look.state, look.history, look.at);
+        self.whole.set_message(progress.headline());
         let gap = look.writes.longest_gap.as_millis();
-        self.whole.set_message(format!(
-            "{} · {} writes acknowledged, longest gap {gap} ms",
-            progress.headline(),
-            look.writes.acknowledged
-        ));
+        self.writes.set_message(format!("{} writes acknowledged, longest gap {gap} ms", look.writes.acknowledged));
         for node in &progress.nodes {
             let line =
                 self.nodes.entry(node.name.clone()).or_insert_with(|| self.area.add(bar("  {prefix} {wide_msg}")));
