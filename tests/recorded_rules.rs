@@ -686,7 +686,7 @@ fn check(
             .filter(|(_, s)| s.own().is_some_and(|own| own.state == NodeState::Leader))
             .map(|(n, _)| name(*n))
             .collect();
-        assert_eq!(leading, [node.clone()], "{file} {stand_in:?} {now}: who says of itself that it leads");
+        assert_eq!(leading, std::slice::from_ref(node), "{file} {stand_in:?} {now}: who says of itself that it leads");
     }
     let yes = matches!(all, Agreement::Yes { .. });
     told.yes += usize::from(yes);
