@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use esdb_rollout::domain::agreement::{Agreement, judge};
-use esdb_rollout::domain::catch_up::{NotCaughtUp, REFRESHES_NEEDED, SPAN_NEEDED, level};
+use esdb_rollout::domain::catch_up::{Behind, NotCaughtUp, REFRESHES_NEEDED, SPAN_NEEDED, level};
 use esdb_rollout::domain::cluster::{MemberEntry, NodeState, View};
 use esdb_rollout::domain::ids::{Address, NodeName, ProcessId};
 use esdb_rollout::domain::time::Moment;
-use esdb_rollout::domain::watch::{Answer, ClusterWatch, living_leaders};
+use esdb_rollout::domain::watch::{Answer, ClusterWatch};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -333,6 +333,19 @@ fn replay(restart: &Restart, order: Order) -> Fired {
             refreshed = (*refreshes, look.at);
         }
         let caught_up = observer.caught_up(look.at);
+        let back = look.at.since(restart.truth());
+        match observer.level(look.at) {
+            // Until it is started it is the old process that is asked about.
+            _ if look.at <= restart.start => {}
+            Err(NotCaughtUp::Confirming { refreshes, span }) => {
+                assert!(refreshes == 0 || look.at >= restart.truth(), "{}: counts a refresh, and is not back", look.at);
+                assert!(span <= back, "{}: counts refreshes from before it was back", look.at);
+            }
+            Ok(()) => {
+                assert!(back >= SPAN_NEEDED, "{}: level, and back for {back:?}", look.at)
+            }
+            Err(_) => {}
+        }
         if fired.is_none() && caught_up {
             fired = Some(look.at);
         }
@@ -390,6 +403,52 @@ fn caught_up_is_never_true_before_the_node_is_back_and_soon_after_it_is() {
     }
 }
 
+/// A node that kept its data and its connection is never measured to be far behind, whatever its bytes say; one that fetches is.
+#[test]
+fn a_delay_in_seconds_tells_a_healthy_node_from_one_that_fetches() {
+    let healthy = Duration::from_millis(2100);
+    for file in RESTARTS {
+        let restart = Restart::read(file);
+        let mut observer = Observer::new(&restart, Order::Up);
+        let mut worst = Duration::ZERO;
+        let mut measured = 0;
+        let mut fetching = Vec::new();
+        // Others are measured only while the leader stays: what a change of leader does to them is not their health.
+        let led = restart.looks.iter().all(|l| l.own.values().flatten().any(|o| o.state == "Leader"));
+        for look in &restart.looks {
+            observer.absorb(look, look.at, None);
+            for node in 1..=4 {
+                let newest = observer.watch.node(&name(node)).and_then(|t| t.refreshes.back());
+                let Some((refresh, delay)) =
+                    newest.and_then(|r| r.delay.map(|d| (r, d))).filter(|(r, _)| r.at == look.at)
+                else {
+                    continue;
+                };
+                if node != restart.node && led {
+                    if let Behind::By(by) = delay.replication {
+                        worst = worst.max(by);
+                        measured += 1;
+                    }
+                } else if node == restart.node && refresh.own.state == NodeState::CatchingUp {
+                    fetching.push(delay.replication.duration());
+                }
+            }
+        }
+        assert!(worst <= healthy, "{file}: a healthy node measured {worst:?} behind");
+        assert!(!led || measured > 10, "{file}: {measured} measurements");
+        println!(
+            "{file}: at worst {worst:?} behind; while fetching {:?} to {:?}",
+            fetching.iter().min(),
+            fetching.iter().max()
+        );
+        if file.contains("60000x8") {
+            let most = fetching.iter().max().copied().unwrap_or_default();
+            assert!(most >= Duration::from_secs(25), "{file}: 330 MB to fetch, and only {most:?} behind");
+            assert!(fetching[0] >= Duration::from_secs(25), "{file}: {:?} behind at first", fetching[0]);
+        }
+    }
+}
+
 /// What the rule is there for: these would have been taken for caught up by their state and `/health/live`.
 #[test]
 fn state_and_health_alone_are_early() {
@@ -427,25 +486,40 @@ struct Member {
     epoch: i32,
 }
 
-/// What a node served from some moment on; `None`: no answer.
-type Served = Option<BTreeMap<Number, Member>>;
+/// What a node answers from some moment on.
+#[derive(Clone, Debug)]
+enum Served {
+    View(BTreeMap<Number, Member>),
+    /// It is frozen, or hangs: the same process may answer again.
+    Nothing,
+    /// It refuses the connection: whatever answers next is another process.
+    Refusal,
+}
 
-/// The lines of a timeline that say what a node serves.
-fn timeline(file: &str) -> Vec<(Moment, Number, Served)> {
+/// The lines of a timeline that say what a node serves, and the moments at which something was done.
+fn timeline(file: &str) -> (Vec<(Moment, Number, Served)>, Vec<Moment>) {
     let mut served = Vec::new();
+    let mut done = Vec::new();
     for line in recorded(file).lines() {
         let mut words = line.split_whitespace();
         let (t, what) = (words.next().unwrap(), words.next().unwrap());
         if what != "gossip" {
             assert!(["health", "info", "------"].contains(&what), "{file}: {line}");
+            if what == "------" {
+                done.push(seconds(t.parse().unwrap()));
+            }
             continue;
         }
         let node = words.next().and_then(|n| n.strip_prefix('n')).unwrap().parse().unwrap();
         let rest: Vec<&str> = words.collect();
-        let view = (rest[0] != "None").then(|| rest.iter().map(|word| member(word)).collect());
-        served.push((seconds(t.parse().unwrap()), node, view));
+        let answer = match rest.as_slice() {
+            ["None", "TimeoutError:", ..] => Served::Nothing,
+            ["None", "ConnectionRefusedError:" | "ConnectionResetError:", ..] => Served::Refusal,
+            members => Served::View(members.iter().map(|word| member(word)).collect()),
+        };
+        served.push((seconds(t.parse().unwrap()), node, answer));
     }
-    served
+    (served, done)
 }
 
 /// Reads `3:Leader(dead)/p0/e1`.
@@ -461,24 +535,41 @@ fn member(word: &str) -> (Number, Member) {
 /// One node of a timeline, as it stands.
 struct Standing {
     since: Moment,
-    served: Served,
+    /// The view it serves; `None`: no answer.
+    view: Option<View>,
+    /// Whom its last view named as leader.
+    named: Vec<ProcessId>,
     refreshes: u64,
     refreshed: Moment,
+    /// The first of its refreshes that named, from its beginning on, the leaders that are named now.
+    steady: u64,
 }
 
 impl Standing {
-    fn own(&self, node: Number) -> Option<&Member> {
-        self.served.as_ref().and_then(|v| v.get(&node))
+    fn own(&self) -> Option<&MemberEntry> {
+        self.view.as_ref().and_then(View::own)
     }
 
-    fn view(&self, node: Number) -> Option<View> {
-        let entries = self.served.as_ref()?.iter().map(|(member, seen)| MemberEntry {
-            time_stamp: self.refreshes.to_string(),
-            epoch: seen.epoch,
-            ..entry(*member, process(*member, 0), seen.state, seen.alive)
-        });
-        Some(View { server: address(node), members: entries.collect() })
+    /// Puts the number of the refresh into its entries.
+    fn stamped(&self) -> Option<View> {
+        let mut view = self.view.clone()?;
+        view.members.iter_mut().for_each(|m| m.time_stamp = self.refreshes.to_string());
+        Some(view)
     }
+}
+
+/// A view with the processes that were alive when it was served.
+fn view(node: Number, members: &BTreeMap<Number, Member>, lives: &BTreeMap<Number, u32>) -> View {
+    let entries = members.iter().map(|(member, seen)| MemberEntry {
+        epoch: seen.epoch,
+        ..entry(*member, process(*member, lives.get(member).copied().unwrap_or(0)), seen.state, seen.alive)
+    });
+    View { server: address(node), members: entries.collect() }
+}
+
+/// Whom a view names, reckoned apart from the product.
+fn led_by(view: &View) -> Vec<ProcessId> {
+    view.members.iter().filter(|m| m.state == NodeState::Leader && m.is_alive).map(|m| m.process).collect()
 }
 
 /// What came of replaying a timeline.
@@ -488,16 +579,21 @@ struct Told {
     yes: usize,
     /// Moments at which a view showed two living leaders.
     contested: usize,
+    /// Since when it says so.
+    since: Option<Moment>,
+    /// Moments at which it took a *yes* back though nothing had been done and no node had fallen silent.
+    taken_back: Vec<Moment>,
     /// Moments at which every view had named the same one leader for long enough, by the timeline itself.
     settled: usize,
 }
 
 /// Replays a timeline, a look every [`LOOK`], and at each checks the rule against what stands in the timeline.
 fn replay_timeline(file: &str, stand_in: StandIn) -> Told {
-    let lines = timeline(file);
+    let (lines, done) = timeline(file);
     let expected: BTreeSet<Number> = (1..=4).collect();
     let mut watch = ClusterWatch::new(expected.iter().map(|n| name(*n)));
     let mut standing: BTreeMap<Number, Standing> = BTreeMap::new();
+    let mut lives = BTreeMap::new();
     let mut told = Told::default();
     let mut lines = lines.iter().filter(|(_, node, _)| expected.contains(node)).peekable();
     let mut now = lines.peek().unwrap_or_else(|| panic!("{file} says nothing of the nodes")).0;
@@ -506,30 +602,51 @@ fn replay_timeline(file: &str, stand_in: StandIn) -> Told {
         let mut changed = BTreeSet::new();
         while let Some((_, node, served)) = lines.next_if(|(at, node, _)| *at <= now && !changed.contains(node)) {
             changed.insert(*node);
-            let before = standing.get(node);
-            let refresh = stand_in == StandIn::AnyChange
-                || before.is_none_or(|b| b.own(*node) != served.as_ref().and_then(|v| v.get(node)));
-            let (refreshes, refreshed) = before.map_or((0, now), |b| (b.refreshes, b.refreshed));
-            let now_standing = Standing {
-                since: now,
-                served: served.clone(),
-                refreshes: refreshes + u64::from(refresh),
-                refreshed: if refresh { now } else { refreshed },
+            let view = match served {
+                Served::View(members) => Some(view(*node, members, &lives)),
+                Served::Nothing => None,
+                Served::Refusal => {
+                    *lives.entry(*node).or_default() += 1;
+                    None
+                }
             };
-            standing.insert(*node, now_standing);
-        }
-        for (node, s) in &mut standing {
-            if now.since(s.refreshed) >= GOSSIP_ROUND {
+            let s = standing.entry(*node).or_insert_with(|| Standing {
+                since: now,
+                view: None,
+                named: Vec::new(),
+                refreshes: 0,
+                refreshed: now,
+                steady: 0,
+            });
+            s.since = now;
+            let Some(view) = view else {
+                s.view = None;
+                continue;
+            };
+            let refresh = stand_in == StandIn::AnyChange || s.own() != view.own();
+            if refresh {
                 s.refreshes += 1;
                 s.refreshed = now;
             }
-            let answer = match s.view(*node) {
+            let named = led_by(&view);
+            if named != s.named {
+                s.named = named;
+                s.steady = s.refreshes + u64::from(!refresh);
+            }
+            s.view = Some(view);
+        }
+        for (node, s) in &mut standing {
+            if s.view.is_some() && now.since(s.refreshed) >= GOSSIP_ROUND {
+                s.refreshes += 1;
+                s.refreshed = now;
+            }
+            let answer = match s.stamped() {
                 Some(view) => Answer::View { view, live: None },
                 None => Answer::Silent { why: "recorded".into() },
             };
             watch.absorb(&name(*node), now, answer);
         }
-        check(file, &watch, &standing, stand_in, now, &mut told);
+        check(file, &watch, &standing, stand_in, now, &done, &mut told);
         now = now.after(LOOK);
     }
     told
@@ -541,13 +658,14 @@ fn check(
     standing: &BTreeMap<Number, Standing>,
     stand_in: StandIn,
     now: Moment,
+    done: &[Moment],
     told: &mut Told,
 ) {
     let expected: BTreeSet<NodeName> = (1..=4).map(name).collect();
     let silent: BTreeSet<NodeName> =
-        (1..=4).filter(|n| standing.get(n).is_none_or(|s| s.served.is_none())).map(name).collect();
-    let views: Vec<View> = standing.iter().filter_map(|(n, s)| s.view(*n)).collect();
-    let contested = views.iter().any(|v| living_leaders(v).len() > 1);
+        (1..=4).filter(|n| standing.get(n).is_none_or(|s| s.view.is_none())).map(name).collect();
+    let views: Vec<View> = standing.values().filter_map(|s| s.view.clone()).collect();
+    let contested = views.iter().any(|v| led_by(v).len() > 1);
     told.contested += usize::from(contested);
 
     // As it is asked for all, and, while one node is down, for all but that one.
@@ -558,30 +676,42 @@ fn check(
         let Agreement::Yes { leader, node, .. } = verdict else { continue };
         assert!(!contested, "{file} {stand_in:?} {now}: {verdict:?} while a view shows two living leaders");
         for view in &views {
-            assert_eq!(living_leaders(view), [*leader], "{file} {stand_in:?} {now}: the view of {}", view.server);
+            assert_eq!(led_by(view), [*leader], "{file} {stand_in:?} {now}: the view of {}", view.server);
+        }
+        for (n, s) in standing.iter().filter(|(_, s)| s.view.is_some()) {
+            assert!(s.refreshes > s.steady, "{file} {stand_in:?} {now}: n{n} has named the leader in one refresh only");
         }
         let leading: Vec<NodeName> = standing
             .iter()
-            .filter(|(n, s)| s.own(**n).is_some_and(|own| own.state == NodeState::Leader))
+            .filter(|(_, s)| s.own().is_some_and(|own| own.state == NodeState::Leader))
             .map(|(n, _)| name(*n))
             .collect();
         assert_eq!(leading, std::slice::from_ref(node), "{file} {stand_in:?} {now}: who says of itself that it leads");
     }
     let yes = matches!(all, Agreement::Yes { .. });
     told.yes += usize::from(yes);
+    if yes {
+        told.since.get_or_insert(now);
+    } else if let Some(since) = told.since.take()
+        && silent.is_empty()
+        && !done.iter().any(|at| (since..=now).contains(at))
+    {
+        told.taken_back.push(now);
+    }
 
     // A change that brings a refresh is the first of two; one that falls into a refresh spoils it, and two have to follow.
     let rest = match stand_in {
         StandIn::AnyChange => GOSSIP_ROUND,
         StandIn::OwnChange => GOSSIP_ROUND + GOSSIP_ROUND,
     };
-    let one = views.first().map(living_leaders).filter(|l| l.len() == 1);
-    let settled = silent.is_empty()
-        && one.is_some_and(|one| views.iter().all(|v| living_leaders(v) == one))
-        && standing.iter().any(|(n, s)| s.own(*n).is_some_and(|own| own.state == NodeState::Leader))
-        && standing.values().all(|s| now.since(s.since) > rest);
+    let one = views.first().map(led_by).filter(|l| l.len() == 1);
+    let settled = silent.len() <= 1
+        && one.is_some_and(|one| views.iter().all(|v| led_by(v) == one))
+        && standing.values().any(|s| s.own().is_some_and(|own| own.state == NodeState::Leader))
+        && (1..=4).all(|n| standing.get(&n).is_some_and(|s| now.since(s.since) > rest));
     told.settled += usize::from(settled);
-    assert!(yes || !settled, "{file} {stand_in:?} {now}: settled, and {all:?}");
+    let said = matches!(but_the_silent, Agreement::Yes { .. });
+    assert!(said || !settled, "{file} {stand_in:?} {now}: settled, and {but_the_silent:?}");
 }
 
 #[test]
@@ -593,6 +723,7 @@ fn agreement_is_never_yes_while_two_lead_and_yes_when_all_is_settled() {
         let mut settled = 0;
         for file in &timelines {
             let told = replay_timeline(file, stand_in);
+            assert_eq!(told.taken_back, [], "{file} {stand_in:?}: said yes too early");
             println!("{file:<48} {stand_in:?}: {told:?}");
             settled += told.settled;
             if told.contested > 0 {
