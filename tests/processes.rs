@@ -119,6 +119,7 @@ fn a_worker_that_is_killed_is_resumed_and_nothing_is_done_twice() {
     for (n, (fact, times)) in DEATHS.iter().enumerate() {
         let worker = stage.worker(n + 1);
         stage.until(&update, fact, *times, Duration::from_secs(300));
+        eprintln!("killed at {fact} {times}");
         drop(worker);
     }
     let _last = stage.worker(DEATHS.len() + 1);

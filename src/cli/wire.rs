@@ -64,6 +64,7 @@ fn log_lines(format: LogFormat, default: &str) -> Result<(), Failure> {
         Ok(_) | Err(_) => tracing_subscriber::EnvFilter::new(default),
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     let set = match format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().try_init(),
