@@ -307,3 +307,126 @@ pub fn judge_data(
         format!("first commit position not lower; the leader sent {bytes} of at most {threshold} bytes"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::cluster::View;
+    use crate::domain::ids::{Address, NodeName};
+    use crate::domain::watch::{Answer, ClusterWatch};
+
+    fn entry(n: u16, state: NodeState, epoch: i32, writer: i64, stamp: u64) -> MemberEntry {
+        MemberEntry {
+            process: ProcessId(Uuid::from_u128(u128::from(n))),
+            time_stamp: stamp.to_string(),
+            state,
+            is_alive: true,
+            address: Address::new("10.0.0.1", n),
+            replication: Address::new("10.0.0.1", n + 1000),
+            last_commit: writer,
+            writer,
+            chaser: writer,
+            epoch_position: 0,
+            epoch,
+            epoch_id: Uuid::nil(),
+            priority: 0,
+            is_read_only_replica: false,
+            version: None,
+        }
+    }
+
+    /// A leader that writes 1000 bytes a second, and a follower, both refreshed once a second. `lag` in seconds.
+    fn watched(follower_state: NodeState, follower_epoch: i32, lag: u64) -> (ClusterWatch, NodeName, Moment) {
+        let (leader, follower) = (NodeName::from("leader"), NodeName::from("follower"));
+        let mut watch = ClusterWatch::new([leader.clone(), follower.clone()]);
+        let mut now = Moment::default();
+        for second in 0..20_u64 {
+            now = Moment(Duration::from_secs(second));
+            let leads = entry(1, NodeState::Leader, 4, 1000 * second as i64, second);
+            let follows = entry(2, follower_state, follower_epoch, 1000 * second.saturating_sub(lag) as i64, second);
+            for (name, own) in [(&leader, leads), (&follower, follows)] {
+                let view = View { server: own.address.clone(), members: vec![own] };
+                watch.absorb(name, now, Answer::View { view, live: Some(true) });
+            }
+        }
+        (watch, follower, now)
+    }
+
+    #[test]
+    fn level_needs_the_state_the_epoch_and_a_small_delay_in_seconds() {
+        let max = Duration::from_secs(5);
+        let judge = |state, epoch, lag| {
+            let (watch, node, now) = watched(state, epoch, lag);
+            level(watch.node(&node).unwrap(), watch.samples(), max, now)
+        };
+        assert_eq!(judge(NodeState::Follower, 4, 0), Ok(()));
+        assert_eq!(judge(NodeState::Follower, 4, 4), Ok(()), "four seconds behind are within five");
+        assert!(
+            matches!(judge(NodeState::Follower, 4, 8), Err(NotCaughtUp::Behind(d)) if d.replication.duration() >= Duration::from_secs(7))
+        );
+        assert_eq!(judge(NodeState::Follower, 3, 0), Err(NotCaughtUp::Epoch { node: 3, leader: 4 }));
+        assert_eq!(judge(NodeState::CatchingUp, 4, 0), Err(NotCaughtUp::State(NodeState::CatchingUp)));
+        let (watch, node, now) = watched(NodeState::Follower, 4, 0);
+        let late = now.after(Duration::from_secs(10));
+        assert_eq!(
+            level(watch.node(&node).unwrap(), watch.samples(), max, late),
+            Err(NotCaughtUp::Silent),
+            "an old answer"
+        );
+    }
+
+    #[test]
+    fn a_leader_of_an_older_epoch_that_wakes_up_changes_nothing() {
+        let (mut watch, node, now) = watched(NodeState::Follower, 4, 0);
+        let mut frozen = entry(2, NodeState::Leader, 3, 99, 77);
+        frozen.process = ProcessId(Uuid::from_u128(9));
+        let view = View { server: frozen.address.clone(), members: vec![frozen] };
+        watch.absorb(&node, now, Answer::View { view, live: Some(true) });
+        assert_eq!(watch.samples().leader(), Some((ProcessId(Uuid::from_u128(1)), 4)));
+    }
+
+    #[test]
+    fn whether_the_data_came_back() {
+        const MIB: i64 = 1024 * 1024;
+        let base = Baseline {
+            node_writer: 1000 * MIB,
+            node_commit: 1000 * MIB,
+            leader_writer: 1000 * MIB,
+            leader_commit: 1000 * MIB,
+        };
+        let first = |commit: i64, epoch_missing_seen: bool| FirstSeen {
+            process: ProcessId(Uuid::nil()),
+            at: Moment::default(),
+            state: NodeState::PreReplica,
+            epoch: 1,
+            writer: commit,
+            commit,
+            epoch_missing_seen,
+        };
+        let sent = |mib: u64, unbroken: bool| Sent {
+            subscription: Uuid::nil(),
+            bytes: mib * MIB as u64,
+            unbroken,
+            at: Moment::default(),
+        };
+        let now = Some(1100 * MIB);
+        // Missed: 100 MiB; at most 2 × 100 + 256 MiB may be sent.
+        let table = [
+            (Some(base), Some(first(1000 * MIB, false)), Some(sent(105, true)), DataKept::Yes),
+            (Some(base), Some(first(999 * MIB, false)), Some(sent(105, true)), DataKept::Yes),
+            (Some(base), Some(first(1000 * MIB, true)), Some(sent(105, true)), DataKept::No),
+            (Some(base), Some(first(700 * MIB, false)), Some(sent(105, true)), DataKept::No),
+            (Some(base), Some(first(1000 * MIB, false)), Some(sent(457, true)), DataKept::No),
+            (Some(base), Some(first(1000 * MIB, false)), Some(sent(105, false)), DataKept::Unknown),
+            (Some(base), Some(first(1000 * MIB, false)), None, DataKept::Unknown),
+            (None, Some(first(1000 * MIB, false)), Some(sent(105, true)), DataKept::Unknown),
+            (Some(base), None, Some(sent(105, true)), DataKept::Unknown),
+        ];
+        for (base, first, sent, kept) in table {
+            let told = judge_data(base.as_ref(), first.as_ref(), sent.as_ref(), now);
+            assert_eq!(told.kept, kept, "{first:?} {sent:?}: {}", told.how);
+        }
+    }
+}
