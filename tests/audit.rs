@@ -1,0 +1,299 @@
+//! The second look before a call: one sound scene, and each way to spoil it with the rule that must object.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use esdb_rollout::domain::cluster::{MemberEntry, NodeState, View};
+use esdb_rollout::domain::ids::{Address, Incarnation, InstanceId, InstanceType, NodeName, ProcessId, Revision};
+use esdb_rollout::domain::instance::{Instance, InstanceState};
+use esdb_rollout::domain::time::Moment;
+use esdb_rollout::domain::watch::{Answer, ClusterWatch};
+use esdb_rollout::update::action::{Action, Call, Warrant};
+use esdb_rollout::update::audit::{Stranded, audit, audit_rescue};
+use esdb_rollout::update::event::Event;
+use esdb_rollout::update::observed::{InstanceSeen, IntentInHand, Observed, Policy, StoreSeen};
+use esdb_rollout::update::state::{Body, Recorded, State, fold};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+const ME: Incarnation = Incarnation(Uuid::from_u128(7));
+const NOW: Moment = Moment(Duration::from_secs(10));
+
+/// Everything that an audit looks at.
+struct Scene {
+    events: Vec<(&'static str, Value)>,
+    /// State, epoch and writer of each node, the replica last.
+    nodes: Vec<(NodeState, i32, i64)>,
+    /// Nodes that do not answer.
+    silent: Vec<usize>,
+    /// A view (of the first node in the pair) that also calls that node leader.
+    second_leader: Option<(usize, usize)>,
+    /// Looks made, one a second, the last at [`NOW`].
+    looks: u64,
+    instance_state: InstanceState,
+    intent: Option<IntentInHand>,
+    store: StoreSeen,
+    me: Incarnation,
+    action: Action,
+}
+
+fn name(n: usize) -> NodeName {
+    NodeName(format!("esdb-{}", n + 1))
+}
+
+fn id(n: usize) -> InstanceId {
+    InstanceId(format!("i-{n}"))
+}
+
+fn stop(n: usize) -> Call {
+    Call::StopInstance { instance: id(n) }
+}
+
+fn sound() -> Scene {
+    let member = |n: usize, role: &str| {
+        json!({ "node": name(n), "address": { "host": "10.0.0.1", "port": n }, "role": role, "instance": id(n), "oldType": "a.old",
+                "newType": "a.new", "priority": 0 })
+    };
+    let members = [member(0, "Follower"), member(1, "Leader"), member(2, "Follower"), member(3, "ReadOnlyReplica")];
+    let request = json!({ "cluster": "prod", "targetInstanceType": "a.new" });
+    let events = vec![
+        ("UpdateRequested", request.clone()),
+        ("WorkerAssigned", json!({ "worker": "w", "incarnation": ME, "reason": "admitted" })),
+        ("UpdateAccepted", json!({ "request": request, "clusterId": "c" })),
+        ("UpdatePlanned", json!({ "voters": 3, "members": members, "order": [name(0)], "checks": [], "digest": "" })),
+        ("NodeSelected", json!({ "node": name(0), "attempt": 1, "role": "Follower", "because": "" })),
+        (
+            "InstanceStopRequested",
+            json!({ "node": name(0), "attempt": 1, "instance": id(0), "returnTypes": ["a.new", "a.old"], "baseline": null, "process": null }),
+        ),
+    ];
+    let voter = |state| (state, 1, 500);
+    Scene {
+        events,
+        nodes: vec![
+            voter(NodeState::Follower),
+            voter(NodeState::Leader),
+            voter(NodeState::Follower),
+            voter(NodeState::ReadOnlyReplica),
+        ],
+        silent: vec![],
+        second_leader: None,
+        looks: 5,
+        instance_state: InstanceState::Running,
+        intent: Some(IntentInHand { revision: Revision(5), first_sent: Moment(Duration::from_secs(9)), called: None }),
+        store: StoreSeen::default(),
+        me: ME,
+        action: Action { node: name(0), call: stop(0), warrant: Warrant::Intent(Revision(5)) },
+    }
+}
+
+impl Scene {
+    fn state(&self) -> State {
+        let history: Vec<Recorded> = self
+            .events
+            .iter()
+            .enumerate()
+            .map(|(i, (event_type, data))| {
+                let event: Event = serde_json::from_value(json!({ "type": event_type, "data": data })).unwrap();
+                Recorded {
+                    revision: Revision(i as u64),
+                    id: Uuid::from_u128(i as u128),
+                    at: jiff::Timestamp::UNIX_EPOCH,
+                    seen: Moment(Duration::from_secs(9)),
+                    body: Body::Event(Box::new(event)),
+                }
+            })
+            .collect();
+        fold(&history)
+    }
+
+    fn watch(&self) -> ClusterWatch {
+        let mut watch = ClusterWatch::new((0..4).map(name));
+        for look in 1..=self.looks {
+            let at = Moment(NOW.0 - Duration::from_secs(self.looks - look));
+            // The leader first, so that the others are measured against what it just said.
+            for n in [1, 0, 2, 3] {
+                let answer = if self.silent.contains(&n) {
+                    Answer::Silent { why: "refused".into() }
+                } else {
+                    Answer::View { view: self.view(n, look), live: Some(true) }
+                };
+                watch.absorb(&name(n), at, answer);
+            }
+        }
+        watch
+    }
+
+    fn view(&self, of: usize, look: u64) -> View {
+        let members = (0..4)
+            .map(|n| {
+                let (state, epoch, writer) = self.nodes[n];
+                let state = if self.second_leader == Some((of, n)) { NodeState::Leader } else { state };
+                MemberEntry {
+                    process: ProcessId(Uuid::from_u128(n as u128 + 1)),
+                    time_stamp: look.to_string(),
+                    state,
+                    is_alive: !self.silent.contains(&n),
+                    address: Address::new("10.0.0.1", n as u16),
+                    replication: Address::new("10.0.0.1", n as u16 + 1000),
+                    last_commit: writer,
+                    writer,
+                    chaser: writer,
+                    epoch_position: 0,
+                    epoch,
+                    epoch_id: Uuid::nil(),
+                    priority: 0,
+                    is_read_only_replica: n == 3,
+                    version: None,
+                }
+            })
+            .collect();
+        View { server: Address::new("10.0.0.1", of as u16), members }
+    }
+
+    /// The rules that object.
+    fn objections(&self) -> Vec<&'static str> {
+        let (state, watch) = (self.state(), self.watch());
+        assert_eq!(state.broken, None);
+        let instance = Instance {
+            id: id(0),
+            instance_type: InstanceType::from("a.old"),
+            state: self.instance_state,
+            state_reason: None,
+            private_ip: None,
+            private_dns: None,
+            zone: None,
+            name_tag: None,
+            root_device: None,
+            lifecycle: None,
+            architecture: None,
+            auto_scaling_group: None,
+            hibernation: false,
+        };
+        let seen = InstanceSeen { instance, at: NOW, state_since: NOW, times: 2, pending_seen: false };
+        let observed = Observed {
+            me: self.me,
+            watch: &watch,
+            instances: &BTreeMap::from([(id(0), seen)]),
+            fleet_trouble: None,
+            intent: self.intent.as_ref(),
+            ticket_called: None,
+            store: &self.store,
+            survey: None,
+            policy: &Policy { allowed_types: vec![], max_replication_delay: Duration::from_secs(5) },
+            took_over_at: None,
+            wall: jiff::Timestamp::UNIX_EPOCH,
+        };
+        match audit(&self.action, &state, &observed, NOW) {
+            Ok(()) => vec![],
+            Err(found) => found.into_iter().map(|v| v.rule).collect(),
+        }
+    }
+}
+
+#[test]
+fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
+    assert_eq!(sound().objections(), Vec::<&str>::new(), "the sound scene");
+    let late =
+        || Some(IntentInHand { revision: Revision(5), first_sent: Moment(Duration::from_secs(4)), called: None });
+    let called = || {
+        Some(IntentInHand {
+            revision: Revision(5),
+            first_sent: Moment(Duration::from_secs(9)),
+            called: Some((NOW, None)),
+        })
+    };
+    let table: [(&str, &str, Box<dyn Fn(&mut Scene)>); 19] = [
+        ("S4", "another worker holds it", Box::new(|s| s.me = Incarnation(Uuid::from_u128(8)))),
+        ("S4", "the intent is another's", Box::new(|s| s.intent = None)),
+        ("S4", "the window has passed", Box::new(move |s| s.intent = late())),
+        ("S4", "the call was made", Box::new(move |s| s.intent = called())),
+        ("S4", "the warrant is an older intent", Box::new(|s| s.action.warrant = Warrant::Intent(Revision(4)))),
+        (
+            "S4",
+            "a return ticket is no warrant to stop",
+            Box::new(|s| s.action.warrant = Warrant::ReturnTicket(Revision(5))),
+        ),
+        ("S5", "another node than the one in hand", Box::new(|s| s.action.node = name(2))),
+        ("S5", "another node's instance", Box::new(|s| s.action.call = stop(2))),
+        ("S2", "it leads", Box::new(|s| s.nodes.swap(0, 1))),
+        ("S2", "a view calls it leader as well", Box::new(|s| s.second_leader = Some((2, 0)))),
+        ("S2", "a view calls another leader as well", Box::new(|s| s.second_leader = Some((3, 2)))),
+        ("S2", "nobody leads", Box::new(|s| s.nodes[1].0 = NodeState::Unknown)),
+        ("S2", "only one refresh was seen", Box::new(|s| s.looks = 1)),
+        ("S2", "the replica does not answer", Box::new(|s| s.silent = vec![3])),
+        ("S3", "another voter does not answer", Box::new(|s| s.silent = vec![2])),
+        ("S3", "another voter is catching up", Box::new(|s| s.nodes[2].0 = NodeState::CatchingUp)),
+        ("S3", "another voter is far behind", Box::new(|s| s.nodes[2].2 = 100)),
+        ("S3", "more voters are configured", Box::new(|s| s.events[3].1["voters"] = json!(5))),
+        (
+            "S6",
+            "the old type is not the last to return with",
+            Box::new(|s| s.events[5].1["returnTypes"] = json!(["a.old", "a.new"])),
+        ),
+    ];
+    for (rule, what, spoil) in table {
+        let mut scene = sound();
+        spoil(&mut scene);
+        let found = scene.objections();
+        assert!(found.contains(&rule), "{what}: {rule} is wanted, found {found:?}");
+    }
+}
+
+#[test]
+fn a_return_ticket_brings_back_and_does_nothing_else() {
+    let away = |seconds: u64, leader: Option<bool>, majority| StoreSeen {
+        away_since: Some(Moment(NOW.0 - Duration::from_secs(seconds))),
+        leader_reported: leader,
+        folded_from_majority: majority,
+    };
+    let ticket = |call: Call, store: StoreSeen, state: InstanceState| Scene {
+        action: Action { node: name(0), call, warrant: Warrant::ReturnTicket(Revision(5)) },
+        instance_state: state,
+        silent: vec![0, 1, 2],
+        intent: None,
+        store,
+        ..sound()
+    };
+    let start = || Call::StartInstance { instance: id(0) };
+    let modify = |to: &str| Call::ModifyType { instance: id(0), to: InstanceType::from(to) };
+    let stopped = InstanceState::Stopped;
+    let table = [
+        (ticket(start(), away(10, Some(false), false), stopped), None),
+        (ticket(modify("a.old"), away(10, Some(false), true), stopped), None),
+        (ticket(start(), away(9, Some(false), true), stopped), Some("S4")),
+        (ticket(start(), away(10, Some(true), true), stopped), Some("S4")),
+        (ticket(start(), away(10, None, true), stopped), Some("S4")),
+        (ticket(start(), StoreSeen::default(), stopped), Some("S4")),
+        (ticket(modify("a.old"), away(10, Some(false), false), stopped), Some("S4")),
+        (ticket(modify("a.huge"), away(10, Some(false), true), stopped), Some("S6")),
+        (ticket(start(), away(10, Some(false), true), InstanceState::Running), Some("S6")),
+        (ticket(stop(0), away(10, Some(false), true), InstanceState::Running), Some("S4")),
+        (ticket(Call::StartInstance { instance: id(2) }, away(10, Some(false), true), stopped), Some("S5")),
+    ];
+    for (i, (scene, rule)) in table.into_iter().enumerate() {
+        let found = scene.objections();
+        match rule {
+            None => assert_eq!(found, Vec::<&str>::new(), "line {i}"),
+            Some(rule) => assert!(found.contains(&rule), "line {i}: {rule} is wanted, found {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_replacement_waits_longer_and_starts_the_instance_as_it_is() {
+    let state = sound().state();
+    let judge = |call: Call, revision: u64, away: u64, times: u32| {
+        let action = Action { node: name(0), call, warrant: Warrant::ReturnTicket(Revision(revision)) };
+        let scene = Stranded { away_for: Duration::from_secs(away), stopped_times: times };
+        audit_rescue(&action, &state, &scene).is_ok()
+    };
+    let start = |n: usize| Call::StartInstance { instance: id(n) };
+    assert!(judge(start(0), 5, 60, 2));
+    assert!(!judge(start(0), 5, 59, 2), "a minute");
+    assert!(!judge(start(0), 5, 60, 1), "twice");
+    assert!(!judge(start(0), 4, 60, 2), "the last stop intent");
+    assert!(!judge(start(1), 5, 60, 2), "the instance in hand");
+    assert!(!judge(stop(0), 5, 60, 2), "a start");
+    assert!(!judge(Call::ModifyType { instance: id(0), to: InstanceType::from("a.old") }, 5, 60, 2), "as it is");
+}
