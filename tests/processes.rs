@@ -83,16 +83,21 @@ impl Stage {
         lines.expect("a history").lines().map(|l| serde_json::from_str(l).unwrap()).collect()
     }
 
-    fn until(&self, update: &str, fact: &str, times: usize, limit: Duration) {
-        let tries = limit.as_millis() / 250;
-        for _ in 0..tries {
+    #[expect(clippy::disallowed_methods, reason = "the processes under test live in real time")]
+    fn until(&self, worker: &mut Process, number: usize, update: &str, fact: &str, times: usize) {
+        // A take-over takes 35 s, an intent whose call may have been lost is settled after 45 s, a node is done in 10 s.
+        let limit = std::time::Instant::now() + Duration::from_secs(240);
+        while std::time::Instant::now() < limit {
+            if let Some(status) = worker.0.try_wait().unwrap() {
+                panic!("the worker ended by itself: {status}\n{}", self.log(&format!("worker-{number}.log")));
+            }
             if self.history(update).iter().filter(|e| e["type"] == fact).count() >= times {
                 return;
             }
             std::thread::sleep(Duration::from_millis(150));
         }
         let types: Vec<Value> = self.history(update).into_iter().map(|mut e| e["type"].take()).collect();
-        panic!("{fact} does not come\n{types:?}\n{}", self.log("worker-1.log"));
+        panic!("{fact} does not come\n{types:?}\n{}", self.log(&format!("worker-{number}.log")));
     }
 }
 
@@ -117,13 +122,12 @@ fn a_worker_that_is_killed_is_resumed_and_nothing_is_done_twice() {
     };
 
     for (n, (fact, times)) in DEATHS.iter().enumerate() {
-        let worker = stage.worker(n + 1);
-        stage.until(&update, fact, *times, Duration::from_secs(300));
-        eprintln!("killed at {fact} {times}");
+        let mut worker = stage.worker(n + 1);
+        stage.until(&mut worker, n + 1, &update, fact, *times);
         drop(worker);
     }
-    let _last = stage.worker(DEATHS.len() + 1);
-    stage.until(&update, "UpdateCompleted", 1, Duration::from_secs(300));
+    let mut last = stage.worker(DEATHS.len() + 1);
+    stage.until(&mut last, DEATHS.len() + 1, &update, "UpdateCompleted", 1);
 
     let history = stage.history(&update);
     let shown: Vec<String> = history.iter().map(|e| format!("{} {}", e["type"], e["data"]["node"])).collect();

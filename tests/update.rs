@@ -8,7 +8,7 @@ use esdb_rollout::domain::ids::{Revision, UpdateId};
 use esdb_rollout::sim::model::Fault;
 use esdb_rollout::update::event::{CancelRequested, Event, PauseRequested, ResumeRequested, RetryRequested};
 use esdb_rollout::update::state::End;
-use esdb_rollout::worker::Stop;
+use esdb_rollout::worker::{Stop, WorkerError};
 use rig::{Rig, lines, outline, quick_world, request, world};
 
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -170,4 +170,19 @@ async fn a_second_update_of_a_busy_cluster_is_rejected() {
     assert!(matches!(state.end, Some(End::Completed(_))));
     stop.send(Stop::AtSafePoint).unwrap();
     worker.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_living_namesake_makes_the_newcomer_leave_and_nothing_is_taken_from_it() {
+    let rig = Rig::new(quick_world(9));
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let (elder, stop) = rig.spawn(0);
+    rig.until("NodeSelected", 1).await;
+    let (newcomer, _stop) = rig.spawn(1);
+    let left = tokio::time::timeout(Duration::from_secs(20), newcomer).await.expect("it leaves within the lease");
+    assert!(matches!(left.unwrap(), Err(WorkerError::NamesakeAlive(_))));
+    let (history, _) = rig.ended(LIMIT).await;
+    assert_eq!(outline(&history).matches("WorkerAssigned").count(), 1, "{}", lines(&history));
+    stop.send(Stop::AtSafePoint).unwrap();
+    elder.await.unwrap().unwrap();
 }

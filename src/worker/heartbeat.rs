@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{Worker, WorkerError};
 use crate::codec::{HEARTBEAT, WorkerHeartbeat, encode_record};
 use crate::domain::ids::{Incarnation, Revision};
-use crate::lease::{HEARTBEAT_EVERY, LEASE};
+use crate::lease::HEARTBEAT_EVERY;
 use crate::ports::{AppendError, Expected, StoredEvent};
 
 /// The incarnation and revision of a stored heartbeat.
@@ -21,7 +21,6 @@ pub(super) fn beat_of(stored: Option<&StoredEvent>) -> Option<(Incarnation, Revi
 /// Appends a heartbeat every five seconds and counts those that were acknowledged. Ends only with an error.
 pub(super) async fn run(worker: Worker, acknowledged: watch::Sender<u64>) -> Result<(), WorkerError> {
     let stream = worker.writer.worker.stream();
-    let started = worker.clock.now();
     let beat = WorkerHeartbeat {
         worker: worker.writer.worker.clone(),
         incarnation: worker.writer.incarnation,
@@ -29,23 +28,34 @@ pub(super) async fn run(worker: Worker, acknowledged: watch::Sender<u64>) -> Res
         tool_version: env!("CARGO_PKG_VERSION").into(),
     };
     let mut metadata_set = false;
-    let mut first_look: Option<Option<Revision>> = None;
+    let mut begun = false;
+    let mut elder: Option<(Incarnation, Revision)> = None;
+    let mut elders_beats = 0;
     loop {
         let began = worker.clock.now();
         match worker.log.read_last(&stream).await {
             Ok(last) => {
                 let revision = last.as_ref().map(|e| e.revision);
-                let seen_first = *first_look.get_or_insert(revision);
                 let other = beat_of(last.as_ref()).filter(|(incarnation, _)| *incarnation != beat.incarnation);
-                // A beat of somebody else that came after our first look: an elder namesake lives. Later on, the namesake is the newcomer.
-                let young = worker.clock.now().since(started) < LEASE;
-                if young && other.is_some_and(|(_, revision)| Some(revision) > seen_first) {
+                if !begun {
+                    // Whoever beat last before our first acknowledged beat is the elder, if it lives.
+                    elder = other;
+                } else if let (Some((incarnation, revision)), Some((of_elder, newest))) = (other, elder)
+                    && incarnation == of_elder
+                    && revision > newest
+                {
+                    elder = other;
+                    elders_beats += 1;
+                }
+                // One later beat may be the last append of a process that was killed; two are a life.
+                if elders_beats >= 2 {
                     return Err(WorkerError::NamesakeAlive(worker.writer.worker.clone()));
                 }
                 let event = encode_record(&stream, HEARTBEAT, &beat, revision, &worker.writer, worker.clock.wall())
                     .map_err(|e| WorkerError::Store(e.to_string()))?;
                 match worker.log.append(&stream, Expected::after(revision), vec![event]).await {
                     Ok(_) => {
+                        begun = true;
                         acknowledged.send_modify(|n| *n += 1);
                     }
                     // Somebody beat between our read and our append: the next round tells who.
