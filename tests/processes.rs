@@ -23,25 +23,30 @@ impl Drop for Process {
 }
 
 struct Stage {
+    /// The first node's address; the others follow, EC2 is at the 100th.
+    first: String,
     dir: TempDir,
     _sim: Process,
 }
 
 impl Stage {
     fn new() -> Stage {
+        // Addresses of this process's own, so that two runs of the tests do not meet.
+        let net = format!("127.{}.77", 1 + std::process::id() % 200);
+        let first = format!("{net}.1");
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("sim.toml");
         let log = std::fs::File::create(dir.path().join("sim.log")).unwrap();
         let sim = Command::new(env!("CARGO_BIN_EXE_esdb-rollout"))
-            .args(["sim", "--seed", "5", "--speed", "20", "--base-ip", "127.0.77.1", "--port", "2177"])
-            .args(["--ec2-ip", "127.0.77.100", "--ec2-port", "4577", "--write-config"])
+            .args(["sim", "--seed", "5", "--speed", "20", "--port", "2177", "--base-ip", &first])
+            .args(["--ec2-ip", &format!("{net}.100"), "--ec2-port", "4577", "--write-config"])
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let stage = Stage { dir, _sim: Process(sim) };
+        let stage = Stage { first, dir, _sim: Process(sim) };
         for _ in 0..300 {
             if stage.file().exists() && stage.try_run(&["init"]).is_ok() {
                 return stage;
@@ -115,7 +120,8 @@ fn python(script: &Path, line: &[&str]) -> Option<String> {
 fn a_worker_that_is_killed_is_resumed_and_nothing_is_done_twice() {
     let stage = Stage::new();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/start_update.py");
-    let uri = "esdb://127.0.77.1:2177,127.0.77.2:2177,127.0.77.3:2177?Tls=false";
+    let net = stage.first.trim_end_matches('1').to_owned();
+    let uri = &format!("esdb://{net}1:2177,{net}2:2177,{net}3:2177?Tls=false");
     let update = match python(&script, &[uri, "start", "sim", "m6i.xlarge"]) {
         Some(id) => id.trim().to_owned(),
         None => stage.try_run(&["start", "--cluster", "sim", "--target-type", "m6i.xlarge"]).unwrap().trim().to_owned(),
