@@ -19,6 +19,9 @@ use uuid::Uuid;
 const ME: Incarnation = Incarnation(Uuid::from_u128(7));
 const NOW: Moment = Moment(Duration::from_secs(10));
 
+/// Spoils a scene.
+type Spoil = Box<dyn Fn(&mut Scene)>;
+
 /// Everything that an audit looks at.
 struct Scene {
     events: Vec<(&'static str, Value)>,
@@ -203,7 +206,7 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
             called: Some((NOW, None)),
         })
     };
-    let table: [(&str, &str, Box<dyn Fn(&mut Scene)>); 19] = [
+    let table: [(&str, &str, Spoil); 19] = [
         ("S4", "another worker holds it", Box::new(|s| s.me = Incarnation(Uuid::from_u128(8)))),
         ("S4", "the intent is another's", Box::new(|s| s.intent = None)),
         ("S4", "the window has passed", Box::new(move |s| s.intent = late())),
