@@ -5,7 +5,7 @@ mod rig;
 use std::time::Duration;
 
 use esdb_rollout::domain::ids::{Revision, UpdateId};
-use esdb_rollout::sim::model::Fault;
+use esdb_rollout::sim::model::{ExpectedRevision, Fault, Write, WriteOutcome};
 use esdb_rollout::update::event::{CancelRequested, Event, PauseRequested, ResumeRequested, RetryRequested};
 use esdb_rollout::update::state::End;
 use esdb_rollout::worker::{Stop, WorkerError};
@@ -185,4 +185,17 @@ async fn a_living_namesake_makes_the_newcomer_leave_and_nothing_is_taken_from_it
     assert_eq!(outline(&history).matches("WorkerAssigned").count(), 1, "{}", lines(&history));
     stop.send(Stop::AtSafePoint).unwrap();
     elder.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_was_deleted_holds_up_no_other() {
+    let rig = Rig::new(quick_world(10));
+    let gone = Rig { update: UpdateId(uuid::Uuid::from_u128(78)), ..rig.share() };
+    gone.append(request("m6i.xlarge").into(), 1).await;
+    let leader = rig.world.with(|w| w.leader()).expect("a leader");
+    let stream = gone.update.stream();
+    let deleted = rig.world.write(leader, true, stream.as_str(), ExpectedRevision::Any, Write::Tombstone).await;
+    assert!(matches!(deleted, WriteOutcome::Done { .. }), "{deleted:?}");
+    let (history, state) = rig.run(request("m6i.xlarge"), LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
 }

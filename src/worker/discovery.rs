@@ -139,8 +139,15 @@ enum Handled {
 }
 
 async fn try_handle(worker: &Worker, update: UpdateId) -> Result<Handled, String> {
-    let history =
-        read_update(&*worker.log, update, Revision(0), worker.clock.now()).await.map_err(|e| e.to_string())?;
+    let history = match read_update(&*worker.log, update, Revision(0), worker.clock.now()).await {
+        Ok(history) => history,
+        // Deleted, too long, or not ours to read: it will not become readable by waiting, and others must not wait for it.
+        Err(error @ ReadError::Refused { .. }) => {
+            tracing::error!(%update, %error, "passed over");
+            return Ok(Handled::Done);
+        }
+        Err(error @ ReadError::Unavailable { .. }) => return Err(error.to_string()),
+    };
     let state = fold(&history);
     if state.last.is_none() {
         return Ok(Handled::Done);
@@ -209,7 +216,11 @@ async fn append(worker: &Worker, update: UpdateId, state: &State, fact: Event) -
         encode_facts(update, &[fact], state.last, &worker.writer, worker.clock.wall()).map_err(|e| e.to_string())?;
     match worker.log.append(&update.stream(), Expected::after(state.last_revision()), facts).await {
         Ok(_) | Err(AppendError::Conflict { .. }) => Ok(Handled::Again),
-        Err(error) => Err(error.to_string()),
+        Err(error @ AppendError::Refused { .. }) => {
+            tracing::error!(%update, %error, "passed over");
+            Ok(Handled::Done)
+        }
+        Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => Err(error.to_string()),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::ports::{AppendError, Expected, StoredEvent};
 use crate::update::action::{Action, Call, CallOutcome, Warrant};
 use crate::update::audit::audit;
 use crate::update::event::{AssignedBecause, Event, StepDelayed, WorkerAssigned};
-use crate::update::limits::{ACT_WINDOW, EC2_CALL_TIMEOUT, TICKET_AFTER};
+use crate::update::limits::TICKET_AFTER;
 use crate::update::observed::{InstanceSeen, IntentInHand, Observed, StoreSeen, Survey};
 use crate::update::react::{Next, Verdict, Waiting, react};
 use crate::update::state::{Recorded, State, Step, fold};
@@ -312,6 +312,7 @@ impl Driver {
     async fn store_away(&mut self, since: Moment) {
         self.store.away_since.get_or_insert(since);
         let probe = self.worker.log.probe().await;
+        // A store of which nobody answers may be cut off from us alone: that counts as leaderless only where a node of ours is down.
         self.store.leader_reported = Some(probe.leader_reported || probe.answered == 0 && !self.node_in_hand_is_down());
     }
 
@@ -508,7 +509,6 @@ impl Driver {
         if let Warrant::Intent(revision) = action.warrant
             && let Some(intent) = self.intent.as_mut().filter(|i| i.revision == revision)
         {
-            debug_assert!(ACT_WINDOW < EC2_CALL_TIMEOUT);
             intent.called = Some((answered, Some(outcome)));
         }
         if let Some(eyes) = &self.eyes {
