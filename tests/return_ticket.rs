@@ -59,5 +59,5 @@ async fn another_voter_is_lost(worker_too: bool, back_within: Duration) {
     };
     assert_eq!(history.iter().filter(|r| started_by_ticket(r)).count(), 1, "{shown}");
     let Some(End::Failed(end)) = state.end else { panic!("{:?}\n{shown}", state.end) };
-    assert_eq!((end.code.as_str(), end.not_running.len()), ("voterLost", 0), "{shown}");
+    assert_eq!((end.code.as_str(), end.not_running.len()), ("storeLost", 0), "{shown}");
 }

@@ -1678,6 +1678,12 @@ impl Hand<'_> {
                 None if self.state.cancelled.is_some() => {
                     (CANCELLED.into(), "start a new update when it is wanted".into())
                 }
+                None if self.hand.started_by_ticket => (
+                    "storeLost".into(),
+                    "the store had no leader while the node was down, so the node was started as it was; mend the store first, or keep it \
+                     elsewhere"
+                        .into(),
+                ),
                 None => (
                     "voterLost".into(),
                     "another voter fell silent meanwhile, so the node was started as it was; mend the cluster first"

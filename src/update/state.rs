@@ -197,6 +197,8 @@ pub struct InHand {
     pub stop_refused: Option<String>,
     /// Type it was started with last.
     pub started_type: Option<InstanceType>,
+    /// Whether it was started while the store had no leader.
+    pub started_by_ticket: bool,
     /// Starts that failed.
     pub failed_starts: Vec<FailedStart>,
     /// Its first entry after the start, as recorded.
@@ -671,6 +673,7 @@ impl State {
             Event::InstanceStarted(e) => {
                 self.types.insert(e.node.clone(), e.instance_type.clone());
                 hand.started_type = Some(e.instance_type.clone());
+                hand.started_by_ticket |= e.return_ticket;
                 hand.go(Step::Started, None, recorded);
             }
             Event::InstanceStartFailed(e) => {
@@ -821,6 +824,7 @@ impl InHand {
             intended_type: None,
             stop_refused: None,
             started_type: None,
+            started_by_ticket: false,
             failed_starts: Vec::new(),
             rejoined: None,
             caught_up: None,
