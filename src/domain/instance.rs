@@ -83,3 +83,19 @@ pub struct TypeInfo {
     /// Availability zones that offer it.
     pub zones: Vec<String>,
 }
+
+/// Codes by which EC2 says, of a call or as an instance's state reason, that it has no room for the type now.
+const CAPACITY_CODES: [&str; 7] = [
+    "InsufficientInstanceCapacity",
+    "InsufficientCapacity",
+    "InsufficientCapacityOnHost",
+    "InsufficientHostCapacity",
+    "InsufficientReservedInstanceCapacity",
+    "UnfulfillableCapacity",
+    "ReservationCapacityExceeded",
+];
+
+/// Whether a code of EC2 (of a call, or of a state reason, which has `Server.` before it) says that there is no capacity for the type now.
+pub fn lacks_capacity(code: &str) -> bool {
+    CAPACITY_CODES.contains(&code.strip_prefix("Server.").unwrap_or(code))
+}

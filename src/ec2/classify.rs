@@ -1,5 +1,6 @@
 //! What a code of EC2 asks for.
 
+use crate::domain::instance::lacks_capacity;
 use crate::ports::CallClass;
 
 /// The class of an EC2 error code, of an instance's state reason, or of one of our own codes. A code that is not listed is
@@ -41,14 +42,7 @@ pub fn classify(code: &str) -> CallClass {
 
         "IncorrectInstanceState" | "IncorrectState" | "IncorrectSpotRequestState" | "ResourceNotReady" => CallClass::Wait,
 
-        "InsufficientInstanceCapacity"
-        | "Server.InsufficientInstanceCapacity"
-        | "InsufficientCapacity"
-        | "InsufficientCapacityOnHost"
-        | "InsufficientHostCapacity"
-        | "InsufficientReservedInstanceCapacity"
-        | "UnfulfillableCapacity"
-        | "ReservationCapacityExceeded" => CallClass::Capacity,
+        _ if lacks_capacity(code) => CallClass::Capacity,
 
         // Rights and credentials, and what the owner of the account must settle with AWS.
         "UnauthorizedOperation"

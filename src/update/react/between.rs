@@ -1,0 +1,279 @@
+//! Between two nodes: the end, the reasons to hold, and which node is next.
+
+use super::super::event::*;
+use super::super::limits::{RESIGNATION_TIMEOUT, TAKE_OVER_QUIET};
+use super::super::observed::Observed;
+use super::super::plan::{self};
+use super::super::safety::{self, Blocker, Scene};
+use super::super::state::{State, UNANSWERED_MAX, round_ms};
+use super::{Next, delayed, number, wait};
+use crate::domain::agreement::Agreement;
+use crate::domain::catch_up::{NotCaughtUp, level};
+use crate::domain::cluster::NodeState;
+use crate::domain::ids::NodeName;
+use crate::domain::instance::InstanceState;
+use crate::domain::time::Moment;
+
+pub(super) fn outcomes(state: &State) -> Vec<NodeOutcome> {
+    let Some(plan) = &state.plan else { return Vec::new() };
+    let pending = |node: &NodeName| NodeOutcome { node: node.clone(), result: NodeResult::Pending, left_in: None };
+    plan.order.iter().map(|n| state.results.get(n).cloned().unwrap_or_else(|| pending(n))).collect()
+}
+
+pub(super) fn seconds_since_acceptance(state: &State, wall: jiff::Timestamp) -> f64 {
+    state.accepted_at.map_or(0.0, |at| round_ms(wall.duration_since(at).as_secs_f64().max(0.0)))
+}
+
+pub(super) fn not_running(state: &State, observed: &Observed<'_>) -> Vec<NodeName> {
+    let Some(plan) = &state.plan else { return Vec::new() };
+    let runs = |m: &&PlannedMember| {
+        observed.instances.get(&m.instance).is_some_and(|s| s.instance.state == InstanceState::Running)
+    };
+    plan.members.iter().filter(|m| !runs(m)).map(|m| m.node.clone()).collect()
+}
+
+pub(super) fn cancelled(state: &State, observed: &Observed<'_>, cancel: &CancelRequested) -> Event {
+    UpdateCancelled {
+        by: cancel.by.clone(),
+        why: cancel.why.clone(),
+        seconds: seconds_since_acceptance(state, observed.wall),
+        nodes: outcomes(state),
+        elections: state.elections,
+        not_running: not_running(state, observed),
+    }
+    .into()
+}
+
+pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now: Moment) -> Next {
+    let seconds = seconds_since_acceptance(state, observed.wall);
+    if state.failure.is_some() || state.cancelled.is_some() || state.remaining().next().is_none() {
+        // An end says which nodes run, so all of them must have been described since.
+        if observed.fleet_trouble.is_some()
+            || !scene.plan.members.iter().all(|m| observed.instances.contains_key(&m.instance))
+        {
+            return wait(state, "describingInstances", observed.fleet_trouble.unwrap_or("before the end"), vec![]);
+        }
+    }
+    if let Some(failure) = &state.failure {
+        return Next::Record(vec![
+            UpdateFailed {
+                code: failure.code.clone(),
+                remedy: failure.remedy.clone(),
+                seconds,
+                nodes: outcomes(state),
+                elections: state.elections,
+                not_running: not_running(state, observed),
+            }
+            .into(),
+        ]);
+    }
+    if let Some(cancel) = &state.cancelled {
+        return Next::Record(vec![cancelled(state, observed, cancel)]);
+    }
+    if state.remaining().next().is_none() {
+        return Next::Record(vec![
+            UpdateCompleted {
+                seconds,
+                nodes: outcomes(state),
+                elections: state.elections,
+                not_running: not_running(state, observed),
+            }
+            .into(),
+        ]);
+    }
+    if state.unanswered.len() > UNANSWERED_MAX {
+        if state.parked.is_some() {
+            return wait(state, "tooManyCommands", "too many unanswered commands", vec![]);
+        }
+        return park(
+            "tooManyCommands",
+            format!("{} unanswered commands", state.unanswered.len()),
+            "find out who appends them",
+        );
+    }
+    if let Some(paused) = &state.paused {
+        let by = paused.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default();
+        return wait(state, "paused", format!("paused{by}; resume to go on"), vec![]);
+    }
+    if let Some(awaited) = &state.awaited {
+        return wait(
+            state,
+            "approvalAwaited",
+            format!("{} awaits an approval that answers revision {}", awaited.gate, awaited.revision),
+            vec![],
+        );
+    }
+    if let Some(quiet) = quiet_after_take_over(observed, now) {
+        return wait(
+            state,
+            "tookOver",
+            "calls of the worker before may still be under way",
+            vec![number("seconds left", quiet)],
+        );
+    }
+    if let Some(dwell) = state.request.as_ref().and_then(|r| r.dwell_seconds).filter(|_| !state.results.is_empty()) {
+        let rested = state.last_at.map_or(0.0, |at| observed.wall.duration_since(at).as_secs_f64());
+        if rested < dwell {
+            return wait(state, "dwelling", "resting between two nodes", vec![number("seconds left", dwell - rested)]);
+        }
+    }
+    select(state, observed, scene)
+}
+
+pub(super) fn quiet_after_take_over(observed: &Observed<'_>, now: Moment) -> Option<f64> {
+    let at = observed.took_over_at?;
+    let passed = now.since(at);
+    (passed < TAKE_OVER_QUIET).then(|| (TAKE_OVER_QUIET - passed).as_secs_f64())
+}
+
+pub(super) fn park(code: &str, found: String, remedy: &str) -> Next {
+    Next::Record(vec![UpdateParked { code: code.into(), found, remedy: remedy.into() }.into()])
+}
+
+/// Takes the next node in hand: a voter that is down or lags first, then replicas, then followers, the leader last.
+pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) -> Next {
+    let mut candidates = Vec::new();
+    for node in state.remaining() {
+        let Some(member) = state.member(node) else { continue };
+        let Some(seen) = observed.instances.get(&member.instance) else {
+            let why = observed.fleet_trouble.unwrap_or("not described yet");
+            return delayed(state, "describingInstances", why, vec![]);
+        };
+        let own = observed.watch.node(node).and_then(|t| t.own(scene.now));
+        let role = match own {
+            Some(own) if own.is_read_only_replica => Role::ReadOnlyReplica,
+            Some(own) if own.state == NodeState::Leader => Role::Leader,
+            Some(_) => Role::Follower,
+            None => member.role,
+        };
+        let level = match observed.watch.node(node) {
+            Some(track) => level(track, scene.watch.samples(), scene.max_delay, scene.now),
+            None => Err(NotCaughtUp::Silent),
+        };
+        candidates.push((node, member, seen, role, level));
+    }
+    let confirming =
+        |l: &Result<(), NotCaughtUp>| matches!(l, Err(NotCaughtUp::Confirming { .. } | NotCaughtUp::NoLeader));
+    let ill = |role: Role, l: &Result<(), NotCaughtUp>| role != Role::ReadOnlyReplica && l.is_err() && !confirming(l);
+    // A voter that is down or lags weakens the quorum already: taking it costs nothing more, taking another might cost everything.
+    let first =
+        candidates.iter().min_by_key(|(node, _, _, role, l)| (!ill(*role, l), plan::rank(*role), (*node).clone()));
+    let Some((node, member, seen, role, level)) = first else {
+        return wait(state, "nothingLeft", "no node is left", vec![]);
+    };
+    let request = match &state.request {
+        Some(request) => request,
+        None => return wait(state, "noRequest", "there is no request", vec![]),
+    };
+    let change = request.strategy.change(request, &seen.instance, &member.old_type);
+    if let Some(already) = &change.already
+        && seen.instance.state == InstanceState::Running
+    {
+        return match level {
+            Ok(()) if matches!(scene.agreement(None), Agreement::Yes { .. }) => Next::Record(vec![
+                NodeSkipped {
+                    node: (*node).clone(),
+                    attempt: 1,
+                    role: *role,
+                    because: format!("{already}, it runs and has caught up"),
+                    observed: safety::evidence(scene),
+                }
+                .into(),
+            ]),
+            Ok(()) => {
+                let doubts: Vec<String> = scene.agreement(None).doubts().iter().map(ToString::to_string).collect();
+                wait(state, "agreementAwaited", doubts.join(", "), vec![])
+            }
+            Err(why) => delayed(state, "nodeNotReady", format!("{node} {why}"), vec![]),
+        };
+    }
+    if let Some(gate) = open_gate(state, request, node, *role) {
+        let detail = match gate {
+            Gate::DataUnknown => format!(
+                "it is unknown whether {} kept its data; compare its size with the others' before the next voter is stopped",
+                state.data_unknown.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
+            ),
+            Gate::BeforeLeader | Gate::AfterFirst | Gate::EachNode => format!("{node} is next"),
+        };
+        return Next::Record(vec![ApprovalAwaited { gate, node: Some((*node).clone()), detail }.into()]);
+    }
+    // Nothing is taken in hand before it may be taken out of service: so a wait here holds nothing.
+    let blockers: Vec<Blocker> = safety::stop_blockers(scene, node)
+        .into_iter()
+        .filter(|b| !matches!(b, Blocker::Leads | Blocker::CalledLeader))
+        .collect();
+    if let Some(first) = blockers.first() {
+        return blocked(state, first, &format!("before {node}"), scene.now);
+    }
+    let because = match (level, role) {
+        (Err(why), Role::Leader | Role::Follower) if ill(*role, &Err(why.clone())) => {
+            format!("it {why}: taken before all others")
+        }
+        (_, Role::ReadOnlyReplica) => "read-only replicas first".to_owned(),
+        (_, Role::Follower) => "followers before the leader".to_owned(),
+        (_, Role::Leader) => "the leader last".to_owned(),
+    };
+    let observed = safety::evidence(scene);
+    Next::Record(vec![NodeSelected { node: (*node).clone(), attempt: 1, role: *role, because, observed }.into()])
+}
+
+/// Codes that are part of every healthy update and last for seconds.
+pub(super) fn ordinary(blocker: &Blocker) -> bool {
+    match blocker {
+        Blocker::NoAgreement(_) | Blocker::CalledLeader => true,
+        Blocker::VoterNotReady(_, why) => matches!(why, NotCaughtUp::Confirming { .. } | NotCaughtUp::NoLeader),
+        Blocker::Leads
+        | Blocker::TooFewVoters(_)
+        | Blocker::OutOfService(_)
+        | Blocker::NotPlanned
+        | Blocker::UnexpectedMember(_) => false,
+    }
+}
+
+pub(super) fn blocked(state: &State, blocker: &Blocker, what: &str, now: Moment) -> Next {
+    let numbers = match blocker {
+        Blocker::VoterNotReady(_, NotCaughtUp::Behind(d)) => vec![
+            number("seconds behind", d.replication.duration().as_secs_f64()),
+            number("seconds behind in the index", d.index.duration().as_secs_f64()),
+        ],
+        Blocker::VoterNotReady(_, NotCaughtUp::Confirming { refreshes, span }) => {
+            vec![number("refreshes", *refreshes as f64), number("seconds spanned", span.as_secs_f64())]
+        }
+        Blocker::NoAgreement(doubts) => vec![number("doubts", doubts.len() as f64)],
+        Blocker::VoterNotReady(..)
+        | Blocker::Leads
+        | Blocker::CalledLeader
+        | Blocker::TooFewVoters(_)
+        | Blocker::OutOfService(_)
+        | Blocker::NotPlanned
+        | Blocker::UnexpectedMember(_) => vec![],
+    };
+    let detail = format!("{what}: {blocker}");
+    // Roles settle within seconds of a change of leader (recorded: median 1.5 s, once 16.8 s); what lasts longer is recorded.
+    let settling = matches!(blocker, Blocker::VoterNotReady(_, NotCaughtUp::State(_) | NotCaughtUp::Epoch { .. }))
+        && state.in_hand.as_ref().is_some_and(|h| now.since(h.step_seen) < RESIGNATION_TIMEOUT);
+    if settling || ordinary(blocker) {
+        wait(state, blocker.code(), detail, numbers)
+    } else {
+        delayed(state, blocker.code(), detail, numbers)
+    }
+}
+
+pub(super) fn open_gate(state: &State, request: &UpdateRequested, node: &NodeName, role: Role) -> Option<Gate> {
+    let asked = |gate: Gate| request.gates.iter().flatten().any(|g| *g == gate);
+    let approved = |gate: Gate| state.approved.contains(&(gate, Some(node.clone())));
+    let begun = state.results.values().any(|r| matches!(r.result, NodeResult::Updated | NodeResult::RolledBack));
+    let done = state.results.values().filter(|r| r.result == NodeResult::Updated).count();
+    let gates = [
+        (Gate::DataUnknown, !state.data_unknown.is_empty() && role != Role::ReadOnlyReplica && !data_approved(state)),
+        (Gate::AfterFirst, asked(Gate::AfterFirst) && done == 1),
+        (Gate::EachNode, asked(Gate::EachNode) && begun),
+        (Gate::BeforeLeader, asked(Gate::BeforeLeader) && role == Role::Leader),
+    ];
+    gates.into_iter().find(|(gate, open)| *open && !approved(*gate)).map(|(gate, _)| gate)
+}
+
+/// Each node whose data is in doubt needs an approval of its own.
+pub(super) fn data_approved(state: &State) -> bool {
+    state.approved.iter().filter(|(gate, _)| *gate == Gate::DataUnknown).count() >= state.data_unknown.len()
+}

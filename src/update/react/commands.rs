@@ -1,0 +1,125 @@
+//! What answers a command.
+
+use super::super::event::*;
+use super::super::state::State;
+
+pub(super) fn refusal(command: CommandRef, code: &str, found: String, wanted: &str, remedy: &str) -> Event {
+    let reasons = vec![Reason { code: code.into(), found, wanted: wanted.into(), remedy: remedy.into() }];
+    CommandRefused { command, reasons }.into()
+}
+
+/// The fact that answers the oldest command that needs one now.
+pub fn answer_command(state: &State) -> Option<Event> {
+    for u in &state.unanswered {
+        let command = CommandRef { type_name: u.type_name.clone(), revision: u.revision };
+        let event = match &u.command {
+            Err(problem) => {
+                return Some(refusal(
+                    command,
+                    "unreadable",
+                    problem.clone(),
+                    "a command of the contract, as JSON",
+                    "append a corrected command",
+                ));
+            }
+            Ok(event) => event,
+        };
+        if state.end.is_some() {
+            return Some(refusal(
+                command,
+                "ended",
+                "an update that has ended".into(),
+                "a running update",
+                "start a new one",
+            ));
+        }
+        let answer = match &**event {
+            Event::UpdateRequested(_) => refusal(
+                command,
+                "secondRequest",
+                "a second request".into(),
+                "one request a stream",
+                "append it to a fresh stream",
+            ),
+            Event::PauseRequested(c) if state.paused.is_none() => {
+                UpdatePaused { by: c.by.clone(), why: c.why.clone() }.into()
+            }
+            Event::PauseRequested(_) => refusal(
+                command,
+                "alreadyPaused",
+                "a paused update".into(),
+                "a running update",
+                "nothing needs to be done",
+            ),
+            Event::ResumeRequested(c) if state.paused.is_some() => {
+                UpdateResumed { by: c.by.clone(), why: c.why.clone() }.into()
+            }
+            Event::ResumeRequested(_) => refusal(
+                command,
+                "notPaused",
+                "an update that is not paused".into(),
+                "a paused update",
+                "nothing needs to be done",
+            ),
+            // Answered by its end, once every node runs.
+            Event::CancelRequested(_) => continue,
+            Event::ApprovalGranted(c) => {
+                if state.granting.first() == Some(&u.revision) {
+                    UpdateResumed { by: c.by.clone(), why: c.why.clone() }.into()
+                } else {
+                    refusal(
+                        command,
+                        "nothingToApprove",
+                        format!("an answer to revision {}", c.answers),
+                        "the revision of the last ApprovalAwaited, once",
+                        "look for ApprovalAwaited with `history`",
+                    )
+                }
+            }
+            Event::RollbackRequested(_) | Event::RetryRequested(_) | Event::CheckWaived(_) => refusal(
+                command,
+                "notSupported",
+                format!("{} to this version", u.type_name),
+                "pause, resume, cancel or approve",
+                "cancel, and start a new update with what is wanted",
+            ),
+            Event::WorkerAssigned(_)
+            | Event::UpdateAccepted(_)
+            | Event::UpdateRejected(_)
+            | Event::UpdatePlanned(_)
+            | Event::CommandRefused(_)
+            | Event::NodeSelected(_)
+            | Event::NodeSkipped(_)
+            | Event::PriorityLoweringRequested(_)
+            | Event::PriorityLowered(_)
+            | Event::ResignationRequested(_)
+            | Event::LeadershipTransferred(_)
+            | Event::InstanceStopRequested(_)
+            | Event::InstanceStopped(_)
+            | Event::TypeModificationRequested(_)
+            | Event::TypeModified(_)
+            | Event::InstanceStartRequested(_)
+            | Event::InstanceStarted(_)
+            | Event::InstanceStartFailed(_)
+            | Event::NodeRejoined(_)
+            | Event::CaughtUp(_)
+            | Event::ForeignChangeSeen(_)
+            | Event::PriorityRestorationRequested(_)
+            | Event::PriorityRestored(_)
+            | Event::NodeUpdated(_)
+            | Event::NodeRolledBack(_)
+            | Event::NodeFailed(_)
+            | Event::StepDelayed(_)
+            | Event::ApprovalAwaited(_)
+            | Event::UpdatePaused(_)
+            | Event::UpdateResumed(_)
+            | Event::UpdateParked(_)
+            | Event::UpdateCompleted(_)
+            | Event::UpdateFailed(_)
+            | Event::UpdateCancelled(_)
+            | Event::UpdateSuperseded(_) => continue,
+        };
+        return Some(answer);
+    }
+    None
+}

@@ -1,0 +1,260 @@
+//! What comes next. Level-triggered: the answer follows from the state and from what is observed, never from what woke us.
+
+mod between;
+mod commands;
+mod rejoin;
+mod request;
+mod service;
+mod start;
+mod stop;
+
+use std::fmt;
+
+use super::action::{Action, Again, Call, CallOutcome, Warrant};
+use super::event::*;
+use super::limits::{ACT_WINDOW, EC2_CALL_TIMEOUT, SETTLE_AFTER};
+use super::observed::{InstanceSeen, Observed};
+use super::safety::Scene;
+use super::state::{End, InHand, State, Step, round_ms};
+use crate::domain::cluster::MemberEntry;
+use crate::domain::ids::{NodeName, Revision};
+use crate::domain::time::Moment;
+use between::{between_nodes, quiet_after_take_over};
+use request::before_plan;
+
+pub use commands::answer_command;
+
+/// What comes next. Never nothing.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "a decision that is not carried out is lost"]
+pub enum Next {
+    /// Make this call, after the audit.
+    Act(Action),
+    /// Append these facts, at exactly the revision that was folded.
+    Record(Vec<Event>),
+    /// Wait, and say why.
+    Wait(Waiting),
+    /// Nothing more will come, for this worker or at all.
+    Done(Verdict),
+}
+
+/// Why nothing is done now, with the numbers a person would ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    /// Stable code.
+    pub code: &'static str,
+    /// In words.
+    pub detail: String,
+    /// The numbers.
+    pub numbers: Vec<Number>,
+    /// The node in hand.
+    pub node: Option<NodeName>,
+    /// The step that waits.
+    pub step: String,
+    /// Whether it is out of the ordinary: then it is recorded as `StepDelayed`, once.
+    pub delay: bool,
+}
+
+/// Why there is nothing more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The update has ended.
+    Ended,
+    /// Another worker holds it.
+    HeldByAnother,
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.detail)
+    }
+}
+
+/// Decides what comes next.
+pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
+    let Some(holder) = &state.holder else {
+        return wait(state, "notAssigned", "no worker holds the update", vec![]);
+    };
+    if holder.incarnation != observed.me {
+        return Next::Done(Verdict::HeldByAnother);
+    }
+    if let Some(answer) = answer_command(state) {
+        return Next::Record(vec![answer]);
+    }
+    if state.end.is_some() {
+        return Next::Done(Verdict::Ended);
+    }
+    if let Some(why) = &state.broken
+        && state.in_hand.as_ref().is_none_or(|h| !h.step.out_of_service())
+    {
+        if state.parked.as_ref().is_some_and(|p| p.code == "historyIllegal") {
+            return wait(state, "historyIllegal", why, vec![]);
+        }
+        return Next::Record(vec![
+            UpdateParked {
+                code: "historyIllegal".into(),
+                found: why.clone(),
+                remedy: "look at that event with `history`; a newer worker may have written it, or somebody forged it"
+                    .into(),
+            }
+            .into(),
+        ]);
+    }
+    let Some(plan) = &state.plan else { return before_plan(state, observed, now) };
+    let scene = Scene { state, plan, watch: observed.watch, max_delay: observed.policy.max_replication_delay, now };
+    match &state.in_hand {
+        Some(hand) => Hand { state, hand, observed, scene, now }.react(),
+        None => between_nodes(state, observed, &scene, now),
+    }
+}
+
+fn waiting(state: &State, code: &'static str, detail: String, numbers: Vec<Number>, delay: bool) -> Next {
+    let node = state.in_hand.as_ref().map(|h| h.node.clone());
+    let step = state.in_hand.as_ref().map_or("between nodes", |h| h.step.name()).to_owned();
+    Next::Wait(Waiting { code, detail, numbers, node, step, delay })
+}
+
+fn wait(state: &State, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
+    waiting(state, code, detail.into(), numbers, false)
+}
+
+fn delayed(state: &State, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
+    waiting(state, code, detail.into(), numbers, true)
+}
+
+fn number(name: &str, value: f64) -> Number {
+    Number { name: name.into(), value: round_ms(value) }
+}
+
+/// The node in hand and everything to judge it by.
+struct Hand<'a> {
+    state: &'a State,
+    hand: &'a InHand,
+    observed: &'a Observed<'a>,
+    scene: Scene<'a>,
+    now: Moment,
+}
+
+/// What became of the open intent.
+enum IntentStatus<'a> {
+    /// It stands, within its window, and its call has not been made.
+    MayCall,
+    /// Its call is being made, or was accepted.
+    Called,
+    /// Its call was refused.
+    Refused { code: &'a str, message: &'a str, again: Again, at: Moment },
+    /// Whether a call was made, and with which outcome, is unknown: a call may still be under way until `settled`.
+    Unresolved { settled: bool },
+}
+
+impl Hand<'_> {
+    fn react(&self) -> Next {
+        let step = self.hand.step;
+        if !step.out_of_service()
+            && step != Step::CaughtUp
+            && let Some(quiet) = quiet_after_take_over(self.observed, self.now)
+        {
+            return self.wait(
+                "tookOver",
+                "calls of the worker before may still be under way",
+                vec![number("seconds left", quiet)],
+            );
+        }
+        match step {
+            Step::Selected | Step::PriorityLowered | Step::Transferred => self.in_service(),
+            Step::LoweringPriority => self.lowering(),
+            Step::Resigning => self.resigning(),
+            Step::Stopping => self.stopping(),
+            Step::Stopped | Step::Modified | Step::StartFailed => self.stopped(),
+            Step::Modifying => self.modifying(),
+            Step::Starting => self.starting(),
+            Step::Started => self.started(),
+            Step::Rejoined => self.rejoined(),
+            Step::CaughtUp => self.caught_up(),
+            Step::RestoringPriority => self.restoring(),
+        }
+    }
+
+    fn wait(&self, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
+        wait(self.state, code, detail, numbers)
+    }
+
+    fn delayed(&self, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
+        delayed(self.state, code, detail, numbers)
+    }
+
+    fn node(&self) -> NodeName {
+        self.hand.node.clone()
+    }
+
+    fn own(&self) -> Option<&MemberEntry> {
+        self.observed.watch.node(&self.hand.node).and_then(|t| t.own(self.now))
+    }
+
+    fn seen(&self) -> Option<&InstanceSeen> {
+        self.observed.instances.get(&self.hand.instance)
+    }
+
+    fn ec2(&self, seen: &InstanceSeen) -> Ec2Word {
+        let request_id = match self.observed.intent.and_then(|i| i.called.as_ref()) {
+            Some((_, Some(CallOutcome::Accepted { request_id }))) => request_id.clone(),
+            Some((_, Some(CallOutcome::Refused { .. } | CallOutcome::Unknown { .. }) | None)) | None => None,
+        };
+        Ec2Word { state: seen.instance.state, reason: seen.instance.state_reason.clone(), request_id }
+    }
+
+    fn ec2_evidence(&self, seen: &InstanceSeen) -> Vec<Evidence> {
+        vec![Evidence {
+            what: format!("{} is {} as {}", seen.instance.id, seen.instance.state, seen.instance.instance_type),
+            by: "ec2".into(),
+            age_seconds: round_ms(self.now.since(seen.at).as_secs_f64()),
+        }]
+    }
+
+    fn no_description(&self) -> Next {
+        match self.observed.fleet_trouble {
+            Some(why) => self.delayed("describingInstances", why, vec![]),
+            None => self.wait("describingInstances", "the instance has not been described yet", vec![]),
+        }
+    }
+
+    fn act(&self, call: Call) -> Next {
+        let revision = self.hand.intent.as_ref().map_or(Revision(0), |i| i.revision);
+        Next::Act(Action { node: self.node(), call, warrant: Warrant::Intent(revision) })
+    }
+
+    fn intent(&self) -> IntentStatus<'_> {
+        let Some(open) = &self.hand.intent else { return IntentStatus::Unresolved { settled: true } };
+        let mine = self.observed.intent.filter(|i| i.revision == open.revision);
+        match mine {
+            Some(i) => match &i.called {
+                None if self.now.since(i.first_sent) <= ACT_WINDOW => IntentStatus::MayCall,
+                // Ours, never called, and now never to be.
+                None => IntentStatus::Unresolved { settled: true },
+                Some((_, None | Some(CallOutcome::Accepted { .. }))) => IntentStatus::Called,
+                Some((at, Some(CallOutcome::Refused { code, message, again }))) => {
+                    IntentStatus::Refused { code, message, again: *again, at: *at }
+                }
+                Some((at, Some(CallOutcome::Unknown { .. }))) => {
+                    IntentStatus::Unresolved { settled: self.now.since(*at) >= EC2_CALL_TIMEOUT + SETTLE_AFTER }
+                }
+            },
+            // Found on reading: another process wrote it, or this one before it lost its memory of it.
+            None => IntentStatus::Unresolved {
+                settled: self.now.since(open.seen) >= ACT_WINDOW + EC2_CALL_TIMEOUT + SETTLE_AFTER,
+            },
+        }
+    }
+}
+
+/// The verdict of an ended update, in the words of `--output json`.
+pub fn verdict_word(state: &State) -> &'static str {
+    match &state.end {
+        Some(End::Completed(_)) => "completed",
+        Some(End::Failed(_)) => "failed",
+        Some(End::Cancelled(_) | End::Superseded(_)) => "cancelled",
+        Some(End::Rejected(_)) => "rejected",
+        None if state.parked.is_some() || state.awaited.is_some() => "parked",
+        None => "running",
+    }
+}

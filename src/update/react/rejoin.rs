@@ -1,0 +1,295 @@
+//! Its instance runs: until it has caught up, and what came of it.
+
+use std::time::Duration;
+
+use super::super::event::*;
+use super::super::limits::{CATCH_UP_STALL, FIRST_ANSWER_TIMEOUT, RESIGNATION_TIMEOUT};
+use super::super::observed::InstanceSeen;
+use super::super::safety::{self};
+use super::super::state::{CANCELLED, FOREIGN_STOP, round_ms};
+use super::{Hand, Next, number};
+use crate::domain::agreement::Agreement;
+use crate::domain::catch_up::{DataKept, NotCaughtUp, judge_data, level};
+use crate::domain::cluster::NodeState;
+use crate::domain::instance::InstanceState;
+
+impl Hand<'_> {
+    pub(super) fn foreign_stop(&self, seen: &InstanceSeen) -> Next {
+        Next::Record(vec![
+            ForeignChangeSeen {
+                node: self.node(),
+                attempt: self.hand.attempt,
+                what: FOREIGN_STOP.into(),
+                found: format!("{} ({})", seen.instance.state, seen.instance.state_reason.clone().unwrap_or_default()),
+                expected: "running, as started".into(),
+                observed: self.ec2_evidence(seen),
+            }
+            .into(),
+        ])
+    }
+
+    pub(super) fn started(&self) -> Next {
+        let Some(seen) = self.seen() else { return self.no_description() };
+        if matches!(seen.instance.state, InstanceState::Stopped | InstanceState::Stopping) && seen.times >= 2 {
+            return self.foreign_stop(seen);
+        }
+        let since = self.now.since(self.hand.step_seen);
+        let fresh = self.own().filter(|own| Some(own.process) != self.hand.process_before);
+        if let Some(own) = fresh {
+            let first = self.first_seen();
+            let (epoch, writer, commit, state) = first
+                .map_or((own.epoch, own.writer, own.last_commit, own.state), |f| {
+                    (f.epoch, f.writer, f.commit, f.state)
+                });
+            return Next::Record(vec![
+                NodeRejoined {
+                    node: self.node(),
+                    attempt: self.hand.attempt,
+                    instance_id_of_process: own.process,
+                    state,
+                    epoch,
+                    writer,
+                    commit,
+                    observed: safety::evidence(&self.scene),
+                }
+                .into(),
+            ]);
+        }
+        if since > FIRST_ANSWER_TIMEOUT {
+            return self.parked(
+                "nodeSilent",
+                format!("the instance runs, the node has not answered for {} s", since.as_secs()),
+                "look at the node's own log; its supervisor must restart it on any exit (Restart=always)",
+            );
+        }
+        self.wait("nodeBooting", "instance runs, node silent", vec![number("seconds", since.as_secs_f64())])
+    }
+
+    /// The first entry seen since the stop: the watch's and the recorded one, the worse of both.
+    pub(super) fn first_seen(&self) -> Option<crate::domain::watch::FirstSeen> {
+        let after = self.hand.stop_seen.unwrap_or_default();
+        let mut first = self.observed.watch.node(&self.hand.node).and_then(|t| t.first_after(after));
+        if first.as_ref().is_some_and(|f| Some(f.process) == self.hand.process_before) {
+            first = None;
+        }
+        let recorded = self.hand.rejoined.as_ref();
+        match (first, recorded) {
+            (Some(mut f), Some(r)) => {
+                f.epoch_missing_seen |= r.epoch < 0 && r.state != NodeState::Initializing;
+                f.commit = f.commit.min(r.commit);
+                Some(f)
+            }
+            (first, None) => first,
+            (None, Some(r)) => Some(crate::domain::watch::FirstSeen {
+                process: r.instance_id_of_process,
+                at: self.hand.step_seen,
+                state: r.state,
+                epoch: r.epoch,
+                writer: r.writer,
+                commit: r.commit,
+                epoch_missing_seen: r.epoch < 0 && r.state != NodeState::Initializing,
+            }),
+        }
+    }
+
+    pub(super) fn rejoined(&self) -> Next {
+        let Some(seen) = self.seen() else { return self.no_description() };
+        if matches!(seen.instance.state, InstanceState::Stopped | InstanceState::Stopping) && seen.times >= 2 {
+            return self.foreign_stop(seen);
+        }
+        let Some(track) = self.observed.watch.node(&self.hand.node) else {
+            return self.wait("nodeSilent", "not watched", vec![]);
+        };
+        let samples = self.observed.watch.samples();
+        let since = self.now.since(self.hand.step_seen);
+        match level(track, samples, self.scene.max_delay, self.now) {
+            Err(NotCaughtUp::Silent) => {
+                let silent = track.silent_since.map_or(Duration::ZERO, |at| self.now.since(at));
+                if silent > FIRST_ANSWER_TIMEOUT {
+                    return self.parked(
+                        "nodeSilent",
+                        format!("the instance runs, the node has been silent for {} s", silent.as_secs()),
+                        "look at the node's own log; its supervisor must restart it on any exit (Restart=always)",
+                    );
+                }
+                return self.wait(
+                    "nodeSilent",
+                    "instance runs, node silent",
+                    vec![number("seconds", silent.as_secs_f64())],
+                );
+            }
+            Err(why) => {
+                let behind = match &why {
+                    NotCaughtUp::Behind(d) => d.replication.duration().as_secs_f64(),
+                    NotCaughtUp::State(_)
+                    | NotCaughtUp::Epoch { .. }
+                    | NotCaughtUp::NoLeader
+                    | NotCaughtUp::Confirming { .. }
+                    | NotCaughtUp::Silent => 0.0,
+                };
+                let numbers = vec![
+                    number("seconds", since.as_secs_f64()),
+                    number("seconds behind", behind),
+                    number("bytes behind", self.bytes_behind() as f64),
+                ];
+                if self.stalled() {
+                    return self.parked(
+                        "catchUpStalled",
+                        format!("{why}; no progress for {} s", CATCH_UP_STALL.as_secs()),
+                        "look at the node's log, its volume, and its connection to the leader; it is left running",
+                    );
+                }
+                return self.wait("catchingUp", format!("{why}"), numbers);
+            }
+            Ok(()) => {}
+        }
+        let agreement = self.scene.agreement(None);
+        let Agreement::Yes { epoch, .. } = agreement else {
+            let doubts: Vec<String> = agreement.doubts().iter().map(ToString::to_string).collect();
+            let numbers = vec![number("seconds", since.as_secs_f64())];
+            // Views settle within seconds of any change; what lasts longer is for a person to see.
+            let lasting = since > 4 * RESIGNATION_TIMEOUT;
+            return if lasting {
+                self.delayed("agreementAwaited", doubts.join(", "), numbers)
+            } else {
+                self.wait("agreementAwaited", doubts.join(", "), numbers)
+            };
+        };
+        if track.live.map(|(_, live)| live) != Some(true) {
+            return self.wait(
+                "healthAwaited",
+                "caught up, but /health/live does not say 204 yet",
+                vec![number("seconds", since.as_secs_f64())],
+            );
+        }
+        let Some(own) = self.own() else { return self.wait("nodeSilent", "the node does not answer", vec![]) };
+        let first = self.first_seen();
+        let data_kept = judge_data(self.hand.baseline.as_ref(), first.as_ref(), track.sent.as_ref(), samples.writer());
+        let taken: Vec<CatchUpSample> = track
+            .refreshes
+            .iter()
+            .rev()
+            .filter_map(|r| r.delay.map(|d| (r, d)))
+            .take(3)
+            .map(|(r, d)| CatchUpSample {
+                age_seconds: round_ms(self.now.since(r.at).as_secs_f64()),
+                delay_seconds: round_ms(d.replication.duration().as_secs_f64()),
+                index_delay_seconds: round_ms(d.index.duration().as_secs_f64()),
+                writer: r.own.writer,
+            })
+            .collect();
+        let newest = taken.first();
+        Next::Record(vec![
+            CaughtUp {
+                node: self.node(),
+                attempt: self.hand.attempt,
+                instance_id_of_process: own.process,
+                state: own.state,
+                epoch,
+                delay_seconds: newest.map_or(0.0, |s| s.delay_seconds),
+                index_delay_seconds: newest.map_or(0.0, |s| s.index_delay_seconds),
+                samples: taken.clone(),
+                data_kept,
+                observed: safety::evidence(&self.scene),
+            }
+            .into(),
+        ])
+    }
+
+    pub(super) fn bytes_behind(&self) -> i64 {
+        let leader = self.observed.watch.samples().writer();
+        leader.zip(self.own()).map_or(0, |(leader, own)| (leader - own.writer).max(0))
+    }
+
+    /// No refresh of the node moved its writer, or its state, for [`CATCH_UP_STALL`].
+    pub(super) fn stalled(&self) -> bool {
+        if self.now.since(self.hand.step_seen) < CATCH_UP_STALL {
+            return false;
+        }
+        let Some(track) = self.observed.watch.node(&self.hand.node) else { return false };
+        track.moved_at.is_none_or(|at| self.now.since(at) > CATCH_UP_STALL)
+    }
+
+    pub(super) fn caught_up(&self) -> Next {
+        let mut facts: Vec<Event> = Vec::new();
+        if let Some(lowered) = self.hand.lowered {
+            // The process that was told is gone; the new one started with its configured priority.
+            let restarted = self.hand.caught_up.as_ref().map(|c| c.instance_id_of_process) != self.hand.process_before;
+            let Some(own) = self.own() else { return self.wait("nodeSilent", "the node does not answer", vec![]) };
+            if !restarted {
+                return self.wait("priorityAwaited", "the process was not restarted", vec![]);
+            }
+            facts.push(
+                PriorityRestored {
+                    node: self.node(),
+                    attempt: self.hand.attempt,
+                    priority: own.priority,
+                    by: RestoredBy::Restart,
+                    observed: vec![Evidence {
+                        what: format!("priority {}, {} before", own.priority, lowered.original),
+                        by: self.hand.node.to_string(),
+                        age_seconds: 0.0,
+                    }],
+                }
+                .into(),
+            );
+        }
+        let seconds = self.hand.phases(self.observed.wall);
+        let started = self.hand.started_type.clone().unwrap_or_else(|| self.hand.old_type.clone());
+        let kept = self.hand.caught_up.as_ref().map(|c| c.data_kept.clone());
+        if let Some(lost) = kept.filter(|k| k.kept == DataKept::No) {
+            facts.push(
+                NodeFailed {
+                    node: self.node(),
+                    attempt: 1,
+                    code: "dataLost".into(),
+                    remedy: "find out why the data volume was not there; the node was filled again from the leader"
+                        .into(),
+                    left_in: format!("running as {started}, refilled: {}", lost.how),
+                    observed: vec![],
+                }
+                .into(),
+            );
+            return Next::Record(facts);
+        }
+        let wanted = self.state.member(&self.hand.node).map(|m| m.new_type.clone()).unwrap_or_else(|| started.clone());
+        let fallback =
+            self.state.request.as_ref().is_some_and(|r| r.fallback_types.iter().flatten().any(|t| t == &started));
+        let outcome: Event = if started == wanted || (fallback && started != self.hand.old_type) {
+            NodeUpdated { node: self.node(), attempt: 1, instance_type: started, seconds, observed: vec![] }.into()
+        } else {
+            let (code, remedy) = match self.hand.failed_starts.last() {
+                Some(f) => (
+                    f.code.clone(),
+                    format!("{} would not start as {}; see InstanceStartFailed", self.hand.instance, f.instance_type),
+                ),
+                None if self.state.cancelled.is_some() => {
+                    (CANCELLED.into(), "start a new update when it is wanted".into())
+                }
+                None if self.hand.started_by_ticket => (
+                    "storeLost".into(),
+                    "the store had no leader while the node was down, so the node was started as it was; mend the store first, or keep it \
+                     elsewhere"
+                        .into(),
+                ),
+                None => (
+                    "voterLost".into(),
+                    "another voter fell silent meanwhile, so the node was started as it was; mend the cluster first"
+                        .into(),
+                ),
+            };
+            NodeRolledBack {
+                node: self.node(),
+                attempt: 1,
+                instance_type: started,
+                seconds,
+                code,
+                remedy,
+                observed: vec![],
+            }
+            .into()
+        };
+        facts.push(outcome);
+        Next::Record(facts)
+    }
+}

@@ -1,0 +1,333 @@
+//! The node in hand is in service: it is made to follow, its stop is asked for, or it is let go.
+
+use std::time::Duration;
+
+use super::super::action::Call;
+use super::super::event::*;
+use super::super::limits::{NODE_TIMEOUT, PRIORITY_TIMEOUT, PRIORITY_TRIES_MAX, RESIGNATION_TIMEOUT, RESIGNATIONS_MAX};
+use super::super::observed::InstanceSeen;
+use super::super::safety::{self, Blocker};
+use super::super::state::{CANCELLED, Step};
+use super::between::{blocked, cancelled};
+use super::{Hand, IntentStatus, Next, number};
+use crate::domain::agreement::Agreement;
+use crate::domain::cluster::NodeState;
+use crate::domain::instance::InstanceState;
+
+impl Hand<'_> {
+    /// The node is in service: lower, resign, stop; or give up while that costs nothing.
+    pub(super) fn in_service(&self) -> Next {
+        if self.state.cancelled.is_some() || self.state.failure.is_some() {
+            return self.fail_in_service(CANCELLED, "start a new update when it is wanted");
+        }
+        if self.over_time() {
+            return self.fail_in_service(
+                "nodeTimedOut",
+                "find out why the node could not be taken out of service; see the StepDelayed facts",
+            );
+        }
+        if let Some(paused) = &self.state.paused {
+            let by = paused.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default();
+            return self.wait("paused", format!("paused{by}; resume to go on"), vec![]);
+        }
+        if let Some(found) = &self.hand.stop_refused {
+            return self.fail_in_service("stopRefused", &format!("EC2 refused the stop: {found}"));
+        }
+        let Some(seen) = self.seen() else { return self.no_description() };
+        match seen.instance.state {
+            InstanceState::Terminated | InstanceState::ShuttingDown => {
+                return self
+                    .fail_in_service("instanceTerminated", "somebody terminated the instance; replace the node");
+            }
+            InstanceState::Pending
+            | InstanceState::Running
+            | InstanceState::Stopping
+            | InstanceState::Stopped
+            | InstanceState::Unrecognized => {}
+        }
+        let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
+        if blockers.contains(&Blocker::Leads) {
+            return self.make_follow();
+        }
+        if let Some(first) = blockers.first() {
+            return blocked(self.state, first, "before its stop", self.now);
+        }
+        self.request_stop(seen)
+    }
+
+    pub(super) fn request_stop(&self, seen: &InstanceSeen) -> Next {
+        let Some(request) = &self.state.request else {
+            return self.wait("noRequest", "there is no request", vec![]);
+        };
+        let change = request.strategy.change(request, &seen.instance, &self.hand.old_type);
+        let own = self.own();
+        let samples = self.observed.watch.samples();
+        let baseline = own.zip(samples.writer().zip(samples.commit())).map(|(own, (leader_writer, leader_commit))| {
+            crate::domain::catch_up::Baseline {
+                node_writer: own.writer,
+                node_commit: own.last_commit,
+                leader_writer,
+                leader_commit,
+            }
+        });
+        Next::Record(vec![
+            InstanceStopRequested {
+                node: self.node(),
+                attempt: self.hand.next_attempt(Step::Stopping),
+                instance: self.hand.instance.clone(),
+                return_types: change.return_types,
+                baseline,
+                process: own.map(|o| o.process),
+                observed: safety::evidence(&self.scene),
+            }
+            .into(),
+        ])
+    }
+
+    pub(super) fn lowest_other_priority(&self) -> i32 {
+        let others =
+            self.scene.plan.members.iter().map(|m| &m.node).filter(|n| **n != self.hand.node && self.scene.is_voter(n));
+        others
+            .filter_map(|n| self.observed.watch.node(n).and_then(|t| t.last_own()))
+            .map(|own| own.priority)
+            .min()
+            .unwrap_or(0)
+    }
+
+    /// The node leads: its priority first, then it resigns, until it follows.
+    pub(super) fn make_follow(&self) -> Next {
+        if self.state.cancelled.is_some() || self.state.failure.is_some() {
+            return self.fail_in_service(CANCELLED, "start a new update when it is wanted");
+        }
+        let Some(own) = self.own() else { return self.wait("nodeSilent", "the leader does not answer", vec![]) };
+        let wanted = self.lowest_other_priority().saturating_sub(1);
+        if own.priority > wanted {
+            let attempt = self.hand.next_attempt(Step::LoweringPriority);
+            if attempt > PRIORITY_TRIES_MAX {
+                return self.fail_in_service(
+                    "priorityNotLowered",
+                    "the node takes no priority: check its rights and its /admin endpoints",
+                );
+            }
+            return Next::Record(vec![
+                PriorityLoweringRequested {
+                    node: self.node(),
+                    attempt,
+                    original: self.hand.lowered.map_or(own.priority, |l| l.original),
+                    priority: wanted,
+                    observed: safety::evidence(&self.scene),
+                }
+                .into(),
+            ]);
+        }
+        if self.hand.resignations >= RESIGNATIONS_MAX {
+            return self.fail_in_service(
+                "leaderDoesNotResign",
+                "the leader went on leading; look at its log, and whether every voter reaches every other",
+            );
+        }
+        let blockers = safety::resign_blockers(&self.scene, &self.hand.node);
+        if let Some(first) = blockers.first() {
+            return blocked(self.state, first, "before its resignation", self.now);
+        }
+        Next::Record(vec![
+            ResignationRequested {
+                node: self.node(),
+                attempt: self.hand.resignations + 1,
+                from: own.process,
+                observed: safety::evidence(&self.scene),
+            }
+            .into(),
+        ])
+    }
+
+    pub(super) fn lowering(&self) -> Next {
+        let (Some(lowered), Some(own)) = (self.hand.lowered, self.own()) else {
+            return self.wait("nodeSilent", "the node does not answer", vec![]);
+        };
+        if own.priority == lowered.to {
+            return Next::Record(vec![
+                PriorityLowered {
+                    node: self.node(),
+                    attempt: self.hand.attempt,
+                    original: lowered.original,
+                    priority: lowered.to,
+                    observed: safety::evidence(&self.scene),
+                }
+                .into(),
+            ]);
+        }
+        match self.intent() {
+            IntentStatus::MayCall => self.act(Call::SetPriority { address: own.address.clone(), priority: lowered.to }),
+            IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. }
+                if self.intent_age() < PRIORITY_TIMEOUT =>
+            {
+                self.wait("priorityAwaited", format!("its entry still says {}", own.priority), vec![])
+            }
+            IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. } => {
+                if self.hand.attempt >= PRIORITY_TRIES_MAX {
+                    return self.fail_in_service(
+                        "priorityNotLowered",
+                        "the node takes no priority: check its rights and its /admin endpoints",
+                    );
+                }
+                Next::Record(vec![
+                    PriorityLoweringRequested {
+                        node: self.node(),
+                        attempt: self.hand.attempt + 1,
+                        original: lowered.original,
+                        priority: lowered.to,
+                        observed: safety::evidence(&self.scene),
+                    }
+                    .into(),
+                ])
+            }
+        }
+    }
+
+    pub(super) fn intent_age(&self) -> Duration {
+        self.hand.intent.as_ref().map_or(Duration::ZERO, |i| self.now.since(i.seen))
+    }
+
+    pub(super) fn resigning(&self) -> Next {
+        let agreement = self.scene.agreement(None);
+        if let Agreement::Yes { node: leader, epoch, .. } = &agreement
+            && leader != &self.hand.node
+            && self.own().is_some_and(|own| own.state == NodeState::Follower)
+        {
+            return Next::Record(vec![
+                LeadershipTransferred {
+                    node: self.node(),
+                    attempt: self.hand.attempt,
+                    new_leader: leader.clone(),
+                    epoch: *epoch,
+                    observed: safety::evidence(&self.scene),
+                }
+                .into(),
+            ]);
+        }
+        if let IntentStatus::MayCall = self.intent() {
+            return match self.own() {
+                Some(own) => self.act(Call::Resign { address: own.address.clone() }),
+                None => self.wait("nodeSilent", "the leader does not answer", vec![]),
+            };
+        }
+        let leads_still = agreement.leader_node() == Some(&self.hand.node);
+        if self.intent_age() < RESIGNATION_TIMEOUT || !leads_still {
+            let doubts: Vec<String> = agreement.doubts().iter().map(ToString::to_string).collect();
+            let detail = if leads_still { "it still leads".to_owned() } else { doubts.join(", ") };
+            let numbers = vec![number("seconds", self.intent_age().as_secs_f64())];
+            if self.intent_age() > 2 * RESIGNATION_TIMEOUT {
+                return self.delayed("electionAwaited", detail, numbers);
+            }
+            return self.wait("electionAwaited", detail, numbers);
+        }
+        if self.hand.resignations >= RESIGNATIONS_MAX {
+            return self.fail_in_service(
+                "leaderDoesNotResign",
+                "the leader went on leading; look at its log, and whether every voter reaches every other",
+            );
+        }
+        self.make_follow()
+    }
+
+    /// Ends the node's turn while it is in service. An open intent is settled by its age: nothing it could still do would stop a node.
+    pub(super) fn fail_in_service(&self, code: &str, remedy: &str) -> Next {
+        match self.hand.lowered {
+            Some(lowered) => self.restore(lowered.original, 1),
+            None => Next::Record(vec![self.way_out(code, remedy)]),
+        }
+    }
+
+    /// The last fact about a node that goes on serving: the update's cancellation, or this node's failure.
+    pub(super) fn way_out(&self, code: &str, remedy: &str) -> Event {
+        if let (Some(cancel), None) = (&self.state.cancelled, &self.state.failure) {
+            return cancelled(self.state, self.observed, cancel);
+        }
+        let left_in = match self.seen() {
+            Some(seen) => format!("{} as {}", seen.instance.state, seen.instance.instance_type),
+            None => "not described".to_owned(),
+        };
+        NodeFailed {
+            node: self.node(),
+            attempt: 1,
+            code: code.into(),
+            remedy: remedy.into(),
+            left_in,
+            observed: safety::evidence(&self.scene),
+        }
+        .into()
+    }
+
+    pub(super) fn restore(&self, priority: i32, attempt: u32) -> Next {
+        Next::Record(vec![
+            PriorityRestorationRequested {
+                node: self.node(),
+                attempt,
+                priority,
+                observed: safety::evidence(&self.scene),
+            }
+            .into(),
+        ])
+    }
+
+    pub(super) fn restoring(&self) -> Next {
+        let Some(lowered) = self.hand.lowered else { return self.in_service() };
+        let restored = |by| {
+            Next::Record(vec![
+                PriorityRestored {
+                    node: self.node(),
+                    attempt: self.hand.attempt,
+                    priority: lowered.original,
+                    by,
+                    observed: safety::evidence(&self.scene),
+                }
+                .into(),
+                self.failure_after_restoring(),
+            ])
+        };
+        let Some(own) = self.own() else { return self.delayed("nodeSilent", "the node does not answer", vec![]) };
+        if own.priority == lowered.original {
+            return restored(RestoredBy::Call);
+        }
+        match self.intent() {
+            IntentStatus::MayCall => {
+                self.act(Call::SetPriority { address: own.address.clone(), priority: lowered.original })
+            }
+            IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. }
+                if self.intent_age() < PRIORITY_TIMEOUT * self.hand.attempt.min(12) =>
+            {
+                self.wait("priorityAwaited", format!("its entry still says {}", own.priority), vec![])
+            }
+            // It is given back whatever it takes: a node left at the lowest priority would lose every election to come.
+            IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. } => {
+                self.restore(lowered.original, self.hand.attempt + 1)
+            }
+        }
+    }
+
+    /// Restoring is only ever done on the way out: why is told by what else stands in the stream.
+    pub(super) fn failure_after_restoring(&self) -> Event {
+        if let Some(found) = &self.hand.stop_refused {
+            self.way_out("stopRefused", &format!("EC2 refused the stop: {found}"))
+        } else if self.hand.resignations >= RESIGNATIONS_MAX {
+            self.way_out(
+                "leaderDoesNotResign",
+                "the leader went on leading; look at its log, and whether every voter reaches every other",
+            )
+        } else if self.over_time() {
+            self.way_out(
+                "nodeTimedOut",
+                "find out why the node could not be taken out of service; see the StepDelayed facts",
+            )
+        } else {
+            self.way_out("nodeLetGo", "see the facts before this one")
+        }
+    }
+
+    pub(super) fn over_time(&self) -> bool {
+        let limit = self.state.request.as_ref().and_then(|r| r.node_timeout_seconds);
+        let limit = limit.map_or(NODE_TIMEOUT, Duration::from_secs_f64);
+        self.now.since(self.hand.selected_seen) > limit
+    }
+}

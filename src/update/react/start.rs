@@ -1,0 +1,322 @@
+//! It is stopped: its type, its start, and the return ticket.
+
+use super::super::action::{Action, Again, Call, Warrant};
+use super::super::event::*;
+use super::super::limits::{
+    CALL_RETRY_AFTER, CALL_TRIES_MAX, CAPACITY_RETRY_AFTER, CAPACITY_TRIES_MAX, EC2_CALL_TIMEOUT, NODE_CALL_TIMEOUT,
+    SETTLE_AFTER, START_TIMEOUT, TICKET_AFTER, TICKET_AFTER_REPLACEMENT,
+};
+use super::super::observed::InstanceSeen;
+use super::super::state::{FailedStart, Step};
+use super::between::park;
+use super::{Hand, IntentStatus, Next, number};
+use crate::domain::ids::InstanceType;
+use crate::domain::instance::{InstanceState, lacks_capacity};
+
+impl Hand<'_> {
+    /// The type the node is to be started with now, and why if that is not the wanted one.
+    pub(super) fn type_to_start(&self) -> InstanceType {
+        let types = &self.hand.return_types;
+        let last = types.last().cloned().unwrap_or_else(|| self.hand.old_type.clone());
+        let hurry = self.state.failure.is_some() || self.state.cancelled.is_some() || !self.others_fine();
+        if hurry {
+            return last;
+        }
+        let usable = |t: &&InstanceType| {
+            let fails: Vec<_> = self.hand.failed_starts.iter().filter(|f| &f.instance_type == *t).collect();
+            let lacking = fails.iter().filter(|f| lacks_capacity(&f.code)).count();
+            fails.iter().all(|f| f.again) && lacking < CAPACITY_TRIES_MAX && fails.len() < CALL_TRIES_MAX as usize
+        };
+        types.iter().find(usable).cloned().unwrap_or(last)
+    }
+
+    /// Whether every other voter answers. If one does not, the quorum hangs by a thread, and only the type that surely starts will do.
+    pub(super) fn others_fine(&self) -> bool {
+        self.scene.plan.members.iter().map(|m| &m.node).filter(|n| **n != self.hand.node && self.scene.is_voter(n)).all(
+            |n| {
+                self.observed
+                    .watch
+                    .node(n)
+                    .is_some_and(|t| t.silent_since.is_none_or(|since| self.now.since(since) < NODE_CALL_TIMEOUT))
+            },
+        )
+    }
+
+    /// Whether the return ticket is open: the store has had no leader for long enough, and nobody in it reports one.
+    pub(super) fn ticket_open(&self) -> bool {
+        let store = self.observed.store;
+        let after = if self.observed.took_over_at.is_some() { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
+        store.away_since.is_some_and(|since| self.now.since(since) >= after) && store.leader_reported == Some(false)
+    }
+
+    pub(super) fn stopped(&self) -> Next {
+        let Some(seen) = self.seen() else { return self.no_description() };
+        match seen.instance.state {
+            InstanceState::Running | InstanceState::Pending => return self.runs_without_us(seen),
+            InstanceState::Terminated | InstanceState::ShuttingDown => {
+                return self.parked(
+                    "instanceTerminated",
+                    format!("{} is {}", seen.instance.id, seen.instance.state),
+                    "somebody terminated the instance; replace the node",
+                );
+            }
+            InstanceState::Stopping | InstanceState::Unrecognized => {
+                return self.wait("instanceStopping", format!("EC2 says {}", seen.instance.state), vec![]);
+            }
+            InstanceState::Stopped => {}
+        }
+        if self.ticket_open() {
+            return self.use_ticket(seen);
+        }
+        let wanted = self.type_to_start();
+        if let Some(last) = self.hand.failed_starts.last().filter(|_| self.hand.step == Step::StartFailed)
+            && let Some(next) = self.rest_after_failure(last, &wanted)
+        {
+            return next;
+        }
+        if seen.instance.instance_type == wanted {
+            return Next::Record(vec![
+                InstanceStartRequested {
+                    node: self.node(),
+                    attempt: self.starts_so_far() + 1,
+                    instance: self.hand.instance.clone(),
+                    instance_type: wanted,
+                    observed: self.ec2_evidence(seen),
+                }
+                .into(),
+            ]);
+        }
+        Next::Record(vec![
+            TypeModificationRequested {
+                node: self.node(),
+                attempt: self.hand.next_attempt(Step::Modifying),
+                instance: self.hand.instance.clone(),
+                instance_type: wanted,
+                observed: self.ec2_evidence(seen),
+            }
+            .into(),
+        ])
+    }
+
+    pub(super) fn starts_so_far(&self) -> u32 {
+        u32::try_from(self.hand.failed_starts.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn rest_after_failure(&self, last: &FailedStart, wanted: &InstanceType) -> Option<Next> {
+        if &last.instance_type != wanted {
+            return None;
+        }
+        let fails = self.hand.failed_starts.iter().filter(|f| &f.instance_type == wanted).count();
+        let first = self.hand.failed_starts.iter().find(|f| &f.instance_type == wanted).map_or(last.seen, |f| f.seen);
+        let is_last = self.hand.return_types.last() == Some(wanted);
+        let numbers = vec![number("failed starts", fails as f64)];
+        if is_last && self.now.since(first) > START_TIMEOUT {
+            let found = format!("{} does not start as {}: {}", self.hand.instance, wanted, last.code);
+            let remedy = "start the instance by hand, with any type; the update goes on when it runs";
+            // It is still tried again, slowly: capacity may come back while the person is on the way.
+            if self.state.parked.as_ref().is_none_or(|p| p.code != "instanceWillNotStart") {
+                return Some(park("instanceWillNotStart", found, remedy));
+            }
+            if self.now.since(last.seen) < START_TIMEOUT {
+                return Some(self.wait("instanceWillNotStart", found, numbers));
+            }
+            return None;
+        }
+        let rest = if lacks_capacity(&last.code) {
+            CAPACITY_RETRY_AFTER
+        } else {
+            CALL_RETRY_AFTER * u32::try_from(fails).unwrap_or(u32::MAX).min(CALL_TRIES_MAX)
+        };
+        if self.now.since(last.seen) < rest {
+            return Some(self.delayed("startFailed", format!("{} as {}", last.code, last.instance_type), numbers));
+        }
+        None
+    }
+
+    /// The instance runs although no start of ours stands in the stream: the return ticket, a worker before us, or a person.
+    pub(super) fn runs_without_us(&self, seen: &InstanceSeen) -> Next {
+        if seen.instance.state == InstanceState::Pending {
+            return self.wait("instanceStarting", "EC2 says pending", vec![]);
+        }
+        Next::Record(vec![
+            InstanceStarted {
+                node: self.node(),
+                attempt: self.starts_so_far() + 1,
+                instance: self.hand.instance.clone(),
+                instance_type: seen.instance.instance_type.clone(),
+                ec2: self.ec2(seen),
+                return_ticket: true,
+                observed: self.ec2_evidence(seen),
+            }
+            .into(),
+        ])
+    }
+
+    /// The store is gone, perhaps because this very node is down: bringing it back is the cure.
+    pub(super) fn use_ticket(&self, seen: &InstanceSeen) -> Next {
+        let Some(ticket) = self.hand.ticket else {
+            return self.delayed(
+                "storeAway",
+                "the store has no leader, and no stop intent entitles to a start",
+                vec![],
+            );
+        };
+        let replacement = self.observed.took_over_at.is_some();
+        if replacement && seen.times < 2 {
+            return self.wait("storeAway", "waiting for EC2 to say stopped twice", vec![]);
+        }
+        if let Some(at) = self.observed.ticket_called
+            && self.now.since(at) < EC2_CALL_TIMEOUT
+        {
+            return self.delayed(
+                "storeAway",
+                "the store has no leader; the node in hand is being brought back",
+                vec![],
+            );
+        }
+        let wanted = self.type_to_start();
+        let may_modify = !replacement && self.observed.store.folded_from_majority;
+        let call = if seen.instance.instance_type != wanted && may_modify && self.hand.return_types.contains(&wanted) {
+            Call::ModifyType { instance: self.hand.instance.clone(), to: wanted }
+        } else {
+            Call::StartInstance { instance: self.hand.instance.clone() }
+        };
+        Next::Act(Action { node: self.node(), call, warrant: Warrant::ReturnTicket(ticket) })
+    }
+
+    pub(super) fn modifying(&self) -> Next {
+        let Some(seen) = self.seen() else { return self.no_description() };
+        if matches!(seen.instance.state, InstanceState::Running | InstanceState::Pending) {
+            return self.runs_without_us(seen);
+        }
+        if self.ticket_open() && seen.instance.state == InstanceState::Stopped {
+            return self.use_ticket(seen);
+        }
+        let wanted = match self.hand.intended_type.clone() {
+            Some(t) => t,
+            None => self.type_to_start(),
+        };
+        if seen.instance.instance_type == wanted {
+            return Next::Record(vec![
+                TypeModified {
+                    node: self.node(),
+                    attempt: self.hand.attempt,
+                    instance: self.hand.instance.clone(),
+                    instance_type: wanted,
+                    ec2: self.ec2(seen),
+                    return_ticket: false,
+                    observed: self.ec2_evidence(seen),
+                }
+                .into(),
+            ]);
+        }
+        match self.intent() {
+            IntentStatus::MayCall => self.act(Call::ModifyType { instance: self.hand.instance.clone(), to: wanted }),
+            IntentStatus::Called if self.intent_age() < SETTLE_AFTER => {
+                self.wait("typeAwaited", format!("EC2 still says {}", seen.instance.instance_type), vec![])
+            }
+            IntentStatus::Refused { again: Again::Soon | Again::WithCapacity, at, code, message }
+                if self.hand.attempt < CALL_TRIES_MAX =>
+            {
+                if self.now.since(at) < CALL_RETRY_AFTER * self.hand.attempt {
+                    return self.delayed(
+                        "ec2Refused",
+                        format!("{code}: {message}"),
+                        vec![number("try", f64::from(self.hand.attempt))],
+                    );
+                }
+                self.stopped()
+            }
+            IntentStatus::Refused { code, .. } => self.start_failed(seen, &wanted, code, false),
+            // A modification done twice is the same modification: no need to wait until it is settled.
+            IntentStatus::Called | IntentStatus::Unresolved { .. } => self.stopped(),
+        }
+    }
+
+    pub(super) fn start_failed(
+        &self,
+        seen: &InstanceSeen,
+        instance_type: &InstanceType,
+        code: &str,
+        again: bool,
+    ) -> Next {
+        Next::Record(vec![
+            InstanceStartFailed {
+                node: self.node(),
+                attempt: self.starts_so_far() + 1,
+                instance: self.hand.instance.clone(),
+                instance_type: instance_type.clone(),
+                code: code.to_owned(),
+                again,
+                ec2: self.ec2(seen),
+                observed: self.ec2_evidence(seen),
+            }
+            .into(),
+        ])
+    }
+
+    pub(super) fn starting(&self) -> Next {
+        let Some(seen) = self.seen() else { return self.no_description() };
+        let now_type = seen.instance.instance_type.clone();
+        match seen.instance.state {
+            InstanceState::Running => {
+                return Next::Record(vec![
+                    InstanceStarted {
+                        node: self.node(),
+                        attempt: self.starts_so_far() + 1,
+                        instance: self.hand.instance.clone(),
+                        instance_type: now_type,
+                        ec2: self.ec2(seen),
+                        return_ticket: false,
+                        observed: self.ec2_evidence(seen),
+                    }
+                    .into(),
+                ]);
+            }
+            InstanceState::Pending => {
+                return self.wait(
+                    "instanceStarting",
+                    "EC2 says pending",
+                    vec![number("seconds", self.intent_age().as_secs_f64())],
+                );
+            }
+            InstanceState::Terminated | InstanceState::ShuttingDown => {
+                return self.parked(
+                    "instanceTerminated",
+                    format!("{} is {}", seen.instance.id, seen.instance.state),
+                    "somebody terminated the instance; replace the node",
+                );
+            }
+            InstanceState::Stopped | InstanceState::Stopping | InstanceState::Unrecognized => {}
+        }
+        if self.ticket_open() && seen.instance.state == InstanceState::Stopped {
+            return self.use_ticket(seen);
+        }
+        match self.intent() {
+            IntentStatus::MayCall => self.act(Call::StartInstance { instance: self.hand.instance.clone() }),
+            IntentStatus::Refused { code, again, .. } => {
+                let again = match again {
+                    Again::Soon | Again::WithCapacity => true,
+                    Again::Never | Again::AfterMending => false,
+                };
+                self.start_failed(seen, &now_type, code, again)
+            }
+            IntentStatus::Called | IntentStatus::Unresolved { .. } => {
+                let age = self.intent_age();
+                let fell_back = seen.pending_seen || age > SETTLE_AFTER;
+                if seen.instance.state == InstanceState::Stopped && fell_back && seen.times >= 2 {
+                    // A start that never showed may have been lost; one that fell back for another reason than capacity will again.
+                    let code = seen.instance.state_reason.clone().filter(|_| seen.pending_seen);
+                    let again = code.as_deref().is_none_or(lacks_capacity);
+                    let code = code.unwrap_or_else(|| "startDidNotHappen".into());
+                    return self.start_failed(seen, &now_type, &code, again);
+                }
+                self.wait(
+                    "instanceStarting",
+                    format!("EC2 says {}", seen.instance.state),
+                    vec![number("seconds", age.as_secs_f64())],
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Its stop stands in the stream: until it is stopped, or until it is sure that it will not be.
+
+use super::super::action::{Again, Call};
+use super::super::event::*;
+use super::super::limits::{CALL_RETRY_AFTER, CALL_TRIES_MAX, STOP_TIMEOUT};
+use super::super::observed::InstanceSeen;
+use super::super::safety::{self, Blocker};
+use super::super::state::{STOP_NOT_DONE, TURNED_BACK};
+use super::between::{blocked, park};
+use super::{Hand, IntentStatus, Next, number};
+use crate::domain::instance::InstanceState;
+
+impl Hand<'_> {
+    pub(super) fn stopping(&self) -> Next {
+        let Some(seen) = self.seen() else { return self.no_description() };
+        match seen.instance.state {
+            InstanceState::Stopped if self.ticket_open() => return self.use_ticket(seen),
+            InstanceState::Stopped => {
+                return Next::Record(vec![
+                    InstanceStopped {
+                        node: self.node(),
+                        attempt: self.hand.attempt,
+                        instance: self.hand.instance.clone(),
+                        instance_type: seen.instance.instance_type.clone(),
+                        ec2: self.ec2(seen),
+                        observed: self.ec2_evidence(seen),
+                    }
+                    .into(),
+                ]);
+            }
+            InstanceState::Stopping | InstanceState::Pending => {
+                let since = self.now.since(self.hand.step_seen);
+                let numbers = vec![number("seconds", since.as_secs_f64())];
+                if since > STOP_TIMEOUT {
+                    return self.parked(
+                        "instanceStopsNot",
+                        format!("{} is {} after {} s", seen.instance.id, seen.instance.state, since.as_secs()),
+                        "look at the instance in EC2; AWS support frees a stuck host",
+                    );
+                }
+                return self.wait("instanceStopping", format!("EC2 says {}", seen.instance.state), numbers);
+            }
+            InstanceState::Terminated | InstanceState::ShuttingDown => {
+                return self.parked(
+                    "instanceTerminated",
+                    format!("{} is {}", seen.instance.id, seen.instance.state),
+                    "somebody terminated the instance; replace the node",
+                );
+            }
+            InstanceState::Running | InstanceState::Unrecognized => {}
+        }
+        let restarted = self.own().is_some_and(|own| Some(own.process) != self.hand.process_before)
+            && self.hand.process_before.is_some();
+        if seen.instance.state == InstanceState::Running && (restarted || self.observed.ticket_called.is_some()) {
+            // Stopped and started again while nothing could be recorded: by the return ticket, or by a person.
+            return self.stopped_and_started(seen);
+        }
+        // Running: the call was not made yet, or did not come to pass, or EC2 does not show it yet.
+        match self.intent() {
+            IntentStatus::MayCall => {
+                let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
+                match blockers.first() {
+                    None => self.act(Call::StopInstance { instance: self.hand.instance.clone() }),
+                    // What was true a moment ago is not any more: let the window pass, and begin again.
+                    Some(first) => blocked(self.state, first, "the stop was called off", self.now),
+                }
+            }
+            IntentStatus::Called => {
+                self.wait("instanceStopping", "EC2 accepted the stop and still says running", vec![])
+            }
+            IntentStatus::Refused { code, message, again, at } => {
+                let rest = CALL_RETRY_AFTER * self.hand.attempt;
+                let may_repeat =
+                    matches!(again, Again::Soon | Again::WithCapacity) && self.hand.attempt < CALL_TRIES_MAX;
+                if may_repeat && self.now.since(at) < rest {
+                    return self.delayed(
+                        "ec2Refused",
+                        format!("{code}: {message}"),
+                        vec![number("try", f64::from(self.hand.attempt))],
+                    );
+                }
+                if may_repeat && !self.turning_back() {
+                    return self.stop_again(seen);
+                }
+                self.not_stopped(code, message)
+            }
+            IntentStatus::Unresolved { settled } => {
+                let alive = seen.times >= 2 && seen.state_since.0 <= self.now.0 && self.refreshed_since_intent();
+                if !settled || !alive {
+                    let numbers = vec![number("seconds", self.intent_age().as_secs_f64())];
+                    return self.wait("stopUnresolved", "it is unknown whether the stop was called", numbers);
+                }
+                if self.turning_back() { self.not_stopped(TURNED_BACK, "") } else { self.stop_again(seen) }
+            }
+        }
+    }
+
+    pub(super) fn stopped_and_started(&self, seen: &InstanceSeen) -> Next {
+        let stopped = InstanceStopped {
+            node: self.node(),
+            attempt: self.hand.attempt,
+            instance: self.hand.instance.clone(),
+            instance_type: seen.instance.instance_type.clone(),
+            ec2: self.ec2(seen),
+            observed: safety::evidence(&self.scene),
+        };
+        let Next::Record(started) = self.runs_without_us(seen) else {
+            return self.wait("instanceStarting", "EC2 says pending", vec![]);
+        };
+        Next::Record([stopped.into()].into_iter().chain(started).collect())
+    }
+
+    pub(super) fn turning_back(&self) -> bool {
+        self.state.cancelled.is_some() || self.state.paused.is_some() || self.state.failure.is_some()
+    }
+
+    /// The node's own entry has been refreshed after the intent's call could have been made.
+    pub(super) fn refreshed_since_intent(&self) -> bool {
+        let Some(open) = &self.hand.intent else { return true };
+        let last = self.observed.watch.node(&self.hand.node).and_then(|t| t.refreshes.back());
+        last.is_some_and(|r| r.at > open.seen)
+    }
+
+    pub(super) fn stop_again(&self, seen: &InstanceSeen) -> Next {
+        let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
+        if blockers.contains(&Blocker::Leads) {
+            return self.not_stopped(TURNED_BACK, "");
+        }
+        match blockers.first() {
+            Some(first) => blocked(self.state, first, "before its stop", self.now),
+            None => self.request_stop(seen),
+        }
+    }
+
+    /// The stop did not happen and will not: EC2 says running, the node goes on serving.
+    pub(super) fn not_stopped(&self, code: &str, message: &str) -> Next {
+        let detail = if message.is_empty() { code.to_owned() } else { format!("{code}: {message}") };
+        Next::Record(vec![
+            ForeignChangeSeen {
+                node: self.node(),
+                attempt: self.hand.attempt,
+                what: STOP_NOT_DONE.into(),
+                found: detail,
+                expected: "an instance that stops".into(),
+                observed: self.seen().map(|s| self.ec2_evidence(s)).unwrap_or_default(),
+            }
+            .into(),
+        ])
+    }
+
+    pub(super) fn parked(&self, code: &'static str, found: String, remedy: &str) -> Next {
+        match &self.state.parked {
+            Some(p) if p.code == code => self.wait(code, found, vec![]),
+            Some(_) | None => park(code, found, remedy),
+        }
+    }
+}
