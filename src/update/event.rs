@@ -614,6 +614,10 @@ node_facts! {
     ResignationRequested {
         /// The process that leads.
         from: ProcessId,
+        /// Its epoch. What it grew by until another node led is the number of elections that the resignations caused. Missing in
+        /// histories older than the field.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<i32>,
     }
     /// Another node leads, and all views agree.
     LeadershipTransferred {

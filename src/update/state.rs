@@ -181,6 +181,8 @@ pub struct InHand {
     pub attempt: u32,
     /// Resignations asked for.
     pub resignations: u32,
+    /// Epoch in which it led when the first was asked for.
+    pub led_in: Option<i32>,
     /// Positions before the stop.
     pub baseline: Option<Baseline>,
     /// The process that was stopped.
@@ -631,11 +633,14 @@ impl State {
             Event::PriorityLowered(_) => hand.go(Step::PriorityLowered, None, recorded),
             Event::ResignationRequested(e) => {
                 hand.resignations += 1;
+                hand.led_in = hand.led_in.or(e.epoch);
                 hand.attempt = e.attempt;
                 hand.go(Step::Resigning, intent, recorded);
             }
-            Event::LeadershipTransferred(_) => {
-                self.elections += 1;
+            Event::LeadershipTransferred(e) => {
+                // A leader that resigned and won again was elected too: each election has an epoch of its own.
+                let epochs = hand.led_in.map_or(1, |led_in| e.epoch.saturating_sub(led_in));
+                self.elections += u32::try_from(epochs).unwrap_or(0).max(1);
                 hand.go(Step::Transferred, None, recorded);
             }
             Event::InstanceStopRequested(e) => {
@@ -816,6 +821,7 @@ impl InHand {
             lowered: None,
             attempt: 1,
             resignations: 0,
+            led_in: None,
             baseline: None,
             process_before: None,
             return_types: Vec::new(),

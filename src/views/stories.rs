@@ -159,6 +159,7 @@ impl Story {
             node: node.clone(),
             attempt: 1,
             from: ProcessId(Uuid::from_u128(9)),
+            epoch: Some(6),
             observed: vec![],
         });
         self.pass(2).say(LeadershipTransferred {

@@ -135,6 +135,7 @@ impl Hand<'_> {
                 node: self.node(),
                 attempt: self.hand.resignations + 1,
                 from: own.process,
+                epoch: Some(own.epoch),
                 observed: safety::evidence(&self.scene),
             }
             .into(),
