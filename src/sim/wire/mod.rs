@@ -37,7 +37,7 @@ const BIND_RETRY: Duration = Duration::from_millis(200);
 /// A simulated cluster and its EC2, served on loopback. Dropped, it is gone at once.
 #[derive(Debug)]
 pub struct WireCluster {
-    ec2: SocketAddr,
+    ec2: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
@@ -47,11 +47,24 @@ pub struct WireCluster {
 /// Follows the world: a node whose process is gone refuses connections and has reset the old ones, a frozen one accepts
 /// and says nothing.
 pub async fn serve(world: SimWorld, ec2: Option<SocketAddr>) -> io::Result<WireCluster> {
+    let listener = life::bind(ec2.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into()))?;
+    let ec2 = listener.local_addr()?;
+    let mut cluster = serve_nodes(world.clone()).await?;
+    cluster.ec2 = Some(ec2);
+    let life = Life::begin(listener, ec2::router(world));
+    let mut stopped = cluster.stop.subscribe();
+    cluster.tasks.spawn(async move {
+        stop_asked(&mut stopped).await;
+        life.end().await;
+    });
+    Ok(cluster)
+}
+
+/// Serves each node of the world at its address, and no EC2: somebody else's says which instances run.
+pub async fn serve_nodes(world: SimWorld) -> io::Result<WireCluster> {
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
 
-    let ec2_listener = life::bind(ec2.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into()))?;
-    let ec2 = ec2_listener.local_addr()?;
     let mut nodes = Vec::new();
     for n in 0..world.with(|w| w.node_count()) {
         let address = world.with(|w| w.address(n).clone());
@@ -69,18 +82,12 @@ pub async fn serve(world: SimWorld, ec2: Option<SocketAddr>) -> io::Result<WireC
         let node = Node { world: world.clone(), n, version: world.with(|w| Version::parse(&w.config().version)) };
         tasks.spawn(follow(node, at, listener, stopped.clone()));
     }
-    let life = Life::begin(ec2_listener, ec2::router(world));
-    let mut stopped = stopped;
-    tasks.spawn(async move {
-        stop_asked(&mut stopped).await;
-        life.end().await;
-    });
-    Ok(WireCluster { ec2, stop, tasks })
+    Ok(WireCluster { ec2: None, stop, tasks })
 }
 
 impl WireCluster {
-    /// Where EC2's Query API answers; `http://` before it makes it an endpoint URL.
-    pub fn ec2_endpoint(&self) -> SocketAddr {
+    /// Where EC2's Query API answers, if it is served; `http://` before it makes it an endpoint URL.
+    pub fn ec2_endpoint(&self) -> Option<SocketAddr> {
         self.ec2
     }
 
