@@ -232,7 +232,7 @@ impl Stage {
             }
             Ec2Of::Foreign { fleet, region, url } => {
                 let ids = follow::instances(&world, &*fleet).await?;
-                let wire = serve_nodes(world.clone()).await.map_err(StageError::Serve)?;
+                let wire = serve_nodes(world.clone(), None).await.map_err(StageError::Serve)?;
                 follower.spawn(follow::follow(world.clone(), fleet, ids));
                 (wire, region, url)
             }
