@@ -40,7 +40,7 @@ impl Stage {
     }
 
     fn configuration(&self) -> String {
-        let (ec2, addresses) = (self.cluster.wire.ec2_endpoint(), &self.cluster.addresses);
+        let (ec2, addresses) = (self.cluster.wire.ec2_endpoint().expect("EC2 is served"), &self.cluster.addresses);
         let seeds: Vec<String> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
         let mut text = format!(
             "[store]\nconnection = \"{}\"\n\n[clusters.prod]\nseeds = [{}]\nvoters = 3\ntls = false\n\

@@ -17,7 +17,7 @@ use support::{Cluster, PATIENCE, config};
 fn client(cluster: &Cluster) -> Client {
     let config = aws_sdk_ec2::Config::builder()
         .behavior_version(BehaviorVersion::latest())
-        .endpoint_url(format!("http://{}", cluster.wire.ec2_endpoint()))
+        .endpoint_url(format!("http://{}", cluster.wire.ec2_endpoint().expect("EC2 is served")))
         .region(Region::new("eu-west-1"))
         .credentials_provider(Credentials::new("nobody", "secret", None, None, "test"))
         .retry_config(RetryConfig::disabled())

@@ -10,8 +10,9 @@ use crate::cli::failure::Failure;
 use crate::cli::rehearse::{faults, fresh_seed};
 use crate::cli::{note, print};
 use crate::domain::ids::{Address, InstanceType};
+use crate::ec2::{AwsConfig, Ec2Fleet};
 use crate::exit::Exit;
-use crate::rehearsal::{CLUSTER, NODE_PORT, START_TYPE, Stage, StageError, VERSION, Wishes};
+use crate::rehearsal::{CLUSTER, Ec2Of, NODE_PORT, REGION, START_TYPE, Stage, StageError, VERSION, Wishes};
 
 /// Options of `sim`.
 #[derive(Args, Debug)]
@@ -44,6 +45,12 @@ pub struct SimArgs {
     /// Port of EC2
     #[arg(long, default_value_t = 4566)]
     pub ec2_port: u16,
+    /// Let the nodes follow the instances of this EC2 (moto, LocalStack), found by the nodes' addresses, and serve none
+    #[arg(long, value_name = "URL", conflicts_with_all = ["ec2_ip", "ec2_port"])]
+    pub ec2_endpoint: Option<String>,
+    /// Region of the instances at --ec2-endpoint
+    #[arg(long, value_name = "REGION", default_value = REGION, requires = "ec2_endpoint")]
+    pub ec2_region: String,
     /// A fault to play, or `list`; may be repeated
     #[arg(long, value_name = "NAME")]
     pub fault: Vec<String>,
@@ -94,9 +101,14 @@ pub async fn run(args: &SimArgs) -> Result<Exit, Failure> {
         faults: args.fault.clone(),
     };
     let addresses = addresses(args.base_ip, args.port, args.nodes.saturating_add(args.replicas))?;
-    let ec2 = SocketAddr::from((args.ec2_ip, args.ec2_port));
-    let stage = Stage::open_at(&wishes, addresses, Some(ec2)).await.map_err(|error| match error {
+    let ec2 = match &args.ec2_endpoint {
+        None => Ec2Of::World(Some(SocketAddr::from((args.ec2_ip, args.ec2_port)))),
+        Some(url) => foreign(url, &args.ec2_region).await?,
+    };
+    let stage = Stage::open_at(&wishes, addresses, ec2).await.map_err(|error| match error {
         StageError::Wish(wish) => Failure::usage(wish),
+        StageError::Instances(text) => Failure::usage(text),
+        StageError::Ec2(error) => Failure::unreachable(error).during("the instances of --ec2-endpoint"),
         other @ StageError::Serve(_) => Failure::other(other),
     })?;
     let config = stage.config_file();
@@ -117,6 +129,13 @@ pub async fn run(args: &SimArgs) -> Result<Exit, Failure> {
     Ok(Exit::Completed)
 }
 
+/// Somebody else's EC2.
+async fn foreign(url: &str, region: &str) -> Result<Ec2Of, Failure> {
+    let config = AwsConfig { region: Some(region.to_owned()), endpoint: Some(url.to_owned()), ..AwsConfig::default() };
+    let fleet = Ec2Fleet::connect(config).await.map_err(Failure::usage)?;
+    Ok(Ec2Of::Foreign { fleet: Box::new(fleet), region: region.to_owned(), url: url.to_owned() })
+}
+
 /// One address a node, from `first` on.
 fn addresses(first: Ipv4Addr, port: u16, count: usize) -> Result<Vec<Address>, Failure> {
     let nth = |n: usize| {
@@ -132,8 +151,9 @@ fn described(stage: &Stage, wishes: &Wishes, config: &str) -> String {
     let environment: Vec<String> =
         stage.environment().iter().map(|(name, value)| format!("# export {name}={value}")).collect();
     format!(
-        "# A simulated cluster `{CLUSTER}`: {voters} voting and {replicas} read-only nodes on {START_TYPE}, seed {seed}, speed \
-         {speed}.\n# Its EC2 takes any access key:\n{}\n\n{config}",
+        "# A simulated cluster `{CLUSTER}`: {voters} voting and {replicas} read-only nodes, seed {seed}, speed {speed}.\n# EC2{}:\n{}\n\n\
+         {config}",
+        if stage.ec2_is_ours() { format!(" has them on {START_TYPE} and takes any access key") } else { String::new() },
         environment.join("\n")
     )
 }

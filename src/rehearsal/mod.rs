@@ -3,6 +3,7 @@
 //! Simulated are the cluster and EC2, on loopback. Real are the worker, the adapters, the client library, the AWS SDK and every constant of
 //! ours. The store is the very cluster that is updated, and a client appends to it all the time.
 
+mod follow;
 mod report;
 mod stage;
 mod waits;
@@ -19,8 +20,8 @@ use uuid::Uuid;
 
 pub use report::{NodeReport, Report, Verdict, Writes};
 pub use stage::{
-    ACCESS_KEY_ID, BadWish, CLUSTER, NODE_PORT, REGION, SECRET_ACCESS_KEY, START_TYPE, Stage, StageError, VERSION,
-    Wishes, world_config,
+    ACCESS_KEY_ID, BadWish, CLUSTER, Ec2Of, NODE_PORT, REGION, SECRET_ACCESS_KEY, START_TYPE, Stage, StageError,
+    VERSION, Wishes, world_config,
 };
 pub use waits::Waits;
 
@@ -335,8 +336,11 @@ struct Working {
 impl Working {
     /// Starts a worker, with adapters of its own.
     async fn start(stage: &Stage, writer: Writer, clock: Arc<dyn Clock>) -> Result<Working, RehearsalError> {
-        let aws =
-            AwsConfig { region: Some(REGION.to_owned()), endpoint: Some(stage.ec2_url()), ..AwsConfig::default() };
+        let aws = AwsConfig {
+            region: Some(REGION.to_owned()),
+            endpoint: Some(stage.ec2_url().to_owned()),
+            ..AwsConfig::default()
+        };
         let fleet = Ec2Fleet::connect_with_key(aws, ACCESS_KEY_ID, SECRET_ACCESS_KEY).await?;
         let admin = HttpAdmin::new(AdminConfig { tls: false, ca_file: None, credentials: None })?;
         let voters = stage.world.with(|w| w.config().voters);

@@ -5,11 +5,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
+use super::follow;
 use crate::domain::ids::{Address, ClusterName, InstanceType};
 use crate::esdb::StoreConfig;
-use crate::ports::{Clock, SystemClock};
+use crate::ports::{Clock, Fleet, FleetError, SystemClock};
 use crate::sim::model::{Fault, WorldConfig};
-use crate::sim::wire::{WireCluster, serve};
+use crate::sim::wire::{WireCluster, serve, serve_nodes};
 use crate::sim::world::{SimWorld, World};
 
 /// Name of the simulated cluster.
@@ -156,9 +159,28 @@ pub struct Stage {
     pub world: SimWorld,
     /// Addresses of the nodes, voters first.
     pub addresses: Vec<Address>,
-    /// Where EC2's API answers.
-    pub ec2: SocketAddr,
+    /// Region of the instances.
+    region: String,
+    /// URL of EC2.
+    ec2_url: String,
     wire: WireCluster,
+    /// Lets the nodes follow the instances of somebody else's EC2.
+    follower: JoinSet<()>,
+}
+
+/// Which EC2 has the instances.
+pub enum Ec2Of {
+    /// The simulated one, served there; at a free port of 127.0.0.1 if `None`.
+    World(Option<SocketAddr>),
+    /// Somebody else's: each node follows the instance that has its private address.
+    Foreign {
+        /// How it is asked.
+        fleet: Box<dyn Fleet>,
+        /// Its region.
+        region: String,
+        /// Its URL.
+        url: String,
+    },
 }
 
 impl Stage {
@@ -180,7 +202,7 @@ impl Stage {
             let opened = match free {
                 Ok(()) => {
                     let addresses = hosts.iter().map(|h| Address::new(h.to_string(), NODE_PORT)).collect();
-                    Stage::open_at(wishes, addresses, None).await
+                    Stage::open_at(wishes, addresses, Ec2Of::World(None)).await
                 }
                 Err(error) => Err(StageError::Serve(error)),
             };
@@ -193,25 +215,39 @@ impl Stage {
         Err(StageError::Serve(last.unwrap_or_else(|| io::Error::other("no block of loopback addresses has room"))))
     }
 
-    /// Opens a stage at these addresses, and EC2 at `ec2` (at a free port of 127.0.0.1 if `None`).
+    /// Opens a stage at these addresses, with this EC2.
     ///
     /// # Errors
-    /// A wish that cannot be granted, or an address that is not free.
-    pub async fn open_at(
-        wishes: &Wishes,
-        addresses: Vec<Address>,
-        ec2: Option<SocketAddr>,
-    ) -> Result<Stage, StageError> {
+    /// A wish that cannot be granted, an address that is not free, or a node that has not exactly one instance.
+    pub async fn open_at(wishes: &Wishes, addresses: Vec<Address>, ec2: Ec2Of) -> Result<Stage, StageError> {
         let mut world = World::new(world_config(wishes, addresses.clone())?);
         world.begin_at(SystemClock::start().wall().as_second());
         let world = SimWorld::new(world);
-        let wire = serve(world.clone(), ec2).await.map_err(StageError::Serve)?;
-        Ok(Stage { ec2: wire.ec2_endpoint(), world, addresses, wire })
+        let mut follower = JoinSet::new();
+        let (wire, region, ec2_url) = match ec2 {
+            Ec2Of::World(at) => {
+                let wire = serve(world.clone(), at).await.map_err(StageError::Serve)?;
+                let at = wire.ec2_endpoint().ok_or_else(|| StageError::Serve(io::Error::other("no EC2 is served")))?;
+                (wire, REGION.to_owned(), format!("http://{at}"))
+            }
+            Ec2Of::Foreign { fleet, region, url } => {
+                let ids = follow::instances(&world, &*fleet).await?;
+                let wire = serve_nodes(world.clone(), None).await.map_err(StageError::Serve)?;
+                follower.spawn(follow::follow(world.clone(), fleet, ids));
+                (wire, region, url)
+            }
+        };
+        Ok(Stage { world, addresses, region, ec2_url, wire, follower })
+    }
+
+    /// Whether EC2 is the simulated one.
+    pub fn ec2_is_ours(&self) -> bool {
+        self.follower.is_empty()
     }
 
     /// URL of the EC2 endpoint.
-    pub fn ec2_url(&self) -> String {
-        format!("http://{}", self.ec2)
+    pub fn ec2_url(&self) -> &str {
+        &self.ec2_url
     }
 
     /// Connection string of the cluster, as a store.
@@ -240,25 +276,28 @@ impl Stage {
         let voters = self.world.with(|w| w.config().voters);
         format!(
             "[store]\nconnection = \"{}\"\n\n[clusters.{CLUSTER}]\nseeds = [{}]\nvoters = {voters}\ntls = false\n\
-             aws = {{ region = \"{REGION}\", endpoint = \"{}\" }}\n",
+             aws = {{ region = \"{}\", endpoint = \"{}\" }}\n",
             self.connection(),
             quoted.join(", "),
-            self.ec2_url(),
+            self.region,
+            self.ec2_url,
         )
     }
 
-    /// Environment with which the AWS SDK and command line call the simulated EC2.
+    /// Environment with which the AWS SDK and command line call that EC2; the keys of somebody else's are not known here.
     pub fn environment(&self) -> BTreeMap<&'static str, String> {
-        BTreeMap::from([
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
-            ("AWS_REGION", REGION.to_owned()),
-            ("AWS_ENDPOINT_URL_EC2", self.ec2_url()),
-        ])
+        let mut environment =
+            BTreeMap::from([("AWS_REGION", self.region.clone()), ("AWS_ENDPOINT_URL_EC2", self.ec2_url.clone())]);
+        if self.ec2_is_ours() {
+            environment.insert("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned());
+            environment.insert("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned());
+        }
+        environment
     }
 
     /// Ends it: all connections, and the world's time.
     pub async fn close(self) {
+        drop(self.follower);
         self.world.stop();
         self.wire.shutdown().await;
     }
@@ -270,6 +309,12 @@ pub enum StageError {
     /// A wish that cannot be granted.
     #[error(transparent)]
     Wish(#[from] BadWish),
+    /// EC2 is not reached.
+    #[error("the instances that the nodes are to follow cannot be described")]
+    Ec2(#[from] FleetError),
+    /// Nodes and instances do not match.
+    #[error("{0}")]
+    Instances(String),
     /// An address is not free, or not this machine's.
     #[error("the simulated cluster cannot be served")]
     Serve(#[source] io::Error),

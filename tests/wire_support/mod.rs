@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use esdb_rollout::domain::ids::Address;
 use esdb_rollout::sim::model::{NodeIx, WorldConfig};
-use esdb_rollout::sim::wire::{WireCluster, serve};
+use esdb_rollout::sim::wire::{ADMINS, Certificates, OPS, Security, User, WireCluster, serve, serve_with};
 use esdb_rollout::sim::world::{SimWorld, World};
 use tokio::time::timeout;
 
@@ -42,6 +42,16 @@ pub fn config(version: &str) -> WorldConfig {
     }
 }
 
+/// The users that a server makes, and two more: one that operates, and one without groups.
+pub fn users() -> Vec<User> {
+    vec![
+        User::new("admin", "changeit", &[ADMINS]),
+        User::new("ops", "changeit", &[OPS]),
+        User::new("operator", "Op3rator-secret", &[OPS]),
+        User::new("worker", "W0rker-secret", &[]),
+    ]
+}
+
 /// A served cluster.
 pub struct Cluster {
     pub world: SimWorld,
@@ -55,6 +65,18 @@ impl Cluster {
         let world = SimWorld::new(World::new(config));
         let wire = serve(world.clone(), None).await.expect("the cluster is served");
         Cluster { world, wire, addresses }
+    }
+
+    /// A secure cluster: node `n` has a certificate for `names(n)`. Its CA's certificate comes with it.
+    pub async fn start_secure(config: WorldConfig, names: impl Fn(NodeIx) -> Vec<String>) -> (Cluster, String) {
+        let addresses = config.addresses.clone();
+        let names: Vec<_> = (0..addresses.len()).map(names).collect();
+        let certificates = Certificates::make(&names).expect("certificates");
+        let ca = certificates.ca_pem().to_owned();
+        let world = SimWorld::new(World::new(config));
+        let security = Security::new(certificates, users());
+        let wire = serve_with(world.clone(), None, Some(security)).await.expect("the cluster is served");
+        (Cluster { world, wire, addresses }, ca)
     }
 
     pub fn leader(&self) -> NodeIx {
@@ -72,6 +94,10 @@ impl Cluster {
 
     pub fn http(&self, n: NodeIx, path: &str) -> String {
         format!("http://{}{path}", self.addresses[n])
+    }
+
+    pub fn https(&self, n: NodeIx, path: &str) -> String {
+        format!("https://{}{path}", self.addresses[n])
     }
 
     /// A connection string that names all voters.

@@ -20,6 +20,7 @@ use super::proto::streams::batch_append_resp::{Result as Answer, Success, succes
 use super::proto::streams::{BatchAppendReq, BatchAppendResp, batch_append_req};
 use super::read::position;
 use super::streams::{proposed, stream_identifier, stream_name};
+use super::users::{Caller, Right};
 use super::{MAX_APPEND_SIZE, Node, status};
 use crate::sim::model::{ExpectedRevision, NotHandled, ProposedEvent, Write, WriteOutcome};
 
@@ -41,9 +42,14 @@ struct Part {
 type Pending = Pin<Box<dyn Future<Output = Result<BatchAppendResp, Status>> + Send>>;
 
 /// Answers a call until the client closes its half and all its appends are answered, or until one finds no leader.
-pub(super) fn batch_append(node: Node, requires_leader: bool, requests: Streaming<BatchAppendReq>) -> Responses {
+pub(super) fn batch_append(
+    node: Node,
+    caller: Caller,
+    requires_leader: bool,
+    requests: Streaming<BatchAppendReq>,
+) -> Responses {
     let (answers, responses) = mpsc::channel(16);
-    let call = Call { node, requires_leader, parts: BTreeMap::new(), pending: FuturesOrdered::new(), answers };
+    let call = Call { node, caller, requires_leader, parts: BTreeMap::new(), pending: FuturesOrdered::new(), answers };
     // The call ends with its connection: the response stream carries the work.
     let work = call.run(requests).into_stream().filter_map(|()| std::future::ready(None));
     Box::pin(futures::stream::select(responses, work))
@@ -51,6 +57,7 @@ pub(super) fn batch_append(node: Node, requires_leader: bool, requests: Streamin
 
 struct Call {
     node: Node,
+    caller: Caller,
     requires_leader: bool,
     parts: BTreeMap<Vec<u8>, Part>,
     /// Answered in the order of the log.
@@ -115,6 +122,11 @@ impl Call {
             return None;
         }
         let part = self.parts.remove(&key)?;
+        if !self.node.may(&self.caller, Right::Write, &part.stream) {
+            let what = detail("event_store.client.AccessDenied", &());
+            let answer = error(Code::PermissionDenied, "AccessDenied", what);
+            return Some(Ok(response(id, Some(stream_identifier(&part.stream)), answer)));
+        }
         let mut append = append(self.node.clone(), self.requires_leader, id, part).boxed();
         // Begun now: appends reach the log in the order of their requests.
         if let Some(answer) = (&mut append).now_or_never() {

@@ -185,20 +185,25 @@ struct Member {
 }
 
 impl Member {
-    fn of(version: &Version, entry: MemberEntry) -> Member {
+    fn of(node: &Node, entry: MemberEntry) -> Member {
         let Address { host, port } = entry.address;
-        let newer = version.at_least(24, 10);
+        let newer = node.version.at_least(24, 10);
+        let client_port = if newer { 0 } else { CLIENT_TCP_PORT };
+        // A port is announced as the plain or as the secure one.
+        let either = |port: u16| if node.security.is_some() { (0, port) } else { (port, 0) };
+        let (internal_tcp_port, internal_secure_tcp_port) = either(entry.replication.port);
+        let (external_tcp_port, external_secure_tcp_port) = either(client_port);
         Member {
             instance_id: entry.process.0,
             time_stamp: entry.time_stamp,
             state: entry.state,
             is_alive: entry.is_alive,
             internal_tcp_ip: entry.replication.host,
-            internal_tcp_port: entry.replication.port,
-            internal_secure_tcp_port: 0,
+            internal_tcp_port,
+            internal_secure_tcp_port,
             external_tcp_ip: host.clone(),
-            external_tcp_port: if newer { 0 } else { CLIENT_TCP_PORT },
-            external_secure_tcp_port: 0,
+            external_tcp_port,
+            external_secure_tcp_port,
             internal_http_end_point_ip: newer.then(|| host.clone()),
             internal_http_end_point_port: newer.then_some(port),
             http_end_point_ip: host,
@@ -219,7 +224,7 @@ impl Member {
 async fn gossip(State(node): State<Node>) -> Response {
     let view = node.world.with(|w| w.view(node.n));
     let body = Gossip {
-        members: view.members.into_iter().map(|m| Member::of(&node.version, m)).collect(),
+        members: view.members.into_iter().map(|m| Member::of(&node, m)).collect(),
         server_ip: view.server.host,
         server_port: view.server.port,
     };
@@ -258,7 +263,10 @@ async fn info(State(node): State<Node>) -> Response {
         es_version: node.version.text.clone(),
         state: node.world.with(|w| w.own_state(node.n)).to_string().to_lowercase(),
         features: Features { projections: false, user_management: false, atom_pub: false },
-        authentication: Authentication { r#type: "insecure", properties: newer.then_some([]) },
+        authentication: Authentication {
+            r#type: if node.security.is_some() { "internal" } else { "insecure" },
+            properties: newer.then_some([]),
+        },
     };
     json(&node.version, GET, None, &body)
 }
@@ -300,7 +308,7 @@ async fn options(State(node): State<Node>) -> Response {
             "Insecure",
             "Application",
             "Disable Authentication, Authorization and TLS on all TCP/HTTP interfaces.",
-            true.to_string(),
+            node.security.is_none().to_string(),
         ),
     ];
     json(&node.version, GET, None, &body)

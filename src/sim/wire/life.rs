@@ -14,6 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 /// What the process does with its sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,11 +134,11 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// Serves `router` on a bound socket: HTTP/1.1 and HTTP/2 with prior knowledge, told apart by the first bytes.
-    pub fn begin(listener: TcpListener, router: Router) -> Life {
+    /// Serves `router` on a bound socket: HTTP/1.1 and HTTP/2, told apart by the first bytes, over TLS if there is some.
+    pub fn begin(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router) -> Life {
         let gate = Gate::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, Arc::clone(&gate), router));
+        tasks.spawn(accept(listener, Arc::clone(&gate), tls, router));
         Life { gate, tasks }
     }
 
@@ -179,7 +180,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
-async fn accept(listener: TcpListener, gate: Arc<Gate>, router: Router) {
+async fn accept(listener: TcpListener, gate: Arc<Gate>, tls: Option<TlsAcceptor>, router: Router) {
     let mut connections = JoinSet::new();
     // Declared last, dropped first.
     let listener = listener;
@@ -190,7 +191,8 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>, router: Router) {
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "small answers may be late: TCP_NODELAY is not set");
                     }
-                    connections.spawn(connection(GatedStream { stream, gate: Arc::clone(&gate) }, router.clone()));
+                    let stream = GatedStream { stream, gate: Arc::clone(&gate) };
+                    connections.spawn(connection(stream, tls.clone(), router.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
@@ -206,7 +208,17 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>, router: Router) {
     }
 }
 
-async fn connection(stream: GatedStream, router: Router) {
+async fn connection(stream: GatedStream, tls: Option<TlsAcceptor>, router: Router) {
+    match tls {
+        None => speak(stream, router).await,
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => speak(stream, router).await,
+            Err(error) => tracing::debug!(%error, "a client does not take the certificate, or speaks no TLS"),
+        },
+    }
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
     let service = TowerToHyperService::new(router);
     if let Err(error) = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await {
         // Clients come and go as they like.

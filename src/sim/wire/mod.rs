@@ -9,9 +9,12 @@ pub mod proto;
 mod read;
 mod status;
 mod streams;
+mod tls;
+mod users;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,11 +24,16 @@ use axum::response::Response;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tonic::metadata::MetadataMap;
+
+pub use self::tls::Certificates;
+pub use self::users::{ADMINS, OPS, User};
 
 use self::life::Life;
 use super::model::{NodeIx, Reachability};
 use super::world::SimWorld;
+use crate::domain::ids::Address;
 
 /// Bytes that one append may have (`MaxAppendSize`).
 const MAX_APPEND_SIZE: u32 = 1024 * 1024;
@@ -37,9 +45,37 @@ const BIND_RETRY: Duration = Duration::from_millis(200);
 /// A simulated cluster and its EC2, served on loopback. Dropped, it is gone at once.
 #[derive(Debug)]
 pub struct WireCluster {
-    ec2: SocketAddr,
+    ec2: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+}
+
+/// What makes a cluster secure.
+#[derive(Clone, Debug)]
+pub struct Security {
+    certificates: Certificates,
+    users: Vec<Arc<User>>,
+}
+
+impl Security {
+    /// A secure cluster: a certificate a node, and these users.
+    pub fn new(certificates: Certificates, users: Vec<User>) -> Security {
+        Security { certificates, users: users.into_iter().map(Arc::new).collect() }
+    }
+}
+
+/// Where a node that advertises this address listens.
+///
+/// # Errors
+/// A name that does not resolve.
+pub async fn listens_at(address: &Address) -> io::Result<SocketAddr> {
+    let found = tokio::net::lookup_host((address.host.as_str(), address.port)).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot resolve {address}: {error}; give an IP address"))
+    })?;
+    let found: Vec<SocketAddr> = found.collect();
+    // Names of this machine resolve to both kinds, and EC2's private addresses are of version 4.
+    let first = found.iter().find(|at| at.is_ipv4()).or(found.first()).copied();
+    first.ok_or_else(|| io::Error::other(format!("{address} resolves to nothing; give an IP address")))
 }
 
 /// Serves each node of the world at its address, and EC2 at `ec2` (at a free port of 127.0.0.1 if `None`).
@@ -47,40 +83,59 @@ pub struct WireCluster {
 /// Follows the world: a node whose process is gone refuses connections and has reset the old ones, a frozen one accepts
 /// and says nothing.
 pub async fn serve(world: SimWorld, ec2: Option<SocketAddr>) -> io::Result<WireCluster> {
+    serve_with(world, ec2, None).await
+}
+
+/// The same over TLS and with users, if there is a `security`; EC2 stays as it is.
+///
+/// # Errors
+/// An address that is not free, a name that does not resolve, or a node without a certificate.
+pub async fn serve_with(
+    world: SimWorld,
+    ec2: Option<SocketAddr>,
+    security: Option<Security>,
+) -> io::Result<WireCluster> {
+    let listener = life::bind(ec2.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into()))?;
+    let ec2 = listener.local_addr()?;
+    let mut cluster = serve_nodes(world.clone(), security).await?;
+    cluster.ec2 = Some(ec2);
+    let life = Life::begin(listener, None, ec2::router(world));
+    let mut stopped = cluster.stop.subscribe();
+    cluster.tasks.spawn(async move {
+        stop_asked(&mut stopped).await;
+        life.end().await;
+    });
+    Ok(cluster)
+}
+
+/// Serves each node of the world at its address, and no EC2: somebody else's says which instances run.
+///
+/// # Errors
+/// An address that is not free, a name that does not resolve, or a node without a certificate.
+pub async fn serve_nodes(world: SimWorld, security: Option<Security>) -> io::Result<WireCluster> {
+    let security = security.map(Arc::new);
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
 
-    let ec2_listener = life::bind(ec2.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into()))?;
-    let ec2 = ec2_listener.local_addr()?;
     let mut nodes = Vec::new();
     for n in 0..world.with(|w| w.node_count()) {
         let address = world.with(|w| w.address(n).clone());
-        let at = tokio::net::lookup_host((address.host.as_str(), address.port))
-            .await
-            .map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot resolve {address}: {error}; give an IP address"))
-            })?
-            .next()
-            .ok_or_else(|| io::Error::other(format!("{address} resolves to nothing; give an IP address")))?;
+        let at = listens_at(&address).await?;
         nodes.push((n, at, life::bind(at)?));
     }
 
     for (n, at, listener) in nodes {
-        let node = Node { world: world.clone(), n, version: world.with(|w| Version::parse(&w.config().version)) };
-        tasks.spawn(follow(node, at, listener, stopped.clone()));
+        let version = world.with(|w| Version::parse(&w.config().version));
+        let tls = security.as_ref().map(|s| s.certificates.acceptor(n)).transpose()?;
+        let node = Node { world: world.clone(), n, version, security: security.clone() };
+        tasks.spawn(follow(node, at, listener, tls, stopped.clone()));
     }
-    let life = Life::begin(ec2_listener, ec2::router(world));
-    let mut stopped = stopped;
-    tasks.spawn(async move {
-        stop_asked(&mut stopped).await;
-        life.end().await;
-    });
-    Ok(WireCluster { ec2, stop, tasks })
+    Ok(WireCluster { ec2: None, stop, tasks })
 }
 
 impl WireCluster {
-    /// Where EC2's Query API answers; `http://` before it makes it an endpoint URL.
-    pub fn ec2_endpoint(&self) -> SocketAddr {
+    /// Where EC2's Query API answers, if it is served; `http://` before it makes it an endpoint URL.
+    pub fn ec2_endpoint(&self) -> Option<SocketAddr> {
         self.ec2
     }
 
@@ -103,7 +158,13 @@ async fn stop_asked(stopped: &mut watch::Receiver<bool>) {
 }
 
 /// Serves one node for as long as it is asked to: through all lives of its process.
-async fn follow(node: Node, at: SocketAddr, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
+async fn follow(
+    node: Node,
+    at: SocketAddr,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut spare = Some(listener);
     let mut life: Option<(u64, Life)> = None;
     loop {
@@ -119,7 +180,9 @@ async fn follow(node: Node, at: SocketAddr, listener: TcpListener, mut stopped: 
         } else {
             if life.is_none() {
                 match spare.take().map_or_else(|| life::bind(at), Ok) {
-                    Ok(listener) => life = Some((generation, Life::begin(listener, router(node.clone())))),
+                    Ok(listener) => {
+                        life = Some((generation, Life::begin(listener, tls.clone(), router(node.clone()))));
+                    }
                     Err(error) => {
                         tracing::error!(%error, node = node.n, "the node cannot come back yet");
                         retry = Some(BIND_RETRY);
@@ -159,6 +222,7 @@ fn router(node: Node) -> Router {
             "/event_store.client.server_features.ServerFeatures/*method",
             ServerFeaturesServer::new(node.clone()),
         )
+        .layer(axum::middleware::from_fn_with_state(node.clone(), users::guard))
         .layer(axum::middleware::from_fn_with_state(node, while_it_lives))
 }
 
@@ -178,6 +242,7 @@ struct Node {
     world: SimWorld,
     n: NodeIx,
     version: Version,
+    security: Option<Arc<Security>>,
 }
 
 impl Node {

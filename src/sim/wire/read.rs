@@ -18,6 +18,7 @@ use super::proto::streams::read_resp::{
 };
 use super::proto::streams::{ReadResp, read_req};
 use super::streams::{stream_identifier, stream_name, structured, text};
+use super::users::{ALL, Caller, Right};
 use super::{Node, status};
 use crate::sim::model::{AllStart, Direction, Filter, NotHandled, Reachability, ReadOutcome, Record, StreamStart};
 use crate::sim::world::CompiledFilter;
@@ -33,7 +34,19 @@ const SEARCH: usize = 2048;
 const LINK: &str = "$>";
 
 /// Answers a read. Errors of the first page are the answer; later ones come in the stream.
-pub(super) fn read(node: &Node, requires_leader: bool, options: read_req::Options) -> Result<Responses, Status> {
+pub(super) fn read(
+    node: &Node,
+    caller: &Caller,
+    requires_leader: bool,
+    options: read_req::Options,
+) -> Result<Responses, Status> {
+    match &options.stream_option {
+        Some(StreamOption::Stream(stream)) => {
+            node.authorize(caller, Right::Read, &stream_name(stream.stream_identifier.clone())?)?;
+        }
+        Some(StreamOption::All(_)) => node.authorize(caller, Right::Read, ALL)?,
+        None => {}
+    }
     let form = Form::of(node, &options)?;
     let direction = match options.read_direction() {
         ReadDirection::Forwards => Direction::Forwards,

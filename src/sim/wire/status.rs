@@ -37,6 +37,11 @@ pub(super) fn not_handled(why: &NotHandled) -> Status {
     }
 }
 
+/// The user may not, or there is none.
+pub(super) fn access_denied() -> Status {
+    with_trailers(Code::PermissionDenied, "Access Denied", &[("exception", "access-denied")])
+}
+
 /// ABORTED: the outcome is unknown to the client.
 pub(super) fn timed_out(text: &str) -> Status {
     Status::aborted(format!("Operation timed out: {text}"))

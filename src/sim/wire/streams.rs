@@ -10,7 +10,8 @@ use super::proto::streams::{
     AppendReq, AppendResp, BatchAppendReq, DeleteReq, DeleteResp, ReadReq, TombstoneReq, TombstoneResp, append_req,
     append_resp, delete_req, delete_resp, streams_server, tombstone_req, tombstone_resp,
 };
-use super::{MAX_APPEND_SIZE, Node, batch, read, requires_leader, status};
+use super::users::{Caller, Right};
+use super::{MAX_APPEND_SIZE, Node, batch, read, status};
 use crate::sim::model::{ExpectedRevision, ProposedEvent, Write, WriteOutcome};
 
 /// Old clients know "no stream" as this number.
@@ -36,18 +37,21 @@ impl streams_server::Streams for Node {
     type BatchAppendStream = batch::Responses;
 
     async fn read(&self, request: Request<ReadReq>) -> Result<Response<read::Responses>, Status> {
-        let requires_leader = requires_leader(request.metadata());
+        let requires_leader = self.requires_leader(request.metadata());
+        let caller = Caller::of(request.extensions());
         let options = request.into_inner().options.ok_or_else(status::handler_threw)?;
-        read::read(self, requires_leader, options).map(Response::new)
+        read::read(self, &caller, requires_leader, options).map(Response::new)
     }
 
     async fn append(&self, request: Request<Streaming<AppendReq>>) -> Result<Response<AppendResp>, Status> {
-        let requires_leader = requires_leader(request.metadata());
+        let requires_leader = self.requires_leader(request.metadata());
+        let caller = Caller::of(request.extensions());
         let mut messages = request.into_inner();
         let Some(append_req::Content::Options(options)) = messages.message().await?.and_then(|m| m.content) else {
             return Err(status::not_valid("ProposedMessage", "AppendReq.Options"));
         };
         let stream = stream_name(options.stream_identifier)?;
+        self.authorize(&caller, Right::Write, &stream)?;
         let expected = expected!(append_req::options::ExpectedStreamRevision, options.expected_stream_revision)?;
 
         let mut events = Vec::new();
@@ -80,20 +84,24 @@ impl streams_server::Streams for Node {
     }
 
     async fn delete(&self, request: Request<DeleteReq>) -> Result<Response<DeleteResp>, Status> {
-        let requires_leader = requires_leader(request.metadata());
+        let requires_leader = self.requires_leader(request.metadata());
+        let caller = Caller::of(request.extensions());
         let options = request.into_inner().options.ok_or_else(status::handler_threw)?;
         let expected = expected!(delete_req::options::ExpectedStreamRevision, options.expected_stream_revision)?;
-        let at = self.remove(requires_leader, "Delete", options.stream_identifier, expected, Write::Delete).await?;
+        let at =
+            self.remove(&caller, requires_leader, "Delete", options.stream_identifier, expected, Write::Delete).await?;
         let position = delete_resp::Position { commit_position: at, prepare_position: at };
         Ok(Response::new(DeleteResp { position_option: Some(delete_resp::PositionOption::Position(position)) }))
     }
 
     async fn tombstone(&self, request: Request<TombstoneReq>) -> Result<Response<TombstoneResp>, Status> {
-        let requires_leader = requires_leader(request.metadata());
+        let requires_leader = self.requires_leader(request.metadata());
+        let caller = Caller::of(request.extensions());
         let options = request.into_inner().options.ok_or_else(status::handler_threw)?;
         let expected = expected!(tombstone_req::options::ExpectedStreamRevision, options.expected_stream_revision)?;
-        let at =
-            self.remove(requires_leader, "Tombstone", options.stream_identifier, expected, Write::Tombstone).await?;
+        let at = self
+            .remove(&caller, requires_leader, "Tombstone", options.stream_identifier, expected, Write::Tombstone)
+            .await?;
         let position = tombstone_resp::Position { commit_position: at, prepare_position: at };
         Ok(Response::new(TombstoneResp { position_option: Some(tombstone_resp::PositionOption::Position(position)) }))
     }
@@ -102,8 +110,9 @@ impl streams_server::Streams for Node {
         &self,
         request: Request<Streaming<BatchAppendReq>>,
     ) -> Result<Response<batch::Responses>, Status> {
-        let requires_leader = requires_leader(request.metadata());
-        Ok(Response::new(batch::batch_append(self.clone(), requires_leader, request.into_inner())))
+        let requires_leader = self.requires_leader(request.metadata());
+        let caller = Caller::of(request.extensions());
+        Ok(Response::new(batch::batch_append(self.clone(), caller, requires_leader, request.into_inner())))
     }
 }
 
@@ -111,6 +120,7 @@ impl Node {
     /// Deletes or tombstones a stream; gives the position of the record that says so.
     async fn remove(
         &self,
+        caller: &Caller,
         requires_leader: bool,
         operation: &str,
         stream: Option<StreamIdentifier>,
@@ -118,6 +128,7 @@ impl Node {
         write: Write,
     ) -> Result<u64, Status> {
         let stream = stream_name(stream)?;
+        self.authorize(caller, Right::Delete, &stream)?;
         match self.world.write(self.n, requires_leader, &stream, expected, write).await {
             WriteOutcome::Done { position, .. } => Ok(position),
             WriteOutcome::WrongExpectedVersion { current } => {

@@ -199,6 +199,43 @@ impl World {
         Ok(())
     }
 
+    /// Takes over what somebody else's EC2 says of a node's instance, and lets the node's process follow it.
+    ///
+    /// A type that changed between two looks at a running instance means that it was stopped and started meanwhile. Nothing of the world's
+    /// own EC2 (its times, its faults) plays a part any more.
+    pub fn follow_instance(&mut self, n: NodeIx, seen: &Instance) {
+        let boot = self.config.boot;
+        let m = &mut self.nodes[n].machine;
+        let (known, before) = (m.id == seen.id, m.state);
+        let changed = known && m.instance_type != seen.instance_type.0;
+        if known && !changed && before == seen.state {
+            return;
+        }
+        m.id.clone_from(&seen.id);
+        m.instance_type.clone_from(&seen.instance_type.0);
+        m.reason.clone_from(&seen.state_reason);
+        m.transition += 1;
+        // A state that is not known tells nothing.
+        if seen.state != InstanceState::Unrecognized {
+            m.state = seen.state;
+        }
+        match seen.state {
+            InstanceState::Running if before != InstanceState::Running => self.start_process(n, boot),
+            InstanceState::Running if changed => {
+                self.end_process(n);
+                self.start_process(n, boot);
+            }
+            InstanceState::Running | InstanceState::Unrecognized => {}
+            InstanceState::Stopping | InstanceState::ShuttingDown => {
+                if before == InstanceState::Running {
+                    self.terminate_process(n, false);
+                }
+            }
+            InstanceState::Pending | InstanceState::Stopped | InstanceState::Terminated => self.end_process(n),
+        }
+        self.touch();
+    }
+
     fn throttle(&mut self) -> Result<(), Ec2Fault> {
         let percent = self
             .config

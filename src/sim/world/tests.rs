@@ -619,3 +619,37 @@ fn stats() {
     }
     println!("again {again}");
 }
+
+#[test]
+fn a_node_follows_the_instance_of_another_ec2() {
+    let mut w = World::new(config(3));
+    let mut seen = w.describe_instances(&[]).unwrap().remove(1);
+    seen.id = InstanceId::from("i-0123456789abcdef0");
+    let first = w.process_id(1);
+    w.follow_instance(1, &seen);
+    w.pass(5.0);
+    assert_eq!((w.instance_of(1), w.process_id(1)), (&seen.id, first), "a first look changes nothing");
+
+    seen.state = InstanceState::Stopped;
+    w.follow_instance(1, &seen);
+    assert_eq!(w.reachability(1), Reachability::Refused);
+    w.pass(60.0);
+    assert_eq!(w.reachability(1), Reachability::Refused, "no supervisor starts what has no machine");
+    seen.state = InstanceState::Pending;
+    w.follow_instance(1, &seen);
+    seen.state = InstanceState::Running;
+    w.follow_instance(1, &seen);
+    w.pass_until(60.0, World::is_settled).unwrap();
+    let second = w.process_id(1);
+    assert_ne!(second, first);
+
+    // Stopped and started between two looks.
+    seen.instance_type = InstanceType::from("m6i.xlarge");
+    w.follow_instance(1, &seen);
+    w.pass_until(60.0, World::is_settled).unwrap();
+    assert_ne!(w.process_id(1), second);
+
+    seen.state = InstanceState::Unrecognized;
+    w.follow_instance(1, &seen);
+    assert_eq!((w.instance_state(1), w.reachability(1)), (InstanceState::Running, Reachability::Answers));
+}
