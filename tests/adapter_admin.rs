@@ -142,7 +142,9 @@ async fn refusals_by_either_door() {
     let admin = admin();
     let code = |e: NodeError| match e {
         NodeError::Status { status, .. } => status,
-        NodeError::Refused { .. } | NodeError::TimedOut { .. } | NodeError::Other { .. } => panic!("{e}"),
+        NodeError::Refused { .. } | NodeError::TimedOut { .. } | NodeError::Tls { .. } | NodeError::Other { .. } => {
+            panic!("{e}")
+        }
     };
     assert_eq!(code(admin.resign(&node).await.unwrap_err()), 403);
     assert_eq!(code(admin.set_priority(&node, 0).await.unwrap_err()), 401);

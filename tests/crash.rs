@@ -83,6 +83,9 @@ impl EventLog for Mined<dyn EventLog> {
     async fn set_max_count(&self, s: &StreamName, n: u64) -> Result<bool, AppendError> {
         self.inner.set_max_count(s, n).await
     }
+    async fn let_read_all(&self, user: &str) -> Result<bool, AppendError> {
+        self.inner.let_read_all(user).await
+    }
     async fn read_everywhere(&self, s: &StreamName) -> Vec<LocalRead> {
         self.inner.read_everywhere(s).await
     }

@@ -19,6 +19,7 @@ fn options(seed: u64, faults: &[&str]) -> Options {
             version: VERSION.to_owned(),
             target_type: "m6i.xlarge".into(),
             faults: faults.iter().map(|f| (*f).to_owned()).collect(),
+            tls: None,
         },
         strategy: Strategy::Ec2InstanceTypeUpdate,
         kill_worker: false,
@@ -38,7 +39,7 @@ async fn a_whole_update_costs_one_election_and_no_write() {
         Progress::Ready(stage) => {
             ready += 1;
             assert_eq!(stage.addresses.len(), 4);
-            assert!(stage.config_file().contains("tls = false"));
+            assert!(stage.config_file("worker").contains("tls = false"));
         }
         Progress::Looked(look) => {
             assert!(look.history.len() >= read, "a history only grows");

@@ -1,5 +1,7 @@
 //! `init`: prepares a store. Sets the checkpoint from which commands are obeyed, once.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use crate::cli::failure::Failure;
@@ -9,7 +11,7 @@ use crate::codec::{CHECKPOINT, CheckpointMoved, Writer, encode_record};
 use crate::config::default_worker_name;
 use crate::domain::ids::{CHECKPOINT_STREAM, Incarnation, StreamName, UPDATE_PREFIX, UpdateId};
 use crate::exit::Exit;
-use crate::ports::{AppendError, Clock, EventLog, Expected, Position};
+use crate::ports::{AppendError, Clock, EventLog, Expected, Position, ReadError};
 use crate::views::columns;
 
 /// Conflicts after which `init` gives up: nobody else writes there but another `init`, or a worker that found a checkpoint.
@@ -22,9 +24,14 @@ Sets the checkpoint at the present end of the log, so that a worker obeys reques
 its beginning. A checkpoint that exists is never moved. Requests that stand in the log already, unanswered, are listed: they will not
 be obeyed; `start` what is still wanted.
 
+In a store with users the worker needs to read $all, which only $admins may until somebody else is let. A worker of few rights is a user
+in $ops (for the cluster that it updates) that --worker-user lets read $all; what else it does there any user may. That takes an admin, once;
+the configuration needs none.
+
 Examples:
   esdb-rollout init --dry-run
-  esdb-rollout init")]
+  esdb-rollout init
+  esdb-rollout init --worker-user rollout --credentials-file admin.cred")]
 pub struct InitArgs {
     /// Say what would be done, and do nothing
     #[arg(long)]
@@ -32,11 +39,20 @@ pub struct InitArgs {
     /// Look this many events back for requests that nobody answered
     #[arg(long, value_name = "EVENTS", default_value_t = 50_000)]
     pub look_back: usize,
+    /// Let this user of the store read $all (adds it to `$acl` `$r` of $all; needs a member of $admins)
+    #[arg(long, value_name = "USER")]
+    pub worker_user: Option<String>,
+    /// File with `user:password` of the store to use for this command, in place of the configured one
+    #[arg(long, value_name = "FILE")]
+    pub credentials_file: Option<PathBuf>,
 }
 
 /// Prepares the store.
 pub async fn run(args: InitArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
     let stream = StreamName::from(CHECKPOINT_STREAM);
+    if let Some(user) = &args.worker_user {
+        let_read_all(user, args.dry_run, log).await?;
+    }
     let mut conflicts = 0;
     let fresh = loop {
         let last = log.read_last(&stream).await?;
@@ -46,7 +62,7 @@ pub async fn run(args: InitArgs, log: &dyn EventLog, clock: &dyn Clock) -> Resul
             print(&format!("the checkpoint stands at {}; it was not moved", Position::from(checkpoint)))?;
             break false;
         }
-        let position = log.end_of_log().await?.unwrap_or(Position { commit: 0, prepare: 0 });
+        let position = log.end_of_log().await.map_err(may_not_read_all)?.unwrap_or(Position { commit: 0, prepare: 0 });
         if args.dry_run {
             print(&format!("would set the checkpoint at {position}, the end of the log"))?;
             break true;
@@ -74,6 +90,38 @@ pub async fn run(args: InitArgs, log: &dyn EventLog, clock: &dyn Clock) -> Resul
     Ok(Exit::Completed)
 }
 
+/// Lets the worker's user read the whole log.
+async fn let_read_all(user: &str, dry_run: bool, log: &dyn EventLog) -> Result<(), Failure> {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control();
+    if user.is_empty() || user.starts_with('$') || !user.chars().all(plain) {
+        let found = user.escape_default();
+        return Err(Failure::usage(format!("--worker-user: expected the login name of one user, found `{found}`")));
+    }
+    if dry_run {
+        return print(&format!("would let user {user} read $all, if it may not already ($acl of $all)"));
+    }
+    match log.let_read_all(user).await {
+        Ok(true) => print(&format!("user {user} may read $all from now on ($acl of $all)")),
+        Ok(false) => print(&format!("user {user} may read $all already; nothing was written")),
+        Err(error @ AppendError::Refused { .. }) => Err(Failure::other(anyhow::anyhow!(
+            "{error}; only a member of $admins may: name one with --credentials-file, for this command alone"
+        ))
+        .during(format!("letting user {user} read $all"))),
+        Err(error) => Err(Failure::from(error).during(format!("letting user {user} read $all"))),
+    }
+}
+
+/// What to do about a user who may not read the whole log, which the worker needs to.
+pub(super) fn may_not_read_all(error: ReadError) -> Failure {
+    match error {
+        ReadError::Refused { .. } => Failure::other(anyhow::anyhow!(
+            "{error}; the worker finds requests in $all, which only $admins may read until somebody else is let: \
+             `esdb-rollout init --worker-user USER --credentials-file FILE`, with the credentials of an admin"
+        )),
+        ReadError::Unavailable { .. } => Failure::from(error),
+    }
+}
+
 /// Only the last checkpoint means anything.
 async fn keep_one(dry_run: bool, stream: &StreamName, log: &dyn EventLog) -> Result<(), Failure> {
     if dry_run {
@@ -88,7 +136,7 @@ async fn keep_one(dry_run: bool, stream: &StreamName, log: &dyn EventLog) -> Res
 
 /// Requests that stand in the log and that no worker will see, because the checkpoint is after them.
 async fn list_unanswered(look_back: usize, log: &dyn EventLog, clock: &dyn Clock) -> Result<(), Failure> {
-    let (events, looked_at) = log.read_back(&[UPDATE_PREFIX], look_back, look_back).await?;
+    let (events, looked_at) = log.read_back(&[UPDATE_PREFIX], look_back, look_back).await.map_err(may_not_read_all)?;
     let mut updates: Vec<UpdateId> = Vec::new();
     for update in events.iter().filter_map(|e| UpdateId::from_stream(&e.stream)) {
         if !updates.contains(&update) {

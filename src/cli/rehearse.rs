@@ -11,7 +11,9 @@ use crate::cli::failure::Failure;
 use crate::cli::{Output, duration, fresh_id, note, print};
 use crate::domain::ids::{InstanceType, NodeName};
 use crate::exit::{self, Exit};
-use crate::rehearsal::{Look, Options, Progress, RehearsalError, START_TYPE, Stage, StageError, VERSION, Wishes};
+use crate::rehearsal::{
+    Folder, Look, Options, Progress, RehearsalError, START_TYPE, Stage, StageError, VERSION, Wishes,
+};
 use crate::sim::model::Fault;
 use crate::update::strategy::Strategy;
 use crate::views::timeline::Line;
@@ -45,6 +47,9 @@ pub struct RehearseArgs {
     /// Kill the worker when the first instance is stopped: another takes the update over
     #[arg(long)]
     pub kill_worker: bool,
+    /// Over TLS and with users: the worker's is in $ops and may read $all, the client's has no rights beyond streams
+    #[arg(long)]
+    pub tls: bool,
     /// Server version to simulate
     #[arg(long, default_value = VERSION)]
     pub server_version: String,
@@ -82,7 +87,8 @@ fn after_help() -> String {
         "\
 The simulated cluster speaks EventStoreDB's gRPC and HTTP, and the simulated EC2 its Query API, on loopback. The worker, its clients,
 the AWS SDK and every constant are those of production, and the update's events are in the very cluster that is updated. A client
-appends to it all the time; in the end every append it saw acknowledged must be there, once.
+appends to it all the time; in the end every append it saw acknowledged must be there, once. With --tls all calls to the cluster go over
+TLS, with certificates of a CA made for this run, and each client has a user of its own, with as few rights as it needs.
 
 Faults:
 {}
@@ -96,6 +102,7 @@ A lost or doubled write is 1, whatever the update says.
 
 Examples:
   esdb-rollout rehearse
+  esdb-rollout rehearse --tls
   esdb-rollout rehearse --seed 7 --nodes 5 --replicas 0 --target-type r6i.xlarge
   esdb-rollout rehearse --fault start-capacity --fault throttled --output json",
         faults("  "),
@@ -130,6 +137,7 @@ pub async fn run(args: &RehearseArgs) -> Result<Exit, Failure> {
             version: args.server_version.clone(),
             target_type: InstanceType::from(args.target_type.as_str()),
             faults: args.fault.clone(),
+            tls: args.tls.then_some(Folder::Temporary),
         },
         strategy: args.strategy.into(),
         kill_worker: args.kill_worker,

@@ -12,7 +12,9 @@ use crate::cli::{note, print};
 use crate::domain::ids::{Address, InstanceType};
 use crate::ec2::{AwsConfig, Ec2Fleet};
 use crate::exit::Exit;
-use crate::rehearsal::{CLUSTER, Ec2Of, NODE_PORT, REGION, START_TYPE, Stage, StageError, VERSION, Wishes};
+use crate::rehearsal::{
+    CLUSTER, Ec2Of, Folder, NODE_PORT, REGION, START_TYPE, Secrets, Stage, StageError, VERSION, WORKER, Wishes,
+};
 
 /// Options of `sim`.
 #[derive(Args, Debug)]
@@ -57,6 +59,15 @@ pub struct SimArgs {
     /// Type of which starts fail, for faults that name no type themselves
     #[arg(long, default_value = "m6i.xlarge")]
     pub target_type: String,
+    /// Serve TLS with certificates of a CA made for this run, and know users: admin, ops, worker (in $ops) and app (without groups)
+    #[arg(long)]
+    pub tls: bool,
+    /// Folder for the CA's certificate and the users' credentials [default: a temporary one, which goes with the cluster]
+    #[arg(long, value_name = "FOLDER", requires = "tls")]
+    pub tls_folder: Option<PathBuf>,
+    /// User that the configuration names: admin, ops, worker or app
+    #[arg(long, value_name = "USER", default_value = WORKER, requires = "tls", value_parser = stage_user)]
+    pub tls_user: String,
     /// Write the configuration there as well
     #[arg(long, value_name = "FILE")]
     pub write_config: Option<PathBuf>,
@@ -68,6 +79,9 @@ fn after_help() -> String {
 Prints, once it serves, a configuration file and the environment for the other commands, and goes on until Ctrl-C or SIGTERM. Each node
 refuses connections while its instance is not running, and comes back with its data. Nothing is kept.
 
+With --tls the nodes answer each user as a secure 23.10.5 does: priorities, resignations and statistics are for $ops and $admins, $all is for
+$admins until somebody else is let. Keys never leave the process; passwords are new each time.
+
 Faults:
 {}
 Examples:
@@ -77,7 +91,10 @@ then, in another terminal:
   esdb-rollout --config sim.toml init
   esdb-rollout --config sim.toml worker
 and in a third:
-  esdb-rollout --config sim.toml start --target-type m6i.xlarge --wait",
+  esdb-rollout --config sim.toml start --target-type m6i.xlarge --wait
+With TLS and users, a worker of few rights:
+  esdb-rollout sim --tls --tls-folder sim-tls --write-config sim.toml
+  esdb-rollout --config sim.toml init --worker-user worker --credentials-file sim-tls/sim-admin.cred",
         faults("  ")
     )
 }
@@ -99,6 +116,7 @@ pub async fn run(args: &SimArgs) -> Result<Exit, Failure> {
         version: args.server_version.clone(),
         target_type: InstanceType::from(args.target_type.as_str()),
         faults: args.fault.clone(),
+        tls: args.tls.then(|| args.tls_folder.clone().map_or(Folder::Temporary, Folder::Named)),
     };
     let addresses = addresses(args.base_ip, args.port, args.nodes.saturating_add(args.replicas))?;
     let ec2 = match &args.ec2_endpoint {
@@ -111,7 +129,7 @@ pub async fn run(args: &SimArgs) -> Result<Exit, Failure> {
         StageError::Ec2(error) => Failure::unreachable(error).during("the instances of --ec2-endpoint"),
         other @ StageError::Serve(_) => Failure::other(other),
     })?;
-    let config = stage.config_file();
+    let config = stage.config_file(&args.tls_user);
     if let Some(path) = &args.write_config {
         std::fs::write(path, &config).map_err(|e| {
             Failure::other(
@@ -136,6 +154,15 @@ async fn foreign(url: &str, region: &str) -> Result<Ec2Of, Failure> {
     Ok(Ec2Of::Foreign { fleet: Box::new(fleet), region: region.to_owned(), url: url.to_owned() })
 }
 
+/// A user that a secure stage has.
+fn stage_user(name: &str) -> Result<String, String> {
+    if Secrets::has_user(name) {
+        Ok(name.to_owned())
+    } else {
+        Err("expected one of admin, ops, worker, app".to_owned())
+    }
+}
+
 /// One address a node, from `first` on.
 fn addresses(first: Ipv4Addr, port: u16, count: usize) -> Result<Vec<Address>, Failure> {
     let nth = |n: usize| {
@@ -150,9 +177,20 @@ fn described(stage: &Stage, wishes: &Wishes, config: &str) -> String {
     let Wishes { seed, speed, voters, replicas, .. } = wishes;
     let environment: Vec<String> =
         stage.environment().iter().map(|(name, value)| format!("# export {name}={value}")).collect();
+    let secure = stage.secrets().map_or_else(String::new, |secrets| {
+        let users: Vec<&str> = secrets.users().collect();
+        let folder = secrets.folder().display();
+        let fate = if secrets.is_temporary() { ", which goes with it" } else { "" };
+        format!(
+            "# It speaks TLS and has the users {}; their files are in {folder}{fate}. Once, as an admin:\n\
+             #   esdb-rollout init --worker-user {WORKER} --credentials-file {}\n",
+            users.join(", "),
+            secrets.credentials_file("admin").display()
+        )
+    });
     format!(
-        "# A simulated cluster `{CLUSTER}`: {voters} voting and {replicas} read-only nodes, seed {seed}, speed {speed}.\n# EC2{}:\n{}\n\n\
-         {config}",
+        "# A simulated cluster `{CLUSTER}`: {voters} voting and {replicas} read-only nodes, seed {seed}, speed {speed}.\n# EC2{}:\n{}\n\
+         {secure}\n{config}",
         if stage.ec2_is_ours() { format!(" has them on {START_TYPE} and takes any access key") } else { String::new() },
         environment.join("\n")
     )

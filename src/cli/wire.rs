@@ -31,7 +31,12 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         log_lines(LogFormat::Text, "warn")?;
         return sim::run(args).await;
     }
-    let config = configuration(&global)?;
+    let mut config = configuration(&global)?;
+    if let Command::Init(init::InitArgs { credentials_file: Some(path), .. }) = &command
+        && let Some(store) = &mut config.store
+    {
+        store.login = Some(LoginSource::File(path.clone()));
+    }
     let clock = SystemClock::start();
     if let Command::Worker(args) = &command {
         log_lines(args.log_format, "info")?;

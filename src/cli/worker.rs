@@ -8,12 +8,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::failure::Failure;
+use crate::cli::init::may_not_read_all;
 use crate::cli::note;
 use crate::cli::store::{admissions, read_state};
 use crate::config::default_worker_name;
 use crate::domain::ids::{ClusterName, WorkerName};
 use crate::exit::Exit;
-use crate::ports::{Clock, EventLog};
+use crate::ports::{Clock, EventLog, ReadError};
 use crate::worker::{StartPoint, Stop, Worker, WorkerError};
 
 /// Options of `worker`.
@@ -66,6 +67,10 @@ pub async fn run(args: &WorkerArgs, worker: Worker) -> Result<Exit, Failure> {
     let mut interrupt = listen(SignalKind::interrupt())?;
     let (stop, stopped) = watch::channel(Stop::No);
     let (log, clock) = (worker.log.clone(), worker.clock.clone());
+    // A worker that may not would see no request, and say nothing.
+    if let Err(error @ ReadError::Refused { .. }) = log.end_of_log().await {
+        return Err(may_not_read_all(error));
+    }
     let clusters: Vec<ClusterName> = worker.clusters.keys().cloned().collect();
     tracing::info!(worker = %worker.writer.worker, incarnation = %worker.writer.incarnation, ?clusters, "begins");
     let mut running = tokio::spawn(worker.run(start, stopped));

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use reqwest::header::WWW_AUTHENTICATE;
 use reqwest::{Method, StatusCode};
+use tokio_rustls::rustls;
 
 use super::tls::Roots;
 use super::unary::{self, Answer, Empty, SetNodePriorityReq};
@@ -97,6 +99,8 @@ impl HttpAdmin {
             NodeError::TimedOut { node, after_ms: self.after_ms() }
         } else if is_refused(&error) {
             NodeError::Refused { node }
+        } else if let Some(tls) = tls_error(&error) {
+            NodeError::Tls { node, found: tls.to_string() }
         } else {
             NodeError::Other { node, what: what.to_owned(), found: chain(&error.without_url()) }
         }
@@ -109,6 +113,18 @@ impl HttpAdmin {
         path: &str,
         credentials: Option<&Credentials>,
     ) -> Result<(StatusCode, Vec<u8>), NodeError> {
+        self.sent(node, method, path, credentials).await.map(|(status, _, body)| (status, body))
+    }
+
+    /// The same, and whether the node says that user and password do not match: with its challenge, which it leaves out for a user
+    /// without the right.
+    async fn sent(
+        &self,
+        node: &Address,
+        method: Method,
+        path: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<(StatusCode, bool, Vec<u8>), NodeError> {
         let what = format!("{method} {path}");
         let mut request = self.http.request(method.clone(), format!("{}{path}", self.base(node)));
         if method == Method::POST {
@@ -120,17 +136,26 @@ impl HttpAdmin {
         }
         let response = request.send().await.map_err(|e| self.error(node, &what, e))?;
         let status = response.status();
+        let challenged = response.headers().contains_key(WWW_AUTHENTICATE);
         let body = response.bytes().await.map_err(|e| self.error(node, &what, e))?;
-        Ok((status, body.to_vec()))
+        Ok((status, challenged, body.to_vec()))
     }
 
     async fn get(&self, node: &Address, path: &str, credentials: Option<&Credentials>) -> Result<Vec<u8>, NodeError> {
-        let (status, body) = self.send(node, Method::GET, path, credentials).await?;
+        let (status, challenged, body) = self.sent(node, Method::GET, path, credentials).await?;
         if status == StatusCode::OK {
             Ok(body)
         } else {
-            Err(refused_with(node, format!("GET {path}"), status.as_u16()))
+            Err(refused_with(node, explained(format!("GET {path}"), status, challenged, credentials), status.as_u16()))
         }
+    }
+
+    /// Whether the node knows the user with that password.
+    ///
+    /// # Errors
+    /// `Status` 401 if it does not, and whatever kept it from being asked.
+    pub(super) async fn check_user(&self, node: &Address) -> Result<(), NodeError> {
+        self.get(node, "/gossip", self.credentials.as_ref()).await.map(drop)
     }
 
     /// A POST to an `/admin` route, or the same over gRPC where the node has none.
@@ -155,12 +180,13 @@ impl HttpAdmin {
         message: &impl prost::Message,
     ) -> Result<(), NodeError> {
         let credentials = self.credentials.as_ref();
-        let (status, _) = self.send(node, Method::POST, path, credentials).await?;
+        let (status, challenged, _) = self.sent(node, Method::POST, path, credentials).await?;
         if status == StatusCode::OK {
             return Ok(());
         }
         if status != StatusCode::NOT_FOUND {
-            return Err(refused_with(node, format!("POST {path}"), status.as_u16()));
+            let what = explained(format!("POST {path}"), status, challenged, credentials);
+            return Err(refused_with(node, what, status.as_u16()));
         }
         let what = format!("Operations/{method} (POST {path} is not there)");
         match unary::operations(&self.grpc, &self.base(node), method, message, credentials).await {
@@ -175,6 +201,18 @@ fn refused_with(node: &Address, what: String, status: u16) -> NodeError {
     NodeError::Status { node: node.clone(), what, status }
 }
 
+/// What was asked, and what a 401 to it means.
+fn explained(what: String, status: StatusCode, challenged: bool, credentials: Option<&Credentials>) -> String {
+    if status != StatusCode::UNAUTHORIZED {
+        return what;
+    }
+    match credentials {
+        None => format!("{what} (no user was given)"),
+        Some(Credentials { user, .. }) if challenged => format!("{what} (user `{user}` and its password do not match)"),
+        Some(Credentials { user, .. }) => format!("{what} (user `{user}` has no right to it)"),
+    }
+}
+
 fn unreadable(node: &Address, what: &str, found: impl ToString) -> NodeError {
     NodeError::Other { node: node.clone(), what: format!("answer to {what}"), found: found.to_string() }
 }
@@ -182,6 +220,18 @@ fn unreadable(node: &Address, what: &str, found: impl ToString) -> NodeError {
 fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) || error.source().is_some_and(is_refused)
+}
+
+/// The TLS library's own word, wherever it stands in the chain. An I/O error hides the one that it holds from `source`.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = error.downcast_ref::<rustls::Error>() {
+        return Some(found);
+    }
+    let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match held {
+        Some(held) => tls_error(held),
+        None => error.source().and_then(tls_error),
+    }
 }
 
 #[async_trait]

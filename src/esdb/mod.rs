@@ -9,6 +9,7 @@
 
 mod admin;
 mod connection;
+mod diagnosis;
 mod error;
 mod everywhere;
 mod generation;

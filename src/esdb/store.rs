@@ -10,15 +10,16 @@ use eventstore::{
     AppendToStreamOptions, Client, EventData, ExpectedRevision, ReadAllOptions, ReadStream, ReadStreamOptions,
     RecordedEvent, ResolvedEvent, StreamPosition,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use uuid::Uuid;
 
 use super::connection::{Ask, StoreConfig, Target};
 use super::error::{Outcome, Verdict};
 use super::generation::Generations;
-use super::{ConfigError, Credentials, HttpAdmin, everywhere, subscription};
+use super::{ConfigError, Credentials, HttpAdmin, diagnosis, everywhere, subscription};
 use crate::domain::ids::{Revision, StreamName};
 use crate::ports::{
     AppendError, Appended, EventLog, Expected, Feed, LocalRead, NewEvent, Position, ReadError, StartFrom, StoreProbe,
@@ -101,11 +102,13 @@ impl Inner {
         let mut waits = 0;
         let mut denials = 0;
         let mut last = None;
+        // Asked beside the tries, so that no try waits for it.
+        let mut diagnosis = JoinSet::new();
         loop {
             let generation = match timeout_at(deadline, self.generations.current()).await {
                 Ok(Ok(generation)) => generation,
                 Ok(Err(fault)) => return Err(GivenUp { verdict: fault.verdict(), unknown }),
-                Err(_) => return Err(out_of_time(last, unknown)),
+                Err(_) => return Err(explained(out_of_time(last, unknown), &mut diagnosis)),
             };
             let until = deadline.min(Instant::now() + TRY_TIME);
             let mut verdict = match generation.run(until, &call).await {
@@ -123,6 +126,9 @@ impl Inner {
                 Outcome::Conflict | Outcome::Refused => return Err(GivenUp { verdict, unknown }),
             }
             if denials >= DENIED_TRIES {
+                if let Some(found) = diagnosis::of(&self.nodes, &self.target.hosts).await {
+                    verdict.text = found;
+                }
                 return Err(GivenUp { verdict, unknown });
             }
             if waits >= PATIENCE {
@@ -130,12 +136,16 @@ impl Inner {
             }
             if verdict.renew {
                 waits = 0;
+                if diagnosis.is_empty() {
+                    let (nodes, hosts) = (self.nodes.clone(), self.target.hosts.clone());
+                    diagnosis.spawn(async move { diagnosis::of(&nodes, &hosts).await });
+                }
                 self.generations.retire(generation.number, &verdict.text).await;
             }
             last = Some(verdict);
             let next = Instant::now() + RETRY_PAUSE;
             if next >= deadline {
-                return Err(out_of_time(last, unknown));
+                return Err(explained(out_of_time(last, unknown), &mut diagnosis));
             }
             sleep_until(next).await;
         }
@@ -240,6 +250,37 @@ impl Inner {
         }
     }
 
+    /// Changes a stream's metadata, keeping what it says otherwise; `change` says whether there is anything to write. Says whether it wrote.
+    async fn change_metadata(
+        &self,
+        stream: &StreamName,
+        change: impl FnOnce(&mut BTreeMap<String, Value>) -> bool,
+    ) -> Result<bool, AppendError> {
+        let deadline = Instant::now() + CALL_BUDGET;
+        let metadata_stream = StreamName(format!("$${stream}"));
+        let last = self.read_stream(&metadata_stream, StreamPosition::End, 1, deadline).await.map_err(|e| match e {
+            ReadError::Unavailable { found, .. } => AppendError::Unavailable { stream: stream.clone(), found },
+            ReadError::Refused { found, .. } => AppendError::Refused { stream: stream.clone(), found },
+        })?;
+        let last = last.into_iter().next();
+        // Metadata that is no object means nothing to the server, so nothing of it is lost.
+        let mut metadata: BTreeMap<String, Value> = match last.as_ref().map(|e| e.data.clone()) {
+            Some(Value::Object(map)) => map.into_iter().collect(),
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) | None => {
+                BTreeMap::new()
+            }
+        };
+        if !change(&mut metadata) {
+            return Ok(false);
+        }
+        let data = Value::Object(metadata.into_iter().collect());
+        let revision = last.map(|e| e.revision);
+        // Whoever sets the same at the same revision does the same: one id for all.
+        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{metadata_stream} {revision:?} {data}").as_bytes());
+        let event = NewEvent { id, event_type: "$metadata".to_owned(), data, metadata: Value::Null };
+        self.append(&metadata_stream, Expected::after(revision), &[event], deadline).await.map(|_| true)
+    }
+
     /// Whether exactly these events follow `expected`: they are ours if their ids are, since ids hold our incarnation.
     async fn is_ours(
         &self,
@@ -259,6 +300,28 @@ impl Inner {
     }
 }
 
+/// Adds a user to those who may read, in a stream's metadata; whether that changed it. Who could read without it, by the default for
+/// system streams, still can.
+fn admit_reader(metadata: &mut BTreeMap<String, Value>, user: &str) -> bool {
+    let acl = metadata.entry("$acl".to_owned()).or_insert_with(|| Value::Object(Map::new()));
+    if !acl.is_object() {
+        *acl = Value::Object(Map::new());
+    }
+    let Value::Object(acl) = acl else { return false };
+    let mut readers: Vec<String> = match acl.get("$r") {
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => vec!["$admins".to_owned()],
+    };
+    // `$all` in a list of roles is every user.
+    if readers.iter().any(|r| r == user || r == "$all") {
+        return false;
+    }
+    readers.push(user.to_owned());
+    acl.insert("$r".to_owned(), Value::from(readers));
+    true
+}
+
 fn out_of_time(last: Option<Verdict>, unknown: Option<String>) -> GivenUp {
     let verdict = last.unwrap_or_else(|| Verdict {
         outcome: Outcome::NotDone,
@@ -266,6 +329,14 @@ fn out_of_time(last: Option<Verdict>, unknown: Option<String>) -> GivenUp {
         text: "no client could be made in time".to_owned(),
     });
     GivenUp { verdict, unknown }
+}
+
+/// Adds what is wrong with TLS or the user, if that was found meanwhile.
+fn explained(mut given_up: GivenUp, diagnosis: &mut JoinSet<Option<String>>) -> GivenUp {
+    if let Some(Ok(Some(found))) = diagnosis.try_join_next() {
+        given_up.verdict.text = found;
+    }
+    given_up
 }
 
 pub(super) fn to_crate(credentials: &Credentials) -> eventstore::Credentials {
@@ -430,31 +501,19 @@ impl EventLog for EventStoreLog {
     }
 
     async fn set_max_count(&self, stream: &StreamName, max_count: u64) -> Result<bool, AppendError> {
-        let deadline = Instant::now() + CALL_BUDGET;
-        let metadata_stream = StreamName(format!("$${stream}"));
-        let last =
-            self.inner.read_stream(&metadata_stream, StreamPosition::End, 1, deadline).await.map_err(|e| match e {
-                ReadError::Unavailable { found, .. } => AppendError::Unavailable { stream: stream.clone(), found },
-                ReadError::Refused { found, .. } => AppendError::Refused { stream: stream.clone(), found },
-            })?;
-        let last = last.into_iter().next();
-        // Metadata that is no object means nothing to the server, so nothing of it is lost.
-        let mut metadata: BTreeMap<String, Value> = match last.as_ref().map(|e| e.data.clone()) {
-            Some(Value::Object(map)) => map.into_iter().collect(),
-            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) | None => {
-                BTreeMap::new()
-            }
-        };
-        if metadata.get("$maxCount").and_then(Value::as_u64) == Some(max_count) {
-            return Ok(false);
-        }
-        metadata.insert("$maxCount".to_owned(), Value::from(max_count));
-        let data = Value::Object(metadata.into_iter().collect());
-        let revision = last.map(|e| e.revision);
-        // Whoever sets the same at the same revision does the same: one id for all.
-        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{metadata_stream} {revision:?} {data}").as_bytes());
-        let event = NewEvent { id, event_type: "$metadata".to_owned(), data, metadata: Value::Null };
-        self.inner.append(&metadata_stream, Expected::after(revision), &[event], deadline).await.map(|_| true)
+        self.inner
+            .change_metadata(stream, |metadata| {
+                if metadata.get("$maxCount").and_then(Value::as_u64) == Some(max_count) {
+                    return false;
+                }
+                metadata.insert("$maxCount".to_owned(), Value::from(max_count));
+                true
+            })
+            .await
+    }
+
+    async fn let_read_all(&self, user: &str) -> Result<bool, AppendError> {
+        self.inner.change_metadata(&StreamName::from("$all"), |metadata| admit_reader(metadata, user)).await
     }
 
     async fn read_everywhere(&self, stream: &StreamName) -> Vec<LocalRead> {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::field::{Field, Visit};
 use tracing::{Dispatch, Event, Level, Metadata};
 
+use super::error::Outcome;
 use super::generation::pause;
 use super::store::{Inner, stored};
 use crate::ports::{Feed, Position, StartFrom, StoredEvent};
@@ -179,7 +180,17 @@ async fn pump(settings: ClientSettings, options: SubscribeToAllOptions, sender: 
             next = subscription.next_subscription_event() => next,
         };
         let item = match next {
-            Err(error) => return super::error::Fault::Client(error).verdict().text,
+            Err(error) => {
+                let verdict = super::error::Fault::Client(error).verdict();
+                if verdict.outcome == Outcome::Denied {
+                    tracing::warn!(
+                        text = verdict.text,
+                        "the store denies the subscription to $all, so that new requests are not seen: an admin must let this user read it \
+                         (`esdb-rollout init --worker-user`)"
+                    );
+                }
+                return verdict.text;
+            }
             Ok(SubscriptionEvent::Confirmed(_)) => Item::Confirmed,
             Ok(SubscriptionEvent::EventAppeared(event)) => match stored(event) {
                 Some(event) => Item::Event(Box::new(event)),

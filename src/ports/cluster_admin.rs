@@ -34,7 +34,15 @@ pub enum NodeError {
         /// HTTP status.
         status: u16,
     },
-    /// Anything else: TLS, a name that does not resolve, an answer that does not parse.
+    /// No secure connection: the node's certificate is not accepted, or it speaks no TLS. Nothing was asked or told.
+    #[error("TLS with {node} failed: {found}")]
+    Tls {
+        /// Who was to be asked.
+        node: Address,
+        /// What went wrong.
+        found: String,
+    },
+    /// Anything else: a name that does not resolve, an answer that does not parse.
     #[error("{what} at {node}: {found}")]
     Other {
         /// Who was asked.

@@ -215,6 +215,10 @@ pub trait EventLog: Send + Sync {
     /// Sets `$maxCount` of a stream, if it is not so already. Says whether it wrote.
     async fn set_max_count(&self, stream: &StreamName, max_count: u64) -> Result<bool, AppendError>;
 
+    /// Lets a user read the whole log, if it may not already: adds it to `$r` of the log's `$acl`. Says whether it wrote. Needs a member
+    /// of `$admins` where the store has users.
+    async fn let_read_all(&self, user: &str) -> Result<bool, AppendError>;
+
     /// The stream as each node that answers holds it, without asking for the leader. For the return ticket only.
     async fn read_everywhere(&self, stream: &StreamName) -> Vec<LocalRead>;
 

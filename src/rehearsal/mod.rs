@@ -5,6 +5,7 @@
 
 mod follow;
 mod report;
+mod secure;
 mod stage;
 mod waits;
 
@@ -19,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 pub use report::{NodeReport, Report, Verdict, Writes};
+pub use secure::{Folder, Secrets, WORKER};
 pub use stage::{
     ACCESS_KEY_ID, BadWish, CLUSTER, Ec2Of, NODE_PORT, REGION, SECRET_ACCESS_KEY, START_TYPE, Stage, StageError,
     VERSION, Wishes, world_config,
@@ -30,7 +32,7 @@ use crate::config::DEFAULT_MAX_REPLICATION_DELAY;
 use crate::domain::ids::{CHECKPOINT_STREAM, Incarnation, Revision, StreamName, UpdateId, WorkerName};
 use crate::domain::quorum::Voters;
 use crate::ec2::{AwsConfig, Ec2Fleet};
-use crate::esdb::{AdminConfig, ConfigError, EventStoreLog, HttpAdmin, ProbeError, Seen, WriteProbe};
+use crate::esdb::{ConfigError, EventStoreLog, HttpAdmin, ProbeError, Seen, WriteProbe};
 use crate::exit::Exit;
 use crate::ports::{AppendError, Clock, EventLog, Expected, FleetError, ReadError, StoredEvent, SystemClock};
 use crate::update::event::{Event, UpdateRequested};
@@ -160,8 +162,9 @@ async fn on_stage(
 ) -> Result<Report, RehearsalError> {
     let seed = options.wishes.seed;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let log = EventStoreLog::new(stage.store("rehearsal"))?;
-    let mut probe = WriteProbe::start(&stage.store("probe"), StreamName::from(PROBE_STREAM))?;
+    // The admin prepares the store, once; the worker's user has few rights, and the probe's no more than an application.
+    let log = EventStoreLog::new(stage.store("rehearsal", "admin"))?;
+    let mut probe = WriteProbe::start(&stage.store("probe", "app"), StreamName::from(PROBE_STREAM))?;
     if !probe.has_begun(BEGIN_WITHIN).await {
         return Err(if probe.is_finished() { ended(probe).await } else { RehearsalError::ProbeSilent });
     }
@@ -169,7 +172,7 @@ async fn on_stage(
         worker: WorkerName(format!("rehearsal-{number}")),
         incarnation: Incarnation(derived(seed, &format!("worker {number}"))),
     };
-    write_checkpoint(&log, &writer(1), clock.wall()).await?;
+    prepare(&log, stage.secrets().is_some(), &writer(1), clock.wall()).await?;
     let mut worker = Working::start(stage, writer(1), Arc::clone(&clock)).await?;
     progress(Progress::Ready(stage));
 
@@ -262,8 +265,13 @@ fn has_stopped_an_instance(history: &[Recorded]) -> bool {
     history.iter().any(|r| matches!(&r.body, Body::Event(e) if matches!(**e, Event::InstanceStopped(_))))
 }
 
-/// Says from where on commands are obeyed, as `init` does on a fresh store.
-async fn write_checkpoint(log: &EventStoreLog, writer: &Writer, at: jiff::Timestamp) -> Result<(), RehearsalError> {
+/// Says from where on commands are obeyed, and lets the worker's user read on, as `init` does on a fresh store.
+async fn prepare(
+    log: &EventStoreLog,
+    has_users: bool,
+    writer: &Writer,
+    at: jiff::Timestamp,
+) -> Result<(), RehearsalError> {
     let refused = |source| RehearsalError::Append { what: "the checkpoint", source };
     let stream = StreamName::from(CHECKPOINT_STREAM);
     let end = log.end_of_log().await.map_err(|source| RehearsalError::Read { what: "the end of its log", source })?;
@@ -272,6 +280,10 @@ async fn write_checkpoint(log: &EventStoreLog, writer: &Writer, at: jiff::Timest
         log.append(&stream, Expected::NoStream, vec![event]).await.map_err(refused)?;
     }
     log.set_max_count(&stream, 1).await.map_err(refused)?;
+    if has_users {
+        let refused = |source| RehearsalError::Append { what: "the worker's right to read $all", source };
+        log.let_read_all(WORKER).await.map_err(refused)?;
+    }
     Ok(())
 }
 
@@ -342,7 +354,7 @@ impl Working {
             ..AwsConfig::default()
         };
         let fleet = Ec2Fleet::connect_with_key(aws, ACCESS_KEY_ID, SECRET_ACCESS_KEY).await?;
-        let admin = HttpAdmin::new(AdminConfig { tls: false, ca_file: None, credentials: None })?;
+        let admin = HttpAdmin::new(stage.admin(WORKER))?;
         let voters = stage.world.with(|w| w.config().voters);
         let handle = ClusterHandle {
             seeds: stage.addresses.clone(),
@@ -353,7 +365,7 @@ impl Working {
             fleet: Arc::new(fleet),
         };
         let worker = Worker {
-            log: Arc::new(EventStoreLog::new(stage.store(writer.worker.as_str()))?),
+            log: Arc::new(EventStoreLog::new(stage.store(writer.worker.as_str(), WORKER))?),
             writer,
             clusters: Arc::new(BTreeMap::from([(stage.cluster(), handle)])),
             clock,

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
 use super::follow;
+use super::secure::{Folder, Secrets};
 use crate::domain::ids::{Address, ClusterName, InstanceType};
-use crate::esdb::StoreConfig;
+use crate::esdb::{AdminConfig, StoreConfig};
 use crate::ports::{Clock, Fleet, FleetError, SystemClock};
 use crate::sim::model::{Fault, WorldConfig};
-use crate::sim::wire::{WireCluster, serve, serve_nodes};
+use crate::sim::wire::{WireCluster, serve_nodes, serve_with};
 use crate::sim::world::{SimWorld, World};
 
 /// Name of the simulated cluster.
@@ -82,6 +84,8 @@ pub struct Wishes {
     pub target_type: InstanceType,
     /// Names of faults to play.
     pub faults: Vec<String>,
+    /// TLS and users, and where their files go; none: an insecure cluster.
+    pub tls: Option<Folder>,
 }
 
 /// The configuration of a world as wished, with its nodes at these addresses.
@@ -164,6 +168,7 @@ pub struct Stage {
     /// URL of EC2.
     ec2_url: String,
     wire: WireCluster,
+    secrets: Option<Secrets>,
     /// Lets the nodes follow the instances of somebody else's EC2.
     follower: JoinSet<()>,
 }
@@ -220,24 +225,32 @@ impl Stage {
     /// # Errors
     /// A wish that cannot be granted, an address that is not free, or a node that has not exactly one instance.
     pub async fn open_at(wishes: &Wishes, addresses: Vec<Address>, ec2: Ec2Of) -> Result<Stage, StageError> {
-        let mut world = World::new(world_config(wishes, addresses.clone())?);
+        let config = world_config(wishes, addresses.clone())?;
+        let (secrets, security) = match &wishes.tls {
+            None => (None, None),
+            Some(folder) => {
+                let (secrets, security) = Secrets::make(folder, &addresses).await.map_err(StageError::Serve)?;
+                (Some(secrets), Some(security))
+            }
+        };
+        let mut world = World::new(config);
         world.begin_at(SystemClock::start().wall().as_second());
         let world = SimWorld::new(world);
         let mut follower = JoinSet::new();
         let (wire, region, ec2_url) = match ec2 {
             Ec2Of::World(at) => {
-                let wire = serve(world.clone(), at).await.map_err(StageError::Serve)?;
+                let wire = serve_with(world.clone(), at, security).await.map_err(StageError::Serve)?;
                 let at = wire.ec2_endpoint().ok_or_else(|| StageError::Serve(io::Error::other("no EC2 is served")))?;
                 (wire, REGION.to_owned(), format!("http://{at}"))
             }
             Ec2Of::Foreign { fleet, region, url } => {
                 let ids = follow::instances(&world, &*fleet).await?;
-                let wire = serve_nodes(world.clone(), None).await.map_err(StageError::Serve)?;
+                let wire = serve_nodes(world.clone(), security).await.map_err(StageError::Serve)?;
                 follower.spawn(follow::follow(world.clone(), fleet, ids));
                 (wire, region, url)
             }
         };
-        Ok(Stage { world, addresses, region, ec2_url, wire, follower })
+        Ok(Stage { world, addresses, region, ec2_url, wire, secrets, follower })
     }
 
     /// Whether EC2 is the simulated one.
@@ -253,16 +266,31 @@ impl Stage {
     /// Connection string of the cluster, as a store.
     pub fn connection(&self) -> String {
         let hosts: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
-        format!("esdb://{}?tls=false", hosts.join(","))
+        format!("esdb://{}?tls={}", hosts.join(","), self.secrets.is_some())
     }
 
-    /// The cluster as a store, under this connection name.
-    pub fn store(&self, connection_name: &str) -> StoreConfig {
+    /// The cluster as a store, under this connection name; as this user, if it has users.
+    pub fn store(&self, connection_name: &str, user: &str) -> StoreConfig {
         StoreConfig {
             connection: self.connection(),
             connection_name: connection_name.to_owned(),
-            ..StoreConfig::default()
+            ca_file: self.secrets.as_ref().map(Secrets::ca_file),
+            credentials: self.secrets.as_ref().and_then(|s| s.credentials(user)),
         }
+    }
+
+    /// How its nodes are reached; as this user, if it has users.
+    pub fn admin(&self, user: &str) -> AdminConfig {
+        AdminConfig {
+            tls: self.secrets.is_some(),
+            ca_file: self.secrets.as_ref().map(Secrets::ca_file),
+            credentials: self.secrets.as_ref().and_then(|s| s.credentials(user)),
+        }
+    }
+
+    /// The files of a secure stage.
+    pub fn secrets(&self) -> Option<&Secrets> {
+        self.secrets.as_ref()
     }
 
     /// Name of the cluster.
@@ -270,12 +298,20 @@ impl Stage {
         ClusterName::from(CLUSTER)
     }
 
-    /// A configuration file that points the product at this stage.
-    pub fn config_file(&self) -> String {
+    /// A configuration file that points the product at this stage; as this user, if it has users.
+    pub fn config_file(&self, user: &str) -> String {
         let quoted: Vec<String> = self.addresses.iter().map(|a| format!("\"{a}\"")).collect();
         let voters = self.world.with(|w| w.config().voters);
+        let (tls, files) = match &self.secrets {
+            None => (false, String::new()),
+            Some(secrets) => {
+                let quoted = |path: PathBuf| toml::Value::from(path.display().to_string()).to_string();
+                let (ca, login) = (quoted(secrets.ca_file()), quoted(secrets.credentials_file(user)));
+                (true, format!("ca_file = {ca}\ncredentials_file = {login}\n"))
+            }
+        };
         format!(
-            "[store]\nconnection = \"{}\"\n\n[clusters.{CLUSTER}]\nseeds = [{}]\nvoters = {voters}\ntls = false\n\
+            "[store]\nconnection = \"{}\"\n{files}\n[clusters.{CLUSTER}]\nseeds = [{}]\nvoters = {voters}\ntls = {tls}\n{files}\
              aws = {{ region = \"{}\", endpoint = \"{}\" }}\n",
             self.connection(),
             quoted.join(", "),
@@ -333,6 +369,7 @@ mod tests {
             version: VERSION.to_owned(),
             target_type: "m6i.xlarge".into(),
             faults: Vec::new(),
+            tls: None,
         }
     }
 

@@ -87,6 +87,7 @@ mod tests {
             version: "23.10.5.0".into(),
             target_type: "m6i.xlarge".into(),
             faults: vec![],
+            tls: None,
         };
         let config = world_config(&wishes, vec![]).unwrap();
         let waits = Waits::of(&config, Duration::from_secs(60));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
@@ -515,6 +515,37 @@ impl ClusterAdmin for SimPorts {
     }
 }
 
+impl SimPorts {
+    /// Changes a stream's metadata; `change` says whether there is anything to write. Says whether it wrote.
+    async fn change_metadata(
+        &self,
+        stream: &StreamName,
+        change: impl FnOnce(&mut Map<String, Value>) -> bool,
+    ) -> Result<bool, AppendError> {
+        let metastream = StreamName(format!("$${stream}"));
+        let last = self.read_last(&metastream).await.map_err(|e| match e {
+            ReadError::Unavailable { found, .. } => AppendError::Unavailable { stream: metastream.clone(), found },
+            ReadError::Refused { found, .. } => AppendError::Refused { stream: metastream.clone(), found },
+        })?;
+        let mut content = last.as_ref().and_then(|e| e.data.as_object().cloned()).unwrap_or_default();
+        if !change(&mut content) {
+            return Ok(false);
+        }
+        let expected = last.map_or(ExpectedRevision::NoStream, |e| ExpectedRevision::Exact(e.revision.0));
+        let data = Value::Object(content).to_string();
+        let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("{metastream}{expected:?}{data}").as_bytes());
+        let event = ProposedEvent {
+            id,
+            event_type: "$metadata".to_owned(),
+            is_json: true,
+            data: data.into_bytes(),
+            metadata: Vec::new(),
+        };
+        self.append_events(&metastream, expected, vec![event]).await?;
+        Ok(true)
+    }
+}
+
 #[async_trait]
 impl EventLog for SimPorts {
     async fn append(
@@ -584,28 +615,28 @@ impl EventLog for SimPorts {
     }
 
     async fn set_max_count(&self, stream: &StreamName, max_count: u64) -> Result<bool, AppendError> {
-        let metastream = StreamName(format!("$${stream}"));
-        let last = self.read_last(&metastream).await.map_err(|e| match e {
-            ReadError::Unavailable { found, .. } => AppendError::Unavailable { stream: metastream.clone(), found },
-            ReadError::Refused { found, .. } => AppendError::Refused { stream: metastream.clone(), found },
-        })?;
-        let mut content = last.as_ref().and_then(|e| e.data.as_object().cloned()).unwrap_or_default();
-        if content.get("$maxCount").and_then(Value::as_u64) == Some(max_count) {
-            return Ok(false);
-        }
-        content.insert("$maxCount".to_owned(), json!(max_count));
-        let expected = last.map_or(ExpectedRevision::NoStream, |e| ExpectedRevision::Exact(e.revision.0));
-        let data = Value::Object(content).to_string();
-        let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("{metastream}{expected:?}{data}").as_bytes());
-        let event = ProposedEvent {
-            id,
-            event_type: "$metadata".to_owned(),
-            is_json: true,
-            data: data.into_bytes(),
-            metadata: Vec::new(),
-        };
-        self.append_events(&metastream, expected, vec![event]).await?;
-        Ok(true)
+        self.change_metadata(stream, |content| {
+            if content.get("$maxCount").and_then(Value::as_u64) == Some(max_count) {
+                return false;
+            }
+            content.insert("$maxCount".to_owned(), json!(max_count));
+            true
+        })
+        .await
+    }
+
+    async fn let_read_all(&self, user: &str) -> Result<bool, AppendError> {
+        self.change_metadata(&StreamName::from("$all"), |content| {
+            let readers = &mut content.entry("$acl").or_insert_with(|| json!({}))["$r"];
+            let mut list = readers.as_array().cloned().unwrap_or_else(|| vec![json!("$admins")]);
+            if list.contains(&json!(user)) {
+                return false;
+            }
+            list.push(json!(user));
+            *readers = Value::Array(list);
+            true
+        })
+        .await
     }
 
     async fn read_everywhere(&self, stream: &StreamName) -> Vec<LocalRead> {

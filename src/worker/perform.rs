@@ -24,6 +24,9 @@ async fn node(call: impl Future<Output = Result<(), NodeError>>) -> CallOutcome 
                 NodeError::Refused { .. } => {
                     CallOutcome::Refused { code: "refused".into(), message, again: Again::Soon }
                 }
+                NodeError::Tls { .. } => {
+                    CallOutcome::Refused { code: "tls".into(), message, again: Again::AfterMending }
+                }
                 NodeError::TimedOut { .. } | NodeError::Other { .. } => CallOutcome::Unknown { message },
                 NodeError::Status { status, .. } => CallOutcome::Refused {
                     code: format!("http{status}"),

@@ -8,7 +8,7 @@ use crate::domain::cluster::NodeState;
 use crate::domain::ids::{Address, InstanceId, NodeName};
 use crate::domain::instance::Instance;
 use crate::domain::quorum::Voters;
-use crate::ports::{CallClass, FleetError, Wanted};
+use crate::ports::{CallClass, FleetError, NodeError, Wanted};
 use crate::update::event::{Reason, UpdateRequested};
 use crate::update::observed::{Survey, SurveyedMember};
 
@@ -61,13 +61,37 @@ fn fleet_failed(error: FleetError, survey: &mut Survey) {
 async fn addresses(cluster: &ClusterHandle, survey: &mut Survey) -> BTreeSet<Address> {
     let mut found = BTreeSet::new();
     let mut silent = Vec::new();
+    let mut untrusted: BTreeMap<Address, String> = BTreeMap::new();
     for seed in &cluster.seeds {
         match cluster.admin.gossip(seed).await {
             Ok(view) => {
                 found.extend(view.members.iter().filter(|m| m.state != NodeState::Manager).map(|m| m.address.clone()))
             }
-            Err(error) => silent.push(error.to_string()),
+            Err(error) => {
+                if let NodeError::Tls { .. } = error {
+                    untrusted.insert(seed.clone(), error.to_string());
+                }
+                silent.push(error.to_string());
+            }
         }
+    }
+    if !found.is_empty() {
+        // A seed may be another name of a member, which its certificate need not hold; a member is called by its own.
+        for member in found.iter().filter(|m| !cluster.seeds.contains(m)) {
+            if let Err(error @ NodeError::Tls { .. }) = cluster.admin.gossip(member).await {
+                untrusted.insert(member.clone(), error.to_string());
+            }
+        }
+        untrusted.retain(|node, _| found.contains(node));
+    }
+    if !untrusted.is_empty() {
+        survey.reasons.push(Reason {
+            code: "nodeNotTrusted".into(),
+            found: untrusted.into_values().collect::<Vec<_>>().join(", "),
+            wanted: "TLS on every node, with a certificate of the configured CA for the address by which the node is called".into(),
+            remedy: "correct `ca_file` of the cluster in the worker's configuration, or the nodes' certificates, and ask again".into(),
+        });
+        return BTreeSet::new();
     }
     if found.is_empty() {
         survey.missing.push(format!("no seed answers: {}", silent.join(", ")));
@@ -95,7 +119,29 @@ async fn addresses(cluster: &ClusterHandle, survey: &mut Survey) -> BTreeSet<Add
             remedy: "correct the nodes' configuration".into(),
         }),
     }
+    check_user(cluster, &found, survey).await;
     found
+}
+
+/// Whether the user may tell nodes anything, before the first is touched: the leader, which alone is told something, comes last. What only an
+/// operator may ask, and what changes nothing, is asked of the first node that answers; users are the same on all.
+async fn check_user(cluster: &ClusterHandle, addresses: &BTreeSet<Address>, survey: &mut Survey) {
+    for address in addresses {
+        match cluster.admin.replication(address).await {
+            Ok(_) => return,
+            Err(error @ NodeError::Status { status: 401 | 403, .. }) => {
+                survey.reasons.push(Reason {
+                    code: "nodeUserDenied".into(),
+                    found: error.to_string(),
+                    wanted: "a user that may set priorities and resign nodes: a member of $ops or $admins".into(),
+                    remedy: "correct `credentials_file` of the cluster in the worker's configuration, or put its user in $ops, and ask again"
+                        .into(),
+                });
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "does not say whether the user may operate it"),
+        }
+    }
 }
 
 async fn match_instances(

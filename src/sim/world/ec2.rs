@@ -1,6 +1,6 @@
 //! EC2: one instance a node, its states, and the answers of the API.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::{Event, World};
@@ -38,7 +38,7 @@ impl Machine {
             instance_type: config.instance_type.clone(),
             state: InstanceState::Running,
             reason: None,
-            ip: config.addresses[n].host.parse().ok(),
+            ip: address(&config.addresses[n].host),
             zone: ZONES[n % ZONES.len()].to_owned(),
             name: config.names[n].clone(),
             architecture: architecture(config, &config.instance_type).unwrap_or("x86_64").to_owned(),
@@ -66,6 +66,11 @@ impl Machine {
             hibernation: false,
         }
     }
+}
+
+/// The private address of a node's instance. Names are not resolved here; what `localhost` is need not be asked.
+fn address(host: &str) -> Option<IpAddr> {
+    if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() }
 }
 
 /// Architecture of an offered type.
