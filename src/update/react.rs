@@ -380,7 +380,8 @@ fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now:
         );
     }
     if let Some(dwell) = state.request.as_ref().and_then(|r| r.dwell_seconds).filter(|_| !state.results.is_empty()) {
-        let rested = state.last_at.map_or(0.0, |at| observed.wall.duration_since(at).as_secs_f64());
+        // By this process's own clock: a calendar may be set back by hours.
+        let rested = state.last_seen.map_or(0.0, |at| now.since(at).as_secs_f64());
         if rested < dwell {
             return wait(state, "dwelling", "resting between two nodes", vec![number("seconds left", dwell - rested)]);
         }
@@ -986,6 +987,10 @@ impl Hand<'_> {
         let Some(seen) = self.seen() else { return self.no_description() };
         match seen.instance.state {
             InstanceState::Stopped if self.ticket_open() => return self.use_ticket(seen),
+            InstanceState::Stopped if self.own().is_some() => {
+                // EC2 says what was true some seconds ago: on a stopped instance nobody answers.
+                return self.wait("instanceStopping", "EC2 says stopped, and the node answers", vec![]);
+            }
             InstanceState::Stopped => {
                 return Next::Record(vec![
                     InstanceStopped {
@@ -1076,7 +1081,7 @@ impl Hand<'_> {
             observed: safety::evidence(&self.scene),
         };
         let Next::Record(started) = self.runs_without_us(seen) else {
-            return self.wait("instanceStarting", "EC2 says pending", vec![]);
+            return self.wait("instanceStarting", format!("EC2 says {}", seen.instance.state), vec![]);
         };
         Next::Record([stopped.into()].into_iter().chain(started).collect())
     }
@@ -1247,8 +1252,9 @@ impl Hand<'_> {
 
     /// The instance runs although no start of ours stands in the stream: the return ticket, a worker before us, or a person.
     fn runs_without_us(&self, seen: &InstanceSeen) -> Next {
-        if seen.instance.state == InstanceState::Pending {
-            return self.wait("instanceStarting", "EC2 says pending", vec![]);
+        // Nobody asked for this start, and EC2 may be saying what was true before the stop.
+        if seen.instance.state == InstanceState::Pending || seen.times < 2 {
+            return self.wait("instanceStarting", format!("EC2 says {}", seen.instance.state), vec![]);
         }
         Next::Record(vec![
             InstanceStarted {
@@ -1364,7 +1370,12 @@ impl Hand<'_> {
     fn starting(&self) -> Next {
         let Some(seen) = self.seen() else { return self.no_description() };
         let now_type = seen.instance.instance_type.clone();
+        let expected = self.state.types.get(&self.hand.node).is_none_or(|t| *t == now_type);
         match seen.instance.state {
+            InstanceState::Running if !expected && seen.times < 3 => {
+                // Running with another type than it was to start with: most likely what was true before the stop.
+                return self.wait("instanceStarting", format!("EC2 says running as {now_type}"), vec![]);
+            }
             InstanceState::Running => {
                 return Next::Record(vec![
                     InstanceStarted {

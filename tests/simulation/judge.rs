@@ -627,19 +627,22 @@ fn judge_fact(history: &[Entry], entry: &Entry) -> Vec<(&'static str, String)> {
         }
     }
     // Each outcome answers one intent.
-    let intent_of = match entry.kind.as_str() {
-        "InstanceStopped" => Some("InstanceStopRequested"),
-        "TypeModified" => Some("TypeModificationRequested"),
-        "InstanceStarted" | "InstanceStartFailed" => Some("InstanceStartRequested"),
-        "PriorityLowered" => Some("PriorityLoweringRequested"),
-        "LeadershipTransferred" => Some("ResignationRequested"),
-        _ => None,
+    let intents: &[&str] = match entry.kind.as_str() {
+        "InstanceStopped" => &["InstanceStopRequested"],
+        "TypeModified" => &["TypeModificationRequested"],
+        "InstanceStarted" => &["InstanceStartRequested"],
+        // A type that cannot be set cannot be started.
+        "InstanceStartFailed" => &["InstanceStartRequested", "TypeModificationRequested"],
+        "PriorityLowered" => &["PriorityLoweringRequested"],
+        "LeadershipTransferred" => &["ResignationRequested"],
+        _ => &[],
     };
     let by_ticket = entry.data.get("returnTicket").and_then(Value::as_bool) == Some(true);
-    if let Some(intent) = intent_of.filter(|_| !by_ticket) {
-        let last = history.iter().rev().find(|e| e.text("node") == node && (e.kind == intent || e.kind == entry.kind));
-        if last.is_none_or(|e| e.kind != intent) {
-            broken.push(("S8", format!("no open {intent} stands before it")));
+    if !intents.is_empty() && !by_ticket {
+        let open = |e: &&Entry| intents.contains(&e.kind.as_str());
+        let last = history.iter().rev().find(|e| e.text("node") == node && (open(e) || e.kind == entry.kind));
+        if last.filter(open).is_none() {
+            broken.push(("S8", format!("no open {} stands before it", intents.join(" or "))));
         }
     }
     // L3: pause and cancel take hold before the next stop.

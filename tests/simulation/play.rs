@@ -30,6 +30,8 @@ use crate::scenario::{Act, Command, Scenario};
 const LOOK: Duration = Duration::from_millis(100);
 /// From a majority that is well to everything being well.
 const REST_HEALS_AFTER: Duration = Duration::from_secs(60);
+/// What is still disturbed after the end.
+const AFTERMATH: Duration = Duration::from_secs(3);
 /// Once everything is well, an update ends within this: a start that failed for ten minutes is tried again every ten.
 const ENDS_WITHIN: Duration = Duration::from_secs(45 * 60);
 
@@ -123,7 +125,7 @@ impl Play {
         let calm = acts.is_empty() && self.scenario.wire == crate::scenario::Wire::default() && self.scenario.world.faults.is_empty();
         let mut next = 0;
         let quorum_at = self.began + self.scenario.heal_at;
-        let all_at = quorum_at + if calm { Duration::ZERO } else { REST_HEALS_AFTER };
+        let mut all_at = quorum_at + if calm { Duration::ZERO } else { REST_HEALS_AFTER };
         let mut quorum_healed = false;
         let mut tick = self.began;
         loop {
@@ -144,8 +146,12 @@ impl Play {
                 self.heal(false);
             }
             self.stage.look(|_, _| ());
-            if self.ended() && self.healed {
-                break;
+            if self.ended() {
+                if self.healed {
+                    break;
+                }
+                // There is nothing left to disturb.
+                all_at = all_at.min(tick + AFTERMATH);
             }
             if self.healed && self.whole_second(tick) {
                 self.help().await;
@@ -384,15 +390,20 @@ impl Play {
                 .filter_map(|(update, history)| {
                     let last = history.last()?;
                     let newest = |kinds: &[&str]| history.iter().rev().find(|e| kinds.contains(&e.kind.as_str()));
-                    let answered = |kind: &str| newest(&[kind, "ApprovalAwaited", "UpdatePaused"]).is_some_and(|e| e.kind == kind);
                     let paused = newest(&["UpdatePaused", "UpdateResumed"]).is_some_and(|e| e.kind == "UpdatePaused");
-                    let awaited = newest(&["ApprovalAwaited", "UpdateResumed"]).filter(|e| e.kind == "ApprovalAwaited");
+                    let resuming = newest(&["UpdatePaused", "ResumeRequested"]).is_some_and(|e| e.kind == "ResumeRequested");
+                    // An approval that nothing has followed yet but what people say.
+                    let awaited = newest(&["ApprovalAwaited", "NodeSelected"]).filter(|e| e.kind == "ApprovalAwaited");
+                    let approved = awaited.is_some_and(|a| {
+                        let answers = |e: &crate::judge::Entry| e.data.get("answers").and_then(|r| r.as_u64());
+                        history.iter().any(|e| e.kind == "ApprovalGranted" && answers(e) == Some(a.revision))
+                    });
                     if last.is_end() {
                         None
-                    } else if let Some(awaited) = awaited.filter(|_| !answered("ApprovalGranted")) {
-                        Some((*update, "ApprovalGranted", json!({ "answers": awaited.revision, "by": "ann" })))
-                    } else if paused && !answered("ResumeRequested") {
+                    } else if paused && !resuming {
                         Some((*update, "ResumeRequested", json!({ "by": "ann" })))
+                    } else if let Some(awaited) = awaited.filter(|_| !paused && !approved) {
+                        Some((*update, "ApprovalGranted", json!({ "answers": awaited.revision, "by": "ann" })))
                     } else {
                         None
                     }
