@@ -573,13 +573,9 @@ impl Hand<'_> {
         let step = self.hand.step;
         if !step.out_of_service()
             && step != Step::CaughtUp
-            && let Some(quiet) = quiet_after_take_over(self.observed, self.now)
+            && let Some(next) = self.quiet()
         {
-            return self.wait(
-                "tookOver",
-                "calls of the worker before may still be under way",
-                vec![number("seconds left", quiet)],
-            );
+            return next;
         }
         match step {
             Step::Selected | Step::PriorityLowered | Step::Transferred => self.in_service(),
@@ -594,6 +590,16 @@ impl Hand<'_> {
             Step::CaughtUp => self.caught_up(),
             Step::RestoringPriority => self.restoring(),
         }
+    }
+
+    /// What there is to wait for after a take-over, if that was a moment ago.
+    fn quiet(&self) -> Option<Next> {
+        let left = quiet_after_take_over(self.observed, self.now)?;
+        Some(self.wait(
+            "tookOver",
+            "calls of the worker before may still be under way",
+            vec![number("seconds left", left)],
+        ))
     }
 
     fn wait(&self, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
@@ -1098,6 +1104,9 @@ impl Hand<'_> {
     }
 
     fn stop_again(&self, seen: &InstanceSeen) -> Next {
+        if let Some(next) = self.quiet() {
+            return next;
+        }
         let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
         if blockers.contains(&Blocker::Leads) {
             return self.not_stopped(TURNED_BACK, "");

@@ -54,6 +54,8 @@ pub(super) struct Driver {
     /// The `WorkerAssigned` by which this worker took the update from another, by its revision, and when it was sent.
     took_over: Option<(Revision, Moment)>,
     intent: Option<IntentInHand>,
+    /// Facts whose append was not acknowledged, by id, and when each was first sent: the same fact sent again is that fact.
+    unacknowledged: BTreeMap<uuid::Uuid, Moment>,
     /// The return ticket that was used last, by the revision of its stop intent, and when.
     ticket_called: Option<(Revision, Moment)>,
     store: StoreSeen,
@@ -100,6 +102,7 @@ impl Driver {
             take_over_sent: None,
             took_over: None,
             intent: None,
+            unacknowledged: BTreeMap::new(),
             ticket_called: None,
             store: StoreSeen::default(),
             survey: None,
@@ -441,6 +444,9 @@ impl Driver {
             }
         };
         let ids: Vec<uuid::Uuid> = events.iter().map(|e| e.id).collect();
+        for id in &ids {
+            self.unacknowledged.entry(*id).or_insert(sent);
+        }
         let expected = Expected::after(self.state.last_revision());
         match self.worker.log.append(&self.update.stream(), expected, events).await {
             Ok(_) => {
@@ -455,6 +461,9 @@ impl Driver {
                 }
                 let first = last.map_or(Revision(0), |(r, _)| r.next());
                 let seen = self.now();
+                let first_sent: Vec<Moment> =
+                    ids.iter().map(|id| self.unacknowledged.get(id).copied().unwrap_or(sent)).collect();
+                self.unacknowledged.clear();
                 let news = facts.into_iter().zip(ids).enumerate().map(|(i, (fact, id))| {
                     let revision = Revision(first.0 + i as u64);
                     Recorded { revision, id, at: wall, seen, body: crate::update::state::Body::Event(Box::new(fact)) }
@@ -463,7 +472,8 @@ impl Driver {
                 if let Some(open) = self.state.in_hand.as_ref().and_then(|h| h.intent.as_ref())
                     && open.revision >= first
                 {
-                    self.intent = Some(IntentInHand { revision: open.revision, first_sent: sent, called: None });
+                    let first_sent = first_sent.get((open.revision.0 - first.0) as usize).copied().unwrap_or(sent);
+                    self.intent = Some(IntentInHand { revision: open.revision, first_sent, called: None });
                 }
                 self.said = None;
                 After::Again

@@ -67,6 +67,7 @@ impl Bug {
             Bug::ForgetsThePriority => {
                 let mut s = Scenario::calm(seed);
                 s.world.faults.push(Fault::ResignationsIgnored { times: u32::MAX });
+                s.heal_at = Duration::from_secs(600);
                 s
             }
             Bug::TrustsHealthLive => {
@@ -158,7 +159,12 @@ impl Bug {
         wired.append_as_ever(s, e, v).await
     }
 
-    pub async fn gossip(self, wired: &Wired, node: &Address, answer: Result<View, NodeError>) -> Result<View, NodeError> {
+    pub async fn gossip(
+        self,
+        wired: &Wired,
+        node: &Address,
+        answer: Result<View, NodeError>,
+    ) -> Result<View, NodeError> {
         match self {
             Bug::SkipsLeaderCheck => answer.map(|mut view| {
                 let leads = |s: NodeState| s == NodeState::Leader;
@@ -182,7 +188,8 @@ impl Bug {
                     Err(error) if ours => Err(error),
                     Err(error) => {
                         let newest = views.values().flat_map(|v| v.own()).map(|e| (e.writer, e.last_commit)).max();
-                        let leader = views.values().filter_map(View::own).find(|e| e.state == NodeState::Leader).cloned();
+                        let leader =
+                            views.values().filter_map(View::own).find(|e| e.state == NodeState::Leader).cloned();
                         let now = wired.stage.cluster.with(|w| w.now());
                         let Some(mut view) = views.get(node).cloned() else { return Err(error) };
                         let server = view.server.clone();
@@ -217,7 +224,8 @@ impl Bug {
                 if view.own().is_some_and(|e| e.state == NodeState::Leader) {
                     views.insert(node.clone(), view.clone());
                 } else if live
-                    && let Some((writer, commit)) = views.values().filter_map(View::own).map(|e| (e.writer, e.last_commit)).max()
+                    && let Some((writer, commit)) =
+                        views.values().filter_map(View::own).map(|e| (e.writer, e.last_commit)).max()
                 {
                     let server = view.server.clone();
                     for m in view.members.iter_mut().filter(|m| m.address == server) {
@@ -277,9 +285,12 @@ impl Bug {
     pub fn forgets(self, call: &Call) -> bool {
         match call {
             Call::SetPriority { priority, .. } => {
-                self == Bug::ForgetsThePriority && *priority >= 0 || self == Bug::ResignsWithoutPriority && *priority < 0
+                self == Bug::ForgetsThePriority && *priority >= 0
+                    || self == Bug::ResignsWithoutPriority && *priority < 0
             }
-            Call::Resign { .. } | Call::StopInstance { .. } | Call::ModifyType { .. } | Call::StartInstance { .. } => false,
+            Call::Resign { .. } | Call::StopInstance { .. } | Call::ModifyType { .. } | Call::StartInstance { .. } => {
+                false
+            }
         }
     }
 

@@ -89,6 +89,8 @@ struct Truth {
     /// A call of the product to stop it, on its way.
     stop_called: Option<Duration>,
     state: Option<InstanceState>,
+    /// Whether it was somebody else who stopped it last.
+    foreign_stop: bool,
     /// Whether a person changed its type or its priority.
     type_foreign: bool,
     priority_foreign: bool,
@@ -208,7 +210,8 @@ impl Judge {
             let answers = w.reachability(n) == Reachability::Answers;
             let state = w.own_state(n);
             let in_charge = matches!(state, NodeState::Leader | NodeState::PreLeader | NodeState::ResigningLeader);
-            let serves = answers && matches!(state, NodeState::Leader | NodeState::Follower | NodeState::ReadOnlyReplica);
+            let serves =
+                answers && matches!(state, NodeState::Leader | NodeState::Follower | NodeState::ReadOnlyReplica);
             let instance = w.instance_state(n);
             let level = serves && (leader == Some(n) || self.level(w, n, now));
             let truth = &mut self.nodes[n];
@@ -224,6 +227,7 @@ impl Judge {
             let mut stopped = false;
             if ran && stops {
                 truth.stops += 1;
+                truth.foreign_stop = truth.stop_called.is_none();
                 if truth.stop_called.take().is_some() {
                     truth.ours = true;
                     stopped = true;
@@ -267,7 +271,8 @@ impl Judge {
         for record in fresh {
             let data: Value = serde_json::from_slice(&record.data).unwrap_or(Value::Null);
             let Some(update) = record.stream.strip_prefix("clusterUpdate-").and_then(|u| u.parse::<Uuid>().ok()) else {
-                let update = data.get("update").and_then(Value::as_str).and_then(|u| u.parse().ok()).unwrap_or_default();
+                let update =
+                    data.get("update").and_then(Value::as_str).and_then(|u| u.parse().ok()).unwrap_or_default();
                 self.admission(now, &record.event_type, update);
                 continue;
             };
@@ -346,8 +351,14 @@ impl Judge {
         let now = w.now();
         let Some(n) = self.names.iter().position(|name| name == entry.text("node")) else {
             if entry.is_end() && entry.kind != "UpdateRejected" {
-                let named: BTreeSet<&str> =
-                    entry.data.get("notRunning").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+                let named: BTreeSet<&str> = entry
+                    .data
+                    .get("notRunning")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .collect();
                 for n in 0..self.nodes.len() {
                     let off = self.nodes[n].off_since.is_some_and(|since| now.saturating_sub(since) > DESCRIBED);
                     if off && !named.contains(self.names[n].as_str()) {
@@ -381,10 +392,9 @@ impl Judge {
             Call::ModifyType { instance, .. } => (&["TypeModificationRequested"], self.of_instance(&instance.0)),
             Call::StartInstance { instance } => (&["InstanceStartRequested"], self.of_instance(&instance.0)),
             Call::Resign { address } => (&["ResignationRequested"], self.of_address(&address.to_string())),
-            Call::SetPriority { address, .. } => (
-                &["PriorityLoweringRequested", "PriorityRestorationRequested"],
-                self.of_address(&address.to_string()),
-            ),
+            Call::SetPriority { address, .. } => {
+                (&["PriorityLoweringRequested", "PriorityRestorationRequested"], self.of_address(&address.to_string()))
+            }
         };
         let Some(n) = target else {
             return self.breach("S5", now, format!("{call}: no node of this cluster"));
@@ -401,10 +411,20 @@ impl Judge {
         self.judge_service(w, n, me, call);
     }
 
+    /// A call came back without effect.
+    pub fn refused(&mut self, call: &Call) {
+        if let Call::StopInstance { instance } = call
+            && let Some(n) = self.of_instance(&instance.0)
+        {
+            self.nodes[n].stop_called = None;
+        }
+    }
+
     fn judge_plan(&mut self, now: Duration, history: &[Entry], n: usize, call: &Call) {
         let plan = history.iter().find(|e| e.kind == "UpdatePlanned");
         let members = plan.and_then(|p| p.data.get("members")).and_then(Value::as_array);
-        let planned = members.into_iter().flatten().find(|m| m.get("node").and_then(Value::as_str) == Some(&self.names[n]));
+        let planned =
+            members.into_iter().flatten().find(|m| m.get("node").and_then(Value::as_str) == Some(&self.names[n]));
         let instance = planned.and_then(|m| m.get("instance")).and_then(Value::as_str);
         if instance != Some(self.instances[n].as_str()) {
             self.breach("S5", now, format!("{call}: not in the plan"));
@@ -417,7 +437,15 @@ impl Judge {
     }
 
     /// S4: with its recorded intent, by whom it was written, once, within the window; or with the return ticket.
-    fn judge_warrant(&mut self, now: Duration, history: &[Entry], n: usize, me: Incarnation, kinds: &[&str], call: &Call) {
+    fn judge_warrant(
+        &mut self,
+        now: Duration,
+        history: &[Entry],
+        n: usize,
+        me: Incarnation,
+        kinds: &[&str],
+        call: &Call,
+    ) {
         let node = self.names[n].clone();
         let newest = history.iter().rev().find(|e| e.is_intent());
         let intent = newest.filter(|e| kinds.contains(&e.kind.as_str()) && e.text("node") == node);
@@ -470,7 +498,8 @@ impl Judge {
         if why.is_empty() {
             let assigned = history.iter().rev().find(|e| e.kind == "WorkerAssigned");
             let taken_over = assigned.filter(|e| e.text("reason") != "admitted" && e.incarnation == Some(me.0));
-            let quiet = taken_over.and_then(|e| self.sent.get(&e.id)).is_some_and(|(at, _)| now.saturating_sub(*at) < QUIET);
+            let quiet =
+                taken_over.and_then(|e| self.sent.get(&e.id)).is_some_and(|(at, _)| now.saturating_sub(*at) < QUIET);
             let returns = matches!(call, Call::ModifyType { .. } | Call::StartInstance { .. });
             if quiet && !returns {
                 self.breach("S4", now, format!("{call}: so soon after a take-over"));
@@ -512,7 +541,8 @@ impl Judge {
                 && now.saturating_sub(since) >= KNOWABLE
                 && self.voters > 1
             {
-                let what = format!("{call} by {}: it has led for {:.1} s", who(me), now.saturating_sub(since).as_secs_f64());
+                let what =
+                    format!("{call} by {}: it has led for {:.1} s", who(me), now.saturating_sub(since).as_secs_f64());
                 self.breach("S2", now, what);
             }
         }
@@ -545,7 +575,7 @@ impl Judge {
     pub fn at_the_end(&mut self, w: &World, update: Uuid, calm: bool) {
         let now = w.now();
         for n in 0..self.nodes.len() {
-            if w.instance_state(n) != InstanceState::Running {
+            if w.instance_state(n) != InstanceState::Running && !self.nodes[n].foreign_stop {
                 let what = format!("{} does not run", self.names[n]);
                 self.breach("S6", now, what);
             }

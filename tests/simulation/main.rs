@@ -82,7 +82,11 @@ fn no_seed_breaks_a_rule() {
             }
         }
     });
-    println!("{count} seeds from {first}: {} virtual hours, {} calls", virtual_seconds.into_inner() / 3600, calls.into_inner());
+    println!(
+        "{count} seeds from {first}: {} virtual hours, {} calls",
+        virtual_seconds.into_inner() / 3600,
+        calls.into_inner()
+    );
     for (verdict, times) in verdicts.into_inner().unwrap() {
         println!("{times:>8} {verdict}");
     }

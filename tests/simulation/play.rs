@@ -86,7 +86,13 @@ impl Play {
         let seed = scenario.seed;
         let cluster = SimWorld::new(World::new(scenario.world.clone()));
         let store = if scenario.store_elsewhere {
-            let config = WorldConfig { faults: vec![], seed: seed ^ 0x5707e, voters: 3, replicas: 0, ..Scenario::calm(seed).world };
+            let config = WorldConfig {
+                faults: vec![],
+                seed: seed ^ 0x5707e,
+                voters: 3,
+                replicas: 0,
+                ..Scenario::calm(seed).world
+            };
             SimWorld::new(World::new(config))
         } else {
             cluster.clone()
@@ -107,7 +113,11 @@ impl Play {
             stage,
             cluster: SimPorts::new(cluster, seed),
             store: SimPorts::new(store, seed + 1),
-            workers: scenario.worker_starts.iter().map(|after| Slot { running: None, comes_up: began + *after, lives: 0 }).collect(),
+            workers: scenario
+                .worker_starts
+                .iter()
+                .map(|after| Slot { running: None, comes_up: began + *after, lives: 0 })
+                .collect(),
             random: Random::named(seed, "play"),
             began,
             update: Uuid::from_u128(0xabc0_0001),
@@ -122,7 +132,9 @@ impl Play {
         let request = self.scenario.request.clone();
         self.command("UpdateRequested", request, self.update).await;
         let acts = std::mem::take(&mut self.scenario.acts);
-        let calm = acts.is_empty() && self.scenario.wire == crate::scenario::Wire::default() && self.scenario.world.faults.is_empty();
+        let calm = acts.is_empty()
+            && self.scenario.wire == crate::scenario::Wire::default()
+            && self.scenario.world.faults.is_empty();
         let mut next = 0;
         let quorum_at = self.began + self.scenario.heal_at;
         let mut all_at = quorum_at + if calm { Duration::ZERO } else { REST_HEALS_AFTER };
@@ -242,7 +254,10 @@ impl Play {
             writer: Writer { worker: WorkerName::from(format!("w{}", i + 1).as_str()), incarnation: life.incarnation },
             clusters: Arc::new(BTreeMap::from([(ClusterName::from("prod"), handle)])),
             log: wired,
-            clock: Arc::new(Calendar { stage: self.stage.clone(), inner: SystemClock::start_at(start + self.began.elapsed()) }),
+            clock: Arc::new(Calendar {
+                stage: self.stage.clone(),
+                inner: SystemClock::start_at(start + self.began.elapsed()),
+            }),
         };
         let (stop, stopped) = watch::channel(Stop::No);
         let task = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
@@ -391,7 +406,8 @@ impl Play {
                     let last = history.last()?;
                     let newest = |kinds: &[&str]| history.iter().rev().find(|e| kinds.contains(&e.kind.as_str()));
                     let paused = newest(&["UpdatePaused", "UpdateResumed"]).is_some_and(|e| e.kind == "UpdatePaused");
-                    let resuming = newest(&["UpdatePaused", "ResumeRequested"]).is_some_and(|e| e.kind == "ResumeRequested");
+                    let resuming =
+                        newest(&["UpdatePaused", "ResumeRequested"]).is_some_and(|e| e.kind == "ResumeRequested");
                     // An approval that nothing has followed yet but what people say.
                     let awaited = newest(&["ApprovalAwaited", "NodeSelected"]).filter(|e| e.kind == "ApprovalAwaited");
                     let approved = awaited.is_some_and(|a| {

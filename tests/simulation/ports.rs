@@ -266,6 +266,7 @@ impl Wired {
             CallFault::None => tokio::spawn(effect).await.expect("a call does not panic"),
             CallFault::Refused(error) => {
                 self.stage.note(format_args!("refused: {what}"));
+                self.stage.judge(|j| j.refused(&call));
                 error
             }
             CallFault::AnswerLost(error, after) => {
@@ -347,7 +348,11 @@ impl Wired {
             }
             if wired.chance(|w| w.node_call_refused) {
                 let status = wired.draw(|r| r.pick(&[401, 404, 500, 503])).expect("there are some");
-                return CallFault::Refused(Err(NodeError::Status { node: node.clone(), what: "the call".into(), status }));
+                return CallFault::Refused(Err(NodeError::Status {
+                    node: node.clone(),
+                    what: "the call".into(),
+                    status,
+                }));
             }
             if wired.chance(|w| w.node_call_answer_lost) {
                 let after = wired.draw(|r| r.millis(1, 2900));
@@ -602,12 +607,7 @@ impl Fleet for Wired {
 
 impl Wired {
     /// The way a bug takes to the store, past or through the usual one.
-    pub async fn append_as_ever(
-        &self,
-        s: &StreamName,
-        e: Expected,
-        v: Vec<NewEvent>,
-    ) -> Result<Appended, AppendError> {
+    pub async fn append_as_ever(&self, s: &StreamName, e: Expected, v: Vec<NewEvent>) -> Result<Appended, AppendError> {
         self.appended(s, e, v).await
     }
 

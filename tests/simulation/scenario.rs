@@ -335,7 +335,9 @@ fn acts(
                 1 => acts.push((at, Act::Kill(n))),
                 2 => acts.push((at, Act::Exit(n))),
                 3 => acts.push((at, Act::KillLeader)),
-                4 => acts.extend([(at, Act::FreezeLeader)].into_iter().chain((0..voters).map(|v| (later, Act::Thaw(v))))),
+                4 => {
+                    acts.extend([(at, Act::FreezeLeader)].into_iter().chain((0..voters).map(|v| (later, Act::Thaw(v)))))
+                }
                 5 => acts.extend([(at, Act::PersonStops(n)), (later, Act::PersonStarts(n))]),
                 6 => acts.push((at, Act::PersonStarts(n))),
                 7 => acts.push((at, Act::PersonModifies(n, ["m6i.2xlarge", OLD, TARGET][r.below(3) as usize]))),
@@ -344,7 +346,9 @@ fn acts(
                     lost_data = true;
                     let percent = r.below(101) as u32;
                     // Tried all the time: the machine must be stopped for it.
-                    acts.extend((0..end / 500).map(|i| (Duration::from_millis(i * 500), Act::LoseData(voter, percent))));
+                    acts.extend(
+                        (0..end / 500).map(|i| (Duration::from_millis(i * 500), Act::LoseData(voter, percent))),
+                    );
                 }
                 9 => {}
                 10 if store_elsewhere => acts.push((at, Act::StoreLeaderDies)),
