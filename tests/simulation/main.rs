@@ -113,7 +113,7 @@ fn the_same_seed_gives_the_same_bytes() {
         let (one, other) = (play(&Scenario::drawn(seed), None), play(&Scenario::drawn(seed), None));
         let differs = one.trace.lines().zip(other.trace.lines()).find(|(a, b)| a != b);
         assert!(one.trace == other.trace, "seed {seed} gave two histories: {differs:?}");
-        assert!(one.trace.lines().count() > 20, "seed {seed} is no history");
+        assert!(one.trace.lines().count() > 5, "seed {seed} is no history");
     }
     assert_ne!(play(&Scenario::drawn(3), None).trace, play(&Scenario::drawn(17), None).trace);
 }
