@@ -37,6 +37,7 @@ struct Scene {
     intent: Option<IntentInHand>,
     store: StoreSeen,
     me: Incarnation,
+    took_over_at: Option<Moment>,
     action: Action,
 }
 
@@ -86,6 +87,7 @@ fn sound() -> Scene {
         intent: Some(IntentInHand { revision: Revision(5), first_sent: Moment(Duration::from_secs(9)), called: None }),
         store: StoreSeen::default(),
         me: ME,
+        took_over_at: None,
         action: Action { node: name(0), call: stop(0), warrant: Warrant::Intent(Revision(5)) },
     }
 }
@@ -184,7 +186,7 @@ impl Scene {
             store: &self.store,
             survey: None,
             policy: &Policy { allowed_types: vec![], max_replication_delay: Duration::from_secs(5) },
-            took_over_at: None,
+            took_over_at: self.took_over_at,
             wall: jiff::Timestamp::UNIX_EPOCH,
         };
         match audit(&self.action, &state, &observed, NOW) {
@@ -206,11 +208,12 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
             called: Some((NOW, None)),
         })
     };
-    let table: [(&str, &str, Spoil); 19] = [
+    let table: [(&str, &str, Spoil); 20] = [
         ("S4", "another worker holds it", Box::new(|s| s.me = Incarnation(Uuid::from_u128(8)))),
         ("S4", "the intent is another's", Box::new(|s| s.intent = None)),
         ("S4", "the window has passed", Box::new(move |s| s.intent = late())),
         ("S4", "the call was made", Box::new(move |s| s.intent = called())),
+        ("S4", "it was taken over a moment ago", Box::new(|s| s.took_over_at = Some(Moment(Duration::from_secs(1))))),
         ("S4", "the warrant is an older intent", Box::new(|s| s.action.warrant = Warrant::Intent(Revision(4)))),
         (
             "S4",

@@ -24,6 +24,7 @@ const READS_APART_MAX: Duration = Duration::from_secs(10);
 /// anybody proves nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Silence {
+    watched: Option<Incarnation>,
     last_beat: Option<Revision>,
     last_read: Option<(Moment, u64)>,
     silent: Duration,
@@ -33,6 +34,10 @@ impl Silence {
     /// Takes a successful read of the worker's heartbeat stream: the last event there, if it is of the incarnation in question.
     /// `own_beats` counts this process's own acknowledged heartbeats.
     pub fn read(&mut self, watched: Incarnation, last: Option<(Incarnation, Revision)>, own_beats: u64, now: Moment) {
+        if self.watched != Some(watched) {
+            // What was counted against another says nothing of this one.
+            *self = Silence { watched: Some(watched), ..Silence::default() };
+        }
         let beat = last.filter(|(incarnation, _)| *incarnation == watched).map(|(_, revision)| revision);
         if beat.is_some() && beat > self.last_beat {
             let first_look = self.last_beat.is_none();
@@ -115,6 +120,18 @@ mod tests {
             silence.read_failed();
             silence.read(HOLDER, Some((HOLDER, Revision(4))), second / 5, at(second));
         }
+        assert_eq!(silence.known(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_silence_of_one_is_not_held_against_the_next() {
+        let mut silence = Silence::default();
+        for second in 0..40 {
+            silence.read(HOLDER, Some((HOLDER, Revision(3))), second / 5, at(second));
+        }
+        assert!(silence.expired());
+        let next = Incarnation(Uuid::from_u128(2));
+        silence.read(next, Some((next, Revision(1))), 8, at(40));
         assert_eq!(silence.known(), Duration::ZERO);
     }
 

@@ -424,21 +424,25 @@ impl SimPorts {
     }
 }
 
-/// What an EC2 code asks for.
-fn class(code: &str) -> CallClass {
+/// What an EC2 code asks for, as the EC2 adapter classes it.
+pub fn class(code: &str) -> CallClass {
     match code {
         "RequestLimitExceeded"
         | "Throttling"
         | "InternalError"
         | "InternalFailure"
         | "ServiceUnavailable"
-        | "Unavailable" => CallClass::Retry,
+        | "Unavailable"
+        // EC2 is eventually consistent: one "not found" is no proof that an instance is gone.
+        | "InvalidInstanceID.NotFound" => CallClass::Retry,
         "IncorrectInstanceState" | "IncorrectState" => CallClass::Wait,
         "InsufficientInstanceCapacity"
         | "InsufficientHostCapacity"
         | "InsufficientCapacity"
         | "ReservationCapacityExceeded" => CallClass::Capacity,
-        "UnauthorizedOperation" | "AuthFailure" => CallClass::Denied,
+        "UnauthorizedOperation" | "AuthFailure" | "PendingVerification" | "OptInRequired" | "Blocked" => {
+            CallClass::Denied
+        }
         _ => CallClass::Terminal,
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::action::{Action, Call, Warrant};
-use super::limits::{ACT_WINDOW, TICKET_AFTER, TICKET_AFTER_REPLACEMENT};
+use super::limits::{ACT_WINDOW, TAKE_OVER_QUIET, TICKET_AFTER, TICKET_AFTER_REPLACEMENT};
 use super::observed::Observed;
 use super::state::{State, Step};
 use crate::domain::cluster::NodeState;
@@ -55,6 +55,10 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S4", mine.is_some(), &|| "this worker did not append the intent".into());
             if let Some(mine) = mine {
                 check("S4", mine.called.is_none(), &|| "its call was made already".into());
+                // A call of the worker before may still be under way; only the return of the node in hand does not wait for it.
+                let returns = matches!(action.call, Call::ModifyType { .. } | Call::StartInstance { .. });
+                let quiet = observed.took_over_at.is_some_and(|at| now.since(at) < TAKE_OVER_QUIET);
+                check("S4", returns || !quiet, &|| "the update was taken over a moment ago".into());
                 check("S4", now.since(mine.first_sent) <= ACT_WINDOW, &|| {
                     format!("its window passed {:.1} s ago", now.since(mine.first_sent.after(ACT_WINDOW)).as_secs_f64())
                 });

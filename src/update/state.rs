@@ -266,6 +266,8 @@ pub struct State {
     pub requested_at: Option<jiff::Timestamp>,
     /// When the last event was written.
     pub last_at: Option<jiff::Timestamp>,
+    /// When this process first saw the last event. For decisions.
+    pub last_seen: Option<Moment>,
     /// The request.
     pub request: Option<UpdateRequested>,
     /// What is wrong with the first event, if it is no readable request.
@@ -351,6 +353,7 @@ impl State {
         let first = self.last.is_none();
         self.last = Some((recorded.revision, recorded.id));
         self.last_at = Some(recorded.at);
+        self.last_seen = Some(recorded.seen);
         if recorded.revision != expected {
             self.break_at(recorded, format!("revision {expected} is missing"));
         }

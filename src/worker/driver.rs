@@ -24,7 +24,7 @@ use crate::update::event::{AssignedBecause, Event, StepDelayed, WorkerAssigned};
 use crate::update::limits::TICKET_AFTER;
 use crate::update::observed::{InstanceSeen, IntentInHand, Observed, StoreSeen, Survey};
 use crate::update::react::{Next, Verdict, Waiting, react};
-use crate::update::state::{Recorded, State, Step, fold};
+use crate::update::state::{Holder, Recorded, State, Step, fold};
 
 /// The stream is read on at least this often: commands and take-overs are found by it, whatever the subscription does.
 const READ_EVERY: Duration = Duration::from_secs(1);
@@ -49,9 +49,15 @@ pub(super) struct Driver {
     /// When the stream was last read to its end.
     read_at: Option<Moment>,
     silence: Silence,
-    took_over_at: Option<Moment>,
+    /// When this worker last began to send a `WorkerAssigned`.
+    take_over_sent: Option<Moment>,
+    /// The `WorkerAssigned` by which this worker took the update from another, by its revision, and when it was sent.
+    took_over: Option<(Revision, Moment)>,
     intent: Option<IntentInHand>,
-    ticket_called: Option<Moment>,
+    /// Facts whose append was not acknowledged, by id, and when each was first sent: the same fact sent again is that fact.
+    unacknowledged: BTreeMap<uuid::Uuid, Moment>,
+    /// The return ticket that was used last, by the revision of its stop intent, and when.
+    ticket_called: Option<(Revision, Moment)>,
     store: StoreSeen,
     survey: Option<(Moment, Survey)>,
     eyes: Option<Observer>,
@@ -93,8 +99,10 @@ impl Driver {
             state: State::default(),
             read_at: None,
             silence: Silence::default(),
-            took_over_at: None,
+            take_over_sent: None,
+            took_over: None,
             intent: None,
+            unacknowledged: BTreeMap::new(),
             ticket_called: None,
             store: StoreSeen::default(),
             survey: None,
@@ -226,17 +234,19 @@ impl Driver {
     }
 
     fn observed(&self) -> Observed<'_> {
+        // What was done with the ticket of a node before says nothing of the one in hand.
+        let ticket = self.state.in_hand.as_ref().and_then(|h| h.ticket);
         Observed {
             me: self.worker.writer.incarnation,
             watch: &self.watch,
             instances: &self.instances,
             fleet_trouble: self.fleet_trouble.as_deref(),
             intent: self.intent.as_ref(),
-            ticket_called: self.ticket_called,
+            ticket_called: self.ticket_called.filter(|(of, _)| Some(*of) == ticket).map(|(_, at)| at),
             store: &self.store,
             survey: self.survey.as_ref().map(|(_, s)| s),
             policy: &self.handle.policy,
-            took_over_at: self.took_over_at,
+            took_over_at: self.took_over.map(|(_, at)| at),
             wall: self.worker.clock.wall(),
         }
     }
@@ -301,6 +311,7 @@ impl Driver {
             self.state.evolve(&recorded);
             self.history.push(recorded);
         }
+        self.note_take_over();
         // An intent that is not the open one any more has been answered, or replaced.
         let open = self.state.in_hand.as_ref().and_then(|h| h.intent.as_ref()).map(|i| i.revision);
         if self.intent.as_ref().is_some_and(|i| Some(i.revision) != open) {
@@ -355,14 +366,22 @@ impl Driver {
             incarnation: self.worker.writer.incarnation,
             reason,
         };
-        let sent = self.now();
-        let after = self.record(vec![assigned.into()]).await;
-        let mine = self.state.holder.as_ref().is_some_and(|h| h.incarnation == self.worker.writer.incarnation);
-        if mine && reason != AssignedBecause::Admitted {
-            tracing::info!("took the update over");
-            self.took_over_at = Some(sent);
-        }
-        after
+        self.take_over_sent = Some(self.now());
+        self.record(vec![assigned.into()]).await
+    }
+
+    /// Notices that this worker holds an update that it took from another, whether its append was acknowledged or found by reading.
+    fn note_take_over(&mut self) {
+        let me = self.worker.writer.incarnation;
+        let taken = |h: &&Holder| h.incarnation == me && h.reason != AssignedBecause::Admitted;
+        self.took_over = match (self.state.holder.as_ref().filter(taken), self.took_over) {
+            (Some(holder), Some((revision, at))) if holder.revision == revision => Some((revision, at)),
+            (Some(holder), _) => {
+                tracing::info!("took the update over");
+                Some((holder.revision, self.take_over_sent.unwrap_or(holder.seen)))
+            }
+            (None, _) => None,
+        };
     }
 
     async fn watch_holder(&mut self) -> After {
@@ -425,6 +444,9 @@ impl Driver {
             }
         };
         let ids: Vec<uuid::Uuid> = events.iter().map(|e| e.id).collect();
+        for id in &ids {
+            self.unacknowledged.entry(*id).or_insert(sent);
+        }
         let expected = Expected::after(self.state.last_revision());
         match self.worker.log.append(&self.update.stream(), expected, events).await {
             Ok(_) => {
@@ -439,6 +461,9 @@ impl Driver {
                 }
                 let first = last.map_or(Revision(0), |(r, _)| r.next());
                 let seen = self.now();
+                let first_sent: Vec<Moment> =
+                    ids.iter().map(|id| self.unacknowledged.get(id).copied().unwrap_or(sent)).collect();
+                self.unacknowledged.clear();
                 let news = facts.into_iter().zip(ids).enumerate().map(|(i, (fact, id))| {
                     let revision = Revision(first.0 + i as u64);
                     Recorded { revision, id, at: wall, seen, body: crate::update::state::Body::Event(Box::new(fact)) }
@@ -447,7 +472,8 @@ impl Driver {
                 if let Some(open) = self.state.in_hand.as_ref().and_then(|h| h.intent.as_ref())
                     && open.revision >= first
                 {
-                    self.intent = Some(IntentInHand { revision: open.revision, first_sent: sent, called: None });
+                    let first_sent = first_sent.get((open.revision.0 - first.0) as usize).copied().unwrap_or(sent);
+                    self.intent = Some(IntentInHand { revision: open.revision, first_sent, called: None });
                 }
                 self.said = None;
                 After::Again
@@ -487,7 +513,7 @@ impl Driver {
                     intent.called = Some((now, None));
                 }
             }
-            Warrant::ReturnTicket(_) => self.ticket_called = Some(now),
+            Warrant::ReturnTicket(ticket) => self.ticket_called = Some((ticket, now)),
         }
         if let Call::StopInstance { instance } | Call::ModifyType { instance, .. } | Call::StartInstance { instance } =
             &action.call

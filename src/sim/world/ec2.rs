@@ -121,6 +121,11 @@ impl World {
         self.nodes[n].machine.state
     }
 
+    /// The true type of a node's instance.
+    pub fn instance_type(&self, n: NodeIx) -> &str {
+        &self.nodes[n].machine.instance_type
+    }
+
     /// `DescribeInstances`; no ids mean all. `InvalidInstanceID.NotFound` if one is unknown, `….Malformed` if one is no id.
     pub fn describe_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<Instance>, Ec2Fault> {
         self.throttle()?;

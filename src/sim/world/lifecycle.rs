@@ -231,6 +231,13 @@ impl World {
         }
     }
 
+    /// Whether the machine runs and no process of its will answer without somebody's help: none is there and none is being started, or the
+    /// one that is there is mute. (One that ended a moment ago and is about to be started again counts as well.)
+    pub fn is_stuck(&self, n: NodeIx) -> bool {
+        let node = &self.nodes[n];
+        node.machine.state == InstanceState::Running && matches!(node.life, Life::Off | Life::Mute)
+    }
+
     /// Sets the priority that a process holds in memory. A read-only replica ignores it.
     pub fn set_priority(&mut self, n: NodeIx, priority: i32) {
         let voter = self.nodes[n].voter;

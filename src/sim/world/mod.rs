@@ -486,6 +486,32 @@ impl World {
         self.truth.iter().map(|s| s.record.clone()).collect()
     }
 
+    /// How many records a quorum has acknowledged.
+    pub fn committed_len(&self) -> usize {
+        self.truth.len()
+    }
+
+    /// The acknowledged records from the `at`th on.
+    pub fn committed_from(&self, at: usize) -> impl Iterator<Item = &Record> {
+        self.truth.iter().skip(at).map(|s| &s.record)
+    }
+
+    /// From now on no fault of the configuration is played any more. What they did so far stays done.
+    pub fn cease_faults(&mut self) {
+        self.config.faults.clear();
+        self.played.clear();
+    }
+
+    /// A stopped machine's volume loses all but `percent` of its log (100: nothing). Without effect while a process runs.
+    pub fn lose_data(&mut self, n: NodeIx, percent: u32) {
+        let node = &mut self.nodes[n];
+        if node.life == Life::Off {
+            let keep = node.log.len() * percent.min(100) as usize / 100;
+            node.log.truncate(keep);
+            node.committed = node.committed.min(keep);
+        }
+    }
+
     // Reads.
 
     /// Whether a node serves a read now.

@@ -112,7 +112,8 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
         );
     }
     if let Some(dwell) = state.request.as_ref().and_then(|r| r.dwell_seconds).filter(|_| !state.results.is_empty()) {
-        let rested = state.last_at.map_or(0.0, |at| observed.wall.duration_since(at).as_secs_f64());
+        // By this process's own clock: a calendar may be set back by hours.
+        let rested = state.last_seen.map_or(0.0, |at| now.since(at).as_secs_f64());
         if rested < dwell {
             return wait(state, "dwelling", "resting between two nodes", vec![number("seconds left", dwell - rested)]);
         }

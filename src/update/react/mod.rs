@@ -152,13 +152,9 @@ impl Hand<'_> {
         let step = self.hand.step;
         if !step.out_of_service()
             && step != Step::CaughtUp
-            && let Some(quiet) = quiet_after_take_over(self.observed, self.now)
+            && let Some(next) = self.quiet()
         {
-            return self.wait(
-                "tookOver",
-                "calls of the worker before may still be under way",
-                vec![number("seconds left", quiet)],
-            );
+            return next;
         }
         match step {
             Step::Selected | Step::PriorityLowered | Step::Transferred => self.in_service(),
@@ -173,6 +169,16 @@ impl Hand<'_> {
             Step::CaughtUp => self.caught_up(),
             Step::RestoringPriority => self.restoring(),
         }
+    }
+
+    /// What there is to wait for after a take-over, if that was a moment ago.
+    fn quiet(&self) -> Option<Next> {
+        let left = quiet_after_take_over(self.observed, self.now)?;
+        Some(self.wait(
+            "tookOver",
+            "calls of the worker before may still be under way",
+            vec![number("seconds left", left)],
+        ))
     }
 
     fn wait(&self, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {

@@ -135,8 +135,9 @@ impl Hand<'_> {
 
     /// The instance runs although no start of ours stands in the stream: the return ticket, a worker before us, or a person.
     pub(super) fn runs_without_us(&self, seen: &InstanceSeen) -> Next {
-        if seen.instance.state == InstanceState::Pending {
-            return self.wait("instanceStarting", "EC2 says pending", vec![]);
+        // Nobody asked for this start, and EC2 may be saying what was true before the stop.
+        if seen.instance.state == InstanceState::Pending || seen.times < 2 {
+            return self.wait("instanceStarting", format!("EC2 says {}", seen.instance.state), vec![]);
         }
         Next::Record(vec![
             InstanceStarted {
@@ -258,7 +259,12 @@ impl Hand<'_> {
     pub(super) fn starting(&self) -> Next {
         let Some(seen) = self.seen() else { return self.no_description() };
         let now_type = seen.instance.instance_type.clone();
+        let expected = self.state.types.get(&self.hand.node).is_none_or(|t| *t == now_type);
         match seen.instance.state {
+            InstanceState::Running if !expected && seen.times < 3 => {
+                // Running with another type than it was to start with: most likely what was true before the stop.
+                return self.wait("instanceStarting", format!("EC2 says running as {now_type}"), vec![]);
+            }
             InstanceState::Running => {
                 return Next::Record(vec![
                     InstanceStarted {

@@ -15,6 +15,10 @@ impl Hand<'_> {
         let Some(seen) = self.seen() else { return self.no_description() };
         match seen.instance.state {
             InstanceState::Stopped if self.ticket_open() => return self.use_ticket(seen),
+            InstanceState::Stopped if self.own().is_some() => {
+                // EC2 says what was true some seconds ago: on a stopped instance nobody answers.
+                return self.wait("instanceStopping", "EC2 says stopped, and the node answers", vec![]);
+            }
             InstanceState::Stopped => {
                 return Next::Record(vec![
                     InstanceStopped {
@@ -105,7 +109,7 @@ impl Hand<'_> {
             observed: safety::evidence(&self.scene),
         };
         let Next::Record(started) = self.runs_without_us(seen) else {
-            return self.wait("instanceStarting", "EC2 says pending", vec![]);
+            return self.wait("instanceStarting", format!("EC2 says {}", seen.instance.state), vec![]);
         };
         Next::Record([stopped.into()].into_iter().chain(started).collect())
     }
@@ -122,6 +126,9 @@ impl Hand<'_> {
     }
 
     pub(super) fn stop_again(&self, seen: &InstanceSeen) -> Next {
+        if let Some(next) = self.quiet() {
+            return next;
+        }
         let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
         if blockers.contains(&Blocker::Leads) {
             return self.not_stopped(TURNED_BACK, "");

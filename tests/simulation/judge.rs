@@ -1,0 +1,707 @@
+//! The judge: what must hold (S1–S10 of the rules), judged by the world's own truth — what was really called, what a quorum of the store has
+//! really acknowledged, who really serves — and by raw JSON. It shares no code with what decides or audits in the product.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use esdb_rollout::domain::cluster::NodeState;
+use esdb_rollout::domain::ids::Incarnation;
+use esdb_rollout::domain::instance::InstanceState;
+use esdb_rollout::sim::model::{Reachability, Record};
+use esdb_rollout::sim::world::World;
+use esdb_rollout::update::action::Call;
+use serde_json::Value;
+use uuid::Uuid;
+
+/// What was true of a node for longer than this could be known: an answer is believed for 4 s, may have taken 3 s, and is asked for every
+/// half second.
+const KNOWABLE: Duration = Duration::from_secs(8);
+/// From the first send of an intent to its call.
+const ACT_WINDOW: Duration = Duration::from_secs(5);
+/// Nothing but the return of the node in hand is called for so long after a take-over.
+const QUIET: Duration = Duration::from_secs(15);
+/// Appends must have failed for so long before a return ticket is used.
+const TICKET: Duration = Duration::from_secs(10);
+/// Instances are described at least this often (every 15 s, slower while EC2 throttles).
+const DESCRIBED: Duration = Duration::from_secs(100);
+
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    pub rule: &'static str,
+    pub at: Duration,
+    pub what: String,
+}
+
+/// A fact or command of an update's stream, raw.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub revision: u64,
+    pub id: Uuid,
+    pub kind: String,
+    pub data: Value,
+    pub incarnation: Option<Uuid>,
+}
+
+impl Entry {
+    fn text(&self, key: &str) -> &str {
+        self.data.get(key).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    pub fn is_end(&self) -> bool {
+        matches!(
+            self.kind.as_str(),
+            "UpdateCompleted" | "UpdateFailed" | "UpdateCancelled" | "UpdateRejected" | "UpdateSuperseded"
+        )
+    }
+
+    fn is_intent(&self) -> bool {
+        matches!(
+            self.kind.as_str(),
+            "PriorityLoweringRequested"
+                | "ResignationRequested"
+                | "InstanceStopRequested"
+                | "TypeModificationRequested"
+                | "InstanceStartRequested"
+                | "PriorityRestorationRequested"
+        )
+    }
+
+    fn is_command(&self) -> bool {
+        self.incarnation.is_none()
+    }
+}
+
+/// One node, as it is.
+#[derive(Clone, Debug, Default)]
+struct Truth {
+    /// Since when it has led without interruption.
+    leads_since: Option<Duration>,
+    /// Since when it has been out of service without interruption.
+    lost_since: Option<Duration>,
+    /// Since when its instance has not run.
+    off_since: Option<Duration>,
+    /// When it last served, level with the leader.
+    level_at: Option<Duration>,
+    /// Stopped by the product, and not seen level since.
+    ours: bool,
+    /// A call of the product to stop it, on its way.
+    stop_called: Option<Duration>,
+    state: Option<InstanceState>,
+    /// Whether it was somebody else who stopped it last.
+    foreign_stop: bool,
+    /// Whether a person changed its type or its priority.
+    type_foreign: bool,
+    priority_foreign: bool,
+    stops: u32,
+}
+
+#[derive(Debug)]
+pub struct Judge {
+    voters: usize,
+    nodes: Vec<Truth>,
+    names: Vec<String>,
+    instances: Vec<String>,
+    addresses: Vec<String>,
+    read_to: usize,
+    pub histories: BTreeMap<Uuid, Vec<Entry>>,
+    pub admissions: Vec<(String, Uuid)>,
+    /// The update that is active, by what a quorum has acknowledged.
+    pub active: Option<Uuid>,
+    /// When each event was first sent, and by whom.
+    sent: BTreeMap<Uuid, (Duration, Incarnation)>,
+    /// Intents of which a call was made.
+    called: BTreeSet<Uuid>,
+    /// When a worker last had an append or a read of an update's stream acknowledged.
+    pub acknowledged: BTreeMap<Incarnation, Duration>,
+    pub breaches: Vec<Breach>,
+    pub trace: String,
+    pub calls: u64,
+    leader_writer: Vec<(Duration, i64)>,
+}
+
+impl Judge {
+    pub fn new(world: &World) -> Self {
+        let count = world.node_count();
+        Judge {
+            voters: world.config().voters,
+            nodes: vec![Truth::default(); count],
+            names: world.config().names.clone(),
+            instances: (0..count).map(|n| world.instance_of(n).0.clone()).collect(),
+            addresses: (0..count).map(|n| world.address(n).to_string()).collect(),
+            read_to: 0,
+            histories: BTreeMap::new(),
+            admissions: Vec::new(),
+            active: None,
+            sent: BTreeMap::new(),
+            called: BTreeSet::new(),
+            acknowledged: BTreeMap::new(),
+            breaches: Vec::new(),
+            trace: String::new(),
+            calls: 0,
+            leader_writer: Vec::new(),
+        }
+    }
+
+    pub fn note(&mut self, at: Duration, what: impl std::fmt::Display) {
+        let _ = writeln!(self.trace, "{:9.3} {what}", at.as_secs_f64());
+    }
+
+    pub fn breach(&mut self, rule: &'static str, at: Duration, what: String) {
+        self.note(at, format_args!("!!! {rule}: {what}"));
+        self.breaches.push(Breach { rule, at, what });
+    }
+
+    pub fn person_changed_type(&mut self, n: usize) {
+        self.nodes[n].type_foreign = true;
+    }
+
+    pub fn person_changed_priority(&mut self, n: usize) {
+        self.nodes[n].priority_foreign = true;
+    }
+
+    pub fn is_ours(&self, n: usize) -> bool {
+        self.nodes[n].ours
+    }
+
+    /// The priority that each node was last meant to have, by address: for bugs that do not look.
+    pub fn wanted_priorities(&self) -> BTreeMap<String, i32> {
+        let mut wanted = BTreeMap::new();
+        for entry in self.histories.values().flatten() {
+            if matches!(entry.kind.as_str(), "PriorityLoweringRequested" | "PriorityRestorationRequested")
+                && let Some(n) = self.names.iter().position(|name| name == entry.text("node"))
+                && let Some(priority) = entry.data.get("priority").and_then(Value::as_i64)
+            {
+                wanted.insert(self.addresses[n].clone(), i32::try_from(priority).unwrap_or_default());
+            }
+        }
+        wanted
+    }
+
+    pub fn stops(&self) -> Vec<u32> {
+        self.nodes.iter().map(|n| n.stops).collect()
+    }
+
+    /// An event is sent to the store.
+    pub fn sends(&mut self, id: Uuid, who: Incarnation, at: Duration) {
+        self.sent.entry(id).or_insert((at, who));
+    }
+
+    /// Looks at everything.
+    pub fn look(&mut self, cluster: &World, store: &World) {
+        self.look_at_nodes(cluster);
+        self.read(cluster, store);
+    }
+
+    fn look_at_nodes(&mut self, w: &World) {
+        let now = w.now();
+        let leader = w.leader();
+        let writer = leader.and_then(|l| w.view(l).own().map(|e| e.writer));
+        if let Some(writer) = writer
+            && self.leader_writer.last().is_none_or(|(at, _)| now.saturating_sub(*at) >= Duration::from_secs(1))
+        {
+            self.leader_writer.push((now, writer));
+            if self.leader_writer.len() > 60 {
+                self.leader_writer.remove(0);
+            }
+        }
+        for n in 0..self.nodes.len() {
+            let answers = w.reachability(n) == Reachability::Answers;
+            let state = w.own_state(n);
+            let in_charge = matches!(state, NodeState::Leader | NodeState::PreLeader | NodeState::ResigningLeader);
+            let serves =
+                answers && matches!(state, NodeState::Leader | NodeState::Follower | NodeState::ReadOnlyReplica);
+            let instance = w.instance_state(n);
+            let level = serves && (leader == Some(n) || self.level(w, n, now));
+            let truth = &mut self.nodes[n];
+            set(&mut truth.leads_since, in_charge && leader == Some(n), now);
+            set(&mut truth.lost_since, !serves, now);
+            set(&mut truth.off_since, instance != InstanceState::Running, now);
+            if level {
+                truth.level_at = Some(now);
+            }
+            let ran = truth.state.is_none_or(|s| s == InstanceState::Running);
+            let stops = matches!(instance, InstanceState::Stopping | InstanceState::Stopped);
+            truth.state = Some(instance);
+            let mut stopped = false;
+            if ran && stops {
+                truth.stops += 1;
+                truth.foreign_stop = truth.stop_called.is_none();
+                if truth.stop_called.take().is_some() {
+                    truth.ours = true;
+                    stopped = true;
+                }
+            }
+            if truth.stop_called.is_some_and(|at| now.saturating_sub(at) > Duration::from_secs(12)) {
+                truth.stop_called = None;
+            }
+            if truth.ours && level && !stops {
+                truth.ours = false;
+            }
+            if stopped && n < self.voters {
+                let ours: Vec<&str> =
+                    (0..self.voters).filter(|m| self.nodes[*m].ours).map(|m| self.names[m].as_str()).collect();
+                if ours.len() > 1 {
+                    let what = format!("{} are out of service by our doing", ours.join(" and "));
+                    self.breach("S1", now, what);
+                }
+            }
+        }
+    }
+
+    /// Whether a node holds what the leader held twenty seconds ago.
+    fn level(&self, w: &World, n: usize, now: Duration) -> bool {
+        let Some(own) = w.view(n).own().map(|e| e.writer) else { return false };
+        let before = now.saturating_sub(Duration::from_secs(20));
+        let owed = self.leader_writer.iter().rev().find(|(at, _)| *at <= before).or(self.leader_writer.first());
+        owed.is_none_or(|(_, writer)| own >= *writer)
+    }
+
+    /// Reads what a quorum of the store has acknowledged since.
+    fn read(&mut self, cluster: &World, store: &World) {
+        let len = store.committed_len();
+        if len == self.read_to {
+            return;
+        }
+        let now = cluster.now();
+        let ours = |stream: &str| stream.starts_with("clusterUpdate-") || stream.starts_with("updatedCluster-");
+        let fresh: Vec<Record> = store.committed_from(self.read_to).filter(|r| ours(&r.stream)).cloned().collect();
+        self.read_to = len;
+        for record in fresh {
+            let data: Value = serde_json::from_slice(&record.data).unwrap_or(Value::Null);
+            let Some(update) = record.stream.strip_prefix("clusterUpdate-").and_then(|u| u.parse::<Uuid>().ok()) else {
+                let update =
+                    data.get("update").and_then(Value::as_str).and_then(|u| u.parse().ok()).unwrap_or_default();
+                self.admission(now, &record.event_type, update);
+                continue;
+            };
+            let meta: Value = serde_json::from_slice(&record.metadata).unwrap_or(Value::Null);
+            let incarnation = meta.get("incarnation").and_then(Value::as_str).and_then(|i| i.parse().ok());
+            let (revision, id, kind) = (record.revision, record.id, record.event_type);
+            self.fact(cluster, update, Entry { revision, id, kind, data, incarnation });
+        }
+    }
+
+    fn admission(&mut self, now: Duration, kind: &str, update: Uuid) {
+        self.note(now, format_args!("store {kind} {}", short(update)));
+        self.admissions.push((kind.to_owned(), update));
+        match kind {
+            "UpdateAdmitted" => {
+                if let Some(active) = self.active {
+                    self.breach("S9", now, format!("{} is admitted while {} is active", short(update), short(active)));
+                }
+                self.active = Some(update);
+            }
+            _ => {
+                if self.active != Some(update) {
+                    self.breach("S9", now, format!("{} is released and is not active", short(update)));
+                }
+                let ended = self.histories.get(&update).is_some_and(|h| h.iter().any(Entry::is_end));
+                if !ended {
+                    self.breach("S9", now, format!("{} is released before its end", short(update)));
+                }
+                self.active = None;
+            }
+        }
+    }
+
+    /// A fact or a command stands.
+    fn fact(&mut self, w: &World, update: Uuid, entry: Entry) {
+        let now = w.now();
+        let node = entry.text("node");
+        let mut shown = format!("store {}@{} {}", short(update), entry.revision, entry.kind);
+        if !node.is_empty() {
+            shown += &format!(" {node}");
+        }
+        for key in ["type", "reason", "code", "gate", "what", "found"] {
+            if let Some(value) = entry.data.get(key).and_then(Value::as_str) {
+                shown += &format!(" {key}={value}");
+            }
+        }
+        if let Some(i) = entry.incarnation {
+            shown += &format!(" by {}", who(Incarnation(i)));
+        }
+        self.note(now, shown);
+        let history = self.histories.entry(update).or_default();
+        let mut broken: Vec<(&'static str, String)> = Vec::new();
+        if entry.revision != history.len() as u64 {
+            broken.push(("S8", format!("revision {} stands where {} is next", entry.revision, history.len())));
+        }
+        if history.iter().any(|e| e.id == entry.id) {
+            broken.push(("S8", format!("the id of {} stands twice", entry.kind)));
+        }
+        if !entry.is_command() {
+            broken.extend(judge_fact(history, &entry));
+        }
+        if let Some((_, sender)) = self.sent.get(&entry.id)
+            && entry.incarnation.is_some_and(|i| i != sender.0)
+        {
+            broken.push(("S8", "it says another writer than it had".into()));
+        }
+        history.push(entry.clone());
+        for (rule, what) in broken {
+            self.breach(rule, now, format!("{} at {}: {what}", entry.kind, entry.revision));
+        }
+        self.judge_truth(w, &entry);
+    }
+
+    /// Facts against the world.
+    fn judge_truth(&mut self, w: &World, entry: &Entry) {
+        let now = w.now();
+        let Some(n) = self.names.iter().position(|name| name == entry.text("node")) else {
+            if entry.is_end() && entry.kind != "UpdateRejected" {
+                let named: BTreeSet<&str> = entry
+                    .data
+                    .get("notRunning")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .collect();
+                for n in 0..self.nodes.len() {
+                    let off = self.nodes[n].off_since.is_some_and(|since| now.saturating_sub(since) > DESCRIBED);
+                    if off && !named.contains(self.names[n].as_str()) {
+                        let what = format!("{} does not run, and the end does not say so", self.names[n]);
+                        self.breach("S6", now, what);
+                    }
+                    if self.nodes[n].ours {
+                        let what = format!("{} was stopped by us and is not back at the end", self.names[n]);
+                        self.breach("S6", now, what);
+                    }
+                }
+            }
+            return;
+        };
+        if entry.kind == "CaughtUp" {
+            let level = self.nodes[n].level_at.is_some_and(|at| now.saturating_sub(at) <= KNOWABLE);
+            if !level {
+                let state = w.own_state(n);
+                self.breach("caught up", now, format!("{} has not caught up: it is {state}", self.names[n]));
+            }
+        }
+    }
+
+    /// A call that changes something leaves a worker.
+    pub fn call(&mut self, w: &World, me: Incarnation, call: &Call) {
+        let now = w.now();
+        self.calls += 1;
+        self.note(now, format_args!("{} calls: {call}", who(me)));
+        let (kinds, target): (&[&str], Option<usize>) = match call {
+            Call::StopInstance { instance } => (&["InstanceStopRequested"], self.of_instance(&instance.0)),
+            Call::ModifyType { instance, .. } => (&["TypeModificationRequested"], self.of_instance(&instance.0)),
+            Call::StartInstance { instance } => (&["InstanceStartRequested"], self.of_instance(&instance.0)),
+            Call::Resign { address } => (&["ResignationRequested"], self.of_address(&address.to_string())),
+            Call::SetPriority { address, .. } => {
+                (&["PriorityLoweringRequested", "PriorityRestorationRequested"], self.of_address(&address.to_string()))
+            }
+        };
+        let Some(n) = target else {
+            return self.breach("S5", now, format!("{call}: no node of this cluster"));
+        };
+        let Some(update) = self.active else {
+            return self.breach("S4", now, format!("{call}: no update is active"));
+        };
+        let history = self.histories.get(&update).cloned().unwrap_or_default();
+        if history.iter().any(Entry::is_end) {
+            self.breach("S4", now, format!("{call}: the update has ended"));
+        }
+        self.judge_plan(now, &history, n, call);
+        self.judge_warrant(now, &history, n, me, kinds, call);
+        self.judge_service(w, n, me, call);
+    }
+
+    /// A call came back without effect.
+    pub fn refused(&mut self, call: &Call) {
+        if let Call::StopInstance { instance } = call
+            && let Some(n) = self.of_instance(&instance.0)
+        {
+            self.nodes[n].stop_called = None;
+        }
+    }
+
+    fn judge_plan(&mut self, now: Duration, history: &[Entry], n: usize, call: &Call) {
+        let plan = history.iter().find(|e| e.kind == "UpdatePlanned");
+        let members = plan.and_then(|p| p.data.get("members")).and_then(Value::as_array);
+        let planned =
+            members.into_iter().flatten().find(|m| m.get("node").and_then(Value::as_str) == Some(&self.names[n]));
+        let instance = planned.and_then(|m| m.get("instance")).and_then(Value::as_str);
+        if instance != Some(self.instances[n].as_str()) {
+            self.breach("S5", now, format!("{call}: not in the plan"));
+        }
+        let voters = plan.and_then(|p| p.data.get("voters")).and_then(Value::as_u64);
+        if voters != Some(self.voters as u64) {
+            let what = format!("{call}: the plan says {voters:?} voters, {} are configured", self.voters);
+            self.breach("S3", now, what);
+        }
+    }
+
+    /// S4: with its recorded intent, by whom it was written, once, within the window; or with the return ticket.
+    fn judge_warrant(
+        &mut self,
+        now: Duration,
+        history: &[Entry],
+        n: usize,
+        me: Incarnation,
+        kinds: &[&str],
+        call: &Call,
+    ) {
+        let node = self.names[n].clone();
+        let newest = history.iter().rev().find(|e| e.is_intent());
+        let intent = newest.filter(|e| kinds.contains(&e.kind.as_str()) && e.text("node") == node);
+        let mut why = Vec::new();
+        match intent {
+            None => why.push("its intent is not the newest that stands".to_owned()),
+            Some(e) => {
+                if e.incarnation != Some(me.0) {
+                    why.push("its intent was written by another".into());
+                }
+                match self.sent.get(&e.id) {
+                    Some((first, _)) if now.saturating_sub(*first) <= ACT_WINDOW + Duration::from_millis(20) => {}
+                    Some((first, _)) => {
+                        why.push(format!("its intent was sent {:.1} s ago", now.saturating_sub(*first).as_secs_f64()));
+                    }
+                    None => why.push("its intent was never sent".into()),
+                }
+                if !self.called.insert(e.id) {
+                    why.push("its call was made already".into());
+                }
+                let answered = history.iter().any(|f| {
+                    f.revision > e.revision
+                        && f.text("node") == node
+                        && matches!(
+                            f.kind.as_str(),
+                            "InstanceStopped"
+                                | "TypeModified"
+                                | "InstanceStarted"
+                                | "InstanceStartFailed"
+                                | "LeadershipTransferred"
+                                | "PriorityLowered"
+                                | "PriorityRestored"
+                        )
+                });
+                if answered {
+                    why.push("its intent has been answered".into());
+                }
+                let asked_for = match call {
+                    Call::ModifyType { to, .. } => e.text("type") == to.0,
+                    Call::SetPriority { priority, .. } => {
+                        e.data.get("priority").and_then(Value::as_i64) == Some(i64::from(*priority))
+                    }
+                    Call::StopInstance { .. } | Call::StartInstance { .. } | Call::Resign { .. } => true,
+                };
+                if !asked_for {
+                    why.push("the intent says something else".into());
+                }
+            }
+        }
+        if why.is_empty() {
+            let assigned = history.iter().rev().find(|e| e.kind == "WorkerAssigned");
+            let taken_over = assigned.filter(|e| e.text("reason") != "admitted" && e.incarnation == Some(me.0));
+            let quiet =
+                taken_over.and_then(|e| self.sent.get(&e.id)).is_some_and(|(at, _)| now.saturating_sub(*at) < QUIET);
+            let returns = matches!(call, Call::ModifyType { .. } | Call::StartInstance { .. });
+            if quiet && !returns {
+                self.breach("S4", now, format!("{call}: so soon after a take-over"));
+            }
+            return;
+        }
+        // The return ticket.
+        let stop = history.iter().rev().find(|e| e.kind == "InstanceStopRequested");
+        let for_it = stop.is_some_and(|e| e.text("node") == node);
+        let returns = match call {
+            Call::StartInstance { .. } => true,
+            Call::ModifyType { to, .. } => stop.is_some_and(|e| {
+                let types = e.data.get("returnTypes").and_then(Value::as_array);
+                types.into_iter().flatten().any(|t| t.as_str() == Some(&to.0))
+            }),
+            Call::StopInstance { .. } | Call::Resign { .. } | Call::SetPriority { .. } => false,
+        };
+        let heard = self.acknowledged.get(&me).copied().unwrap_or_default();
+        let away = now.saturating_sub(heard) >= TICKET;
+        if !(for_it && returns && away && self.nodes[n].state != Some(InstanceState::Running)) {
+            self.breach("S4", now, format!("{call}: {}", why.join(", ")));
+        }
+    }
+
+    /// S1, S2, S3, S6: who serves.
+    fn judge_service(&mut self, w: &World, n: usize, me: Incarnation, call: &Call) {
+        let now = w.now();
+        let takes = matches!(call, Call::StopInstance { .. } | Call::Resign { .. });
+        if !matches!(call, Call::ModifyType { .. } | Call::StartInstance { .. }) {
+            let down: Vec<usize> = (0..self.nodes.len()).filter(|m| *m != n && self.nodes[*m].ours).collect();
+            for m in down {
+                let what = format!("{call}, while {} is down by our doing", self.names[m]);
+                self.breach(if n < self.voters && m < self.voters { "S1" } else { "S6" }, now, what);
+            }
+        }
+        if let Call::StopInstance { .. } = call {
+            self.nodes[n].stop_called = Some(now);
+            if let Some(since) = self.nodes[n].leads_since
+                && now.saturating_sub(since) >= KNOWABLE
+                && self.voters > 1
+            {
+                let what =
+                    format!("{call} by {}: it has led for {:.1} s", who(me), now.saturating_sub(since).as_secs_f64());
+                self.breach("S2", now, what);
+            }
+        }
+        if takes && n < self.voters {
+            for m in (0..self.voters).filter(|m| *m != n) {
+                if let Some(since) = self.nodes[m].lost_since
+                    && now.saturating_sub(since) >= KNOWABLE
+                {
+                    let what = format!(
+                        "{call}, while voter {} has been {} for {:.1} s",
+                        self.names[m],
+                        w.own_state(m),
+                        now.saturating_sub(since).as_secs_f64()
+                    );
+                    self.breach("S3", now, what);
+                }
+            }
+        }
+    }
+
+    fn of_instance(&self, id: &str) -> Option<usize> {
+        self.instances.iter().position(|i| i == id)
+    }
+
+    fn of_address(&self, address: &str) -> Option<usize> {
+        self.addresses.iter().position(|a| a == address)
+    }
+
+    /// Everything is well, and the update has ended: what must be so now.
+    pub fn at_the_end(&mut self, w: &World, update: Uuid, calm: bool) {
+        let now = w.now();
+        for n in 0..self.nodes.len() {
+            if w.instance_state(n) != InstanceState::Running && !self.nodes[n].foreign_stop {
+                let what = format!("{} does not run", self.names[n]);
+                self.breach("S6", now, what);
+            }
+            let priority = w.view(n).own().map(|e| e.priority);
+            if !self.nodes[n].priority_foreign && priority.is_some_and(|p| p != 0) {
+                let what = format!("{} is left with priority {}", self.names[n], priority.unwrap_or_default());
+                self.breach("S7", now, what);
+            }
+        }
+        let history = self.histories.get(&update).cloned().unwrap_or_default();
+        for e in history.iter().filter(|e| e.kind == "NodeUpdated" || e.kind == "NodeRolledBack") {
+            let Some(n) = self.names.iter().position(|name| name == e.text("node")) else { continue };
+            let is = w.instance_type(n).to_owned();
+            if is != e.text("type") && !self.nodes[n].type_foreign {
+                let what = format!("{} is {is}, its {} says {}", self.names[n], e.kind, e.text("type"));
+                self.breach("S8", now, what);
+            }
+        }
+        let completed = history.iter().any(|e| e.kind == "UpdateCompleted");
+        if calm {
+            if !completed {
+                self.breach("L1", now, "nothing went wrong, and the update did not complete".into());
+            }
+            if w.elections() > 1 {
+                self.breach("S10", now, format!("nothing went wrong, and {} elections were held", w.elections()));
+            }
+            if self.nodes.iter().any(|n| n.stops != 1) {
+                let what = format!("nothing went wrong, and instances were stopped {:?} times", self.stops());
+                self.breach("S8", now, what);
+            }
+        }
+    }
+}
+
+/// S8 and L3: a fact against the facts before it.
+fn judge_fact(history: &[Entry], entry: &Entry) -> Vec<(&'static str, String)> {
+    let mut broken = Vec::new();
+    let node = entry.text("node");
+    if entry.id.get_version_num() != 5 {
+        broken.push(("S8", "its id is not derived from what it says".to_owned()));
+    }
+    if history.iter().any(Entry::is_end) && entry.kind != "CommandRefused" {
+        broken.push(("S8", "after the end".into()));
+    }
+    let holder = history.iter().rev().find(|e| e.kind == "WorkerAssigned").and_then(|e| e.incarnation);
+    match entry.kind.as_str() {
+        "WorkerAssigned" => {
+            let named = entry.data.get("incarnation").and_then(Value::as_str).and_then(|i| i.parse::<Uuid>().ok());
+            if named != entry.incarnation {
+                broken.push(("S8", "it names another than its writer".into()));
+            }
+            if named == holder {
+                broken.push(("S8", "its writer held the update already".into()));
+            }
+        }
+        "UpdateRejected" | "CommandRefused" => {}
+        _ if holder != entry.incarnation => broken.push(("S8", "its writer does not hold the update".into())),
+        _ => {}
+    }
+    let once: &[&str] = &["UpdateAccepted", "UpdatePlanned"];
+    if once.contains(&entry.kind.as_str()) && history.iter().any(|e| e.kind == entry.kind) {
+        broken.push(("S8", "it stands already".into()));
+    }
+    let results: &[&str] = &["NodeUpdated", "NodeRolledBack", "NodeFailed", "NodeSkipped"];
+    let has = |kinds: &[&str]| history.iter().any(|e| kinds.contains(&e.kind.as_str()) && e.text("node") == node);
+    if results.contains(&entry.kind.as_str()) && has(results) {
+        broken.push(("S8", "the node has a result already".into()));
+    }
+    if entry.kind == "NodeSelected" {
+        if has(&["NodeSelected"]) {
+            broken.push(("S8", "the node was selected already".into()));
+        }
+        let open = history.iter().any(|e| {
+            e.kind == "NodeSelected"
+                && !history.iter().any(|r| results.contains(&r.kind.as_str()) && r.text("node") == e.text("node"))
+        });
+        if open {
+            broken.push(("S8", "another node is in hand".into()));
+        }
+    }
+    // Each outcome answers one intent.
+    let intents: &[&str] = match entry.kind.as_str() {
+        "InstanceStopped" => &["InstanceStopRequested"],
+        "TypeModified" => &["TypeModificationRequested"],
+        "InstanceStarted" => &["InstanceStartRequested"],
+        // A type that cannot be set cannot be started.
+        "InstanceStartFailed" => &["InstanceStartRequested", "TypeModificationRequested"],
+        "PriorityLowered" => &["PriorityLoweringRequested"],
+        "LeadershipTransferred" => &["ResignationRequested"],
+        _ => &[],
+    };
+    let by_ticket = entry.data.get("returnTicket").and_then(Value::as_bool) == Some(true);
+    if !intents.is_empty() && !by_ticket {
+        let open = |e: &&Entry| intents.contains(&e.kind.as_str());
+        let last = history.iter().rev().find(|e| e.text("node") == node && (open(e) || e.kind == entry.kind));
+        if last.filter(open).is_none() {
+            broken.push(("S8", format!("no open {} stands before it", intents.join(" or "))));
+        }
+    }
+    // L3: pause and cancel take hold before the next stop.
+    if entry.kind == "InstanceStopRequested" {
+        let last = |kinds: &[&str]| history.iter().rev().find(|e| kinds.contains(&e.kind.as_str()));
+        let paused = last(&["UpdatePaused", "UpdateResumed"]).is_some_and(|e| e.kind == "UpdatePaused");
+        let cancelled = last(&["CancelRequested"]).is_some_and(|e| e.revision > 0);
+        let again = history.iter().rev().take_while(|e| e.kind != "NodeSelected").any(|e| e.kind == "InstanceStopped");
+        if (paused || cancelled) && !again {
+            broken.push(("L3", format!("paused: {paused}, cancelled: {cancelled}")));
+        }
+    }
+    broken
+}
+
+fn set(since: &mut Option<Duration>, holds: bool, now: Duration) {
+    if holds {
+        since.get_or_insert(now);
+    } else {
+        *since = None;
+    }
+}
+
+pub fn short(update: Uuid) -> String {
+    format!("u{}", update.as_u128() & 0xff)
+}
+
+/// `w2.3`: the third life of worker 2.
+pub fn who(incarnation: Incarnation) -> String {
+    let n = incarnation.0.as_u128() & 0xffff_ffff;
+    format!("w{}.{}", n >> 16, n & 0xffff)
+}

@@ -1,0 +1,641 @@
+//! One worker's ports: the world's, with everything that can go wrong on the way to it and back. Also where the worker dies or is paused,
+//! where the judge hears of what is sent and called, and where a seeded bug sits.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use esdb_rollout::domain::cluster::{NodeState, ReplicaSubscription, View};
+use esdb_rollout::domain::ids::{Address, Incarnation, InstanceId, InstanceType, Revision, StreamName};
+use esdb_rollout::domain::instance::{Instance, TypeInfo};
+use esdb_rollout::domain::time::Moment;
+use esdb_rollout::ports::*;
+use esdb_rollout::sim::ports::class;
+use esdb_rollout::sim::world::{Random, SimWorld};
+use esdb_rollout::update::action::Call;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::bugs::Bug;
+use crate::judge::{Judge, who};
+use crate::scenario::{EC2_CODES, Side, Wire};
+
+/// What one seed's workers share.
+pub struct Stage {
+    pub cluster: SimWorld,
+    pub store: SimWorld,
+    pub store_elsewhere: bool,
+    pub judge: Mutex<Judge>,
+    pub wire: Wire,
+    /// Whether the wire still plays its faults.
+    pub faulty: AtomicBool,
+    /// Seconds by which the calendars are off.
+    pub calendar: Mutex<i64>,
+    pub bug: Option<Bug>,
+}
+
+impl Stage {
+    pub fn judge<T>(&self, f: impl FnOnce(&mut Judge) -> T) -> T {
+        f(&mut self.judge.lock().unwrap())
+    }
+
+    /// The judge looks at everything as it is now, and `f` is done to both.
+    pub fn look<T>(&self, f: impl FnOnce(&mut Judge, &mut esdb_rollout::sim::world::World) -> T) -> T {
+        if self.store_elsewhere {
+            self.store.with(|store| {
+                self.cluster.with(|cluster| {
+                    self.judge(|j| {
+                        j.look(cluster, store);
+                        f(j, cluster)
+                    })
+                })
+            })
+        } else {
+            self.cluster.with(|w| {
+                self.judge(|j| {
+                    j.look(w, w);
+                    f(j, w)
+                })
+            })
+        }
+    }
+
+    pub fn note(&self, what: impl std::fmt::Display) {
+        let now = self.cluster.with(|w| w.now());
+        self.judge(|j| j.note(now, what));
+    }
+}
+
+/// One life of one worker.
+pub struct Life {
+    pub incarnation: Incarnation,
+    dead: AtomicBool,
+    pub died: Notify,
+    paused_until: Mutex<Instant>,
+    cut_until: [Mutex<Instant>; 3],
+    silent_until: Mutex<Instant>,
+    random: Mutex<Random>,
+}
+
+impl Life {
+    pub fn new(seed: u64, worker: usize, number: u32) -> Arc<Self> {
+        let now = Instant::now();
+        let incarnation = Incarnation(uuid::Uuid::from_u128(((worker as u128 + 1) << 16) | u128::from(number)));
+        Arc::new(Life {
+            incarnation,
+            dead: AtomicBool::new(false),
+            died: Notify::new(),
+            paused_until: Mutex::new(now),
+            cut_until: [Mutex::new(now), Mutex::new(now), Mutex::new(now)],
+            silent_until: Mutex::new(now),
+            random: Mutex::new(Random::named(seed, &format!("wire {worker} {number}"))),
+        })
+    }
+
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    pub fn pause(&self, for_: Duration) {
+        *self.paused_until.lock().unwrap() = Instant::now() + for_;
+    }
+
+    pub fn cut_off(&self, side: Side, for_: Duration) {
+        *self.cut_until[side as usize].lock().unwrap() = Instant::now() + for_;
+    }
+
+    pub fn silence(&self, for_: Duration) {
+        *self.silent_until.lock().unwrap() = Instant::now() + for_;
+    }
+
+    /// Everything that was done to this life ends now.
+    pub fn heal(&self) {
+        let now = Instant::now();
+        for until in [&self.paused_until, &self.silent_until].into_iter().chain(&self.cut_until) {
+            let mut until = until.lock().unwrap();
+            *until = now.min(*until);
+        }
+    }
+
+    fn cut(&self, side: Side) -> bool {
+        *self.cut_until[side as usize].lock().unwrap() > Instant::now()
+    }
+}
+
+/// What EC2 said, and when.
+type Described = Vec<(Instant, Vec<Instance>)>;
+
+/// A worker's ports.
+#[derive(Clone)]
+pub struct Wired {
+    pub stage: Arc<Stage>,
+    pub life: Arc<Life>,
+    pub log: Arc<dyn EventLog>,
+    pub admin: Arc<dyn ClusterAdmin>,
+    pub fleet: Arc<dyn Fleet>,
+    /// Descriptions of late, for answers that are stale.
+    pub described: Arc<Mutex<Described>>,
+    /// Good views of late, for a bug that believes them.
+    pub views: Arc<Mutex<BTreeMap<Address, View>>>,
+}
+
+impl Wired {
+    fn draw<T>(&self, f: impl FnOnce(&mut Random) -> T) -> T {
+        f(&mut self.life.random.lock().unwrap())
+    }
+
+    fn chance(&self, percent: impl Fn(&Wire) -> u32) -> bool {
+        let percent = percent(&self.stage.wire);
+        percent > 0 && self.stage.faulty.load(Ordering::SeqCst) && self.draw(|r| r.percent(percent))
+    }
+
+    /// The worker dies here, now and then.
+    async fn may_die(&self, where_: &str) {
+        let permille = u64::from(self.stage.wire.crash_permille);
+        if permille > 0 && self.stage.faulty.load(Ordering::SeqCst) && self.draw(|r| r.below(1000) < permille) {
+            self.die(where_).await;
+        }
+    }
+
+    pub async fn die(&self, where_: &str) {
+        self.stage.note(format_args!("{} dies {where_}", who(self.life.incarnation)));
+        self.life.dead.store(true, Ordering::SeqCst);
+        self.life.died.notify_one();
+        std::future::pending::<()>().await;
+    }
+
+    /// An answer comes back: not while the worker is paused, and late if everything is slow.
+    async fn back<T>(&self, answer: T) -> T {
+        let slow = self.stage.wire.slow_ms;
+        if slow > 0 && self.stage.faulty.load(Ordering::SeqCst) {
+            let late = self.draw(|r| r.millis(0, slow));
+            sleep(late).await;
+        }
+        loop {
+            let until = *self.life.paused_until.lock().unwrap();
+            if until <= Instant::now() {
+                return answer;
+            }
+            sleep_until(until).await;
+        }
+    }
+
+    fn acknowledged(&self, stream: &StreamName) {
+        if stream.as_str().starts_with("clusterUpdate-") {
+            let now = self.stage.cluster.with(|w| w.now());
+            let me = self.life.incarnation;
+            self.stage.judge(|j| j.acknowledged.insert(me, now));
+        }
+    }
+
+    fn counted(stream: &StreamName) -> bool {
+        stream.as_str().starts_with("clusterUpdate-") || stream.as_str().starts_with("updatedCluster-")
+    }
+
+    async fn read_fails<T>(&self, what: &str) -> Result<(), Result<T, ReadError>> {
+        if self.life.cut(Side::Store) {
+            sleep(Duration::from_secs(5)).await;
+        } else if self.chance(|w| w.read_lost) {
+            let after = self.draw(|r| r.millis(1, 5000));
+            sleep(after).await;
+        } else {
+            return Ok(());
+        }
+        Err(Err(ReadError::Unavailable { what: what.to_owned(), found: "no answer".into() }))
+    }
+
+    async fn appended(
+        &self,
+        stream: &StreamName,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, AppendError> {
+        let unknown = || AppendError::Unknown { stream: stream.clone(), found: "no answer".into() };
+        let now = self.stage.cluster.with(|w| w.now());
+        self.stage.judge(|j| events.iter().for_each(|e| j.sends(e.id, self.life.incarnation, now)));
+        if self.life.cut(Side::Store) {
+            sleep(Duration::from_secs(5)).await;
+            return Err(AppendError::Unavailable { stream: stream.clone(), found: "no answer".into() });
+        }
+        if self.chance(|w| w.append_lost) {
+            let after = self.draw(|r| r.millis(1, 5000));
+            sleep(after).await;
+            return Err(unknown());
+        }
+        // What was sent arrives, whatever becomes of the sender.
+        let (log, to, wired) = (self.log.clone(), stream.clone(), self.clone());
+        let late = self.chance(|w| w.append_late).then(|| self.draw(|r| r.millis(1, 12_000)));
+        let twice = self.chance(|w| w.append_twice);
+        let sent = tokio::spawn(async move {
+            sleep(late.unwrap_or_default()).await;
+            let first = log.append(&to, expected, events.clone()).await;
+            if twice {
+                let again = log.append(&to, expected, events).await;
+                wired.stage.note(format_args!("sent twice: {first:?}, {again:?}"));
+            }
+            first
+        });
+        if late.is_some() {
+            sleep(Duration::from_secs(5)).await;
+            return Err(unknown());
+        }
+        let answer = sent.await.expect("an append does not panic");
+        if self.chance(|w| w.append_answer_lost) {
+            let after = self.draw(|r| r.millis(1, 4000));
+            sleep(after).await;
+            return Err(unknown());
+        }
+        if answer.is_ok() {
+            self.acknowledged(stream);
+        }
+        answer
+    }
+
+    /// A call that changes something, of which the judge hears when it leaves.
+    async fn calls<T: Send + 'static>(
+        &self,
+        call: Call,
+        effect: impl Future<Output = T> + Send + 'static,
+        faults: impl Fn(&Self) -> CallFault<T>,
+    ) -> T {
+        self.may_die(&format!("before: {call}")).await;
+        let me = self.life.incarnation;
+        self.stage.look(|judge, world| judge.call(world, me, &call));
+        let what = call.to_string();
+        let answer = match faults(self) {
+            CallFault::None => tokio::spawn(effect).await.expect("a call does not panic"),
+            CallFault::Refused(error) => {
+                self.stage.note(format_args!("refused: {what}"));
+                self.stage.judge(|j| j.refused(&call));
+                error
+            }
+            CallFault::AnswerLost(error, after) => {
+                let done = tokio::spawn(effect);
+                sleep(after).await;
+                drop(done.await);
+                self.stage.note(format_args!("answer lost: {what}"));
+                error
+            }
+            CallFault::Late(after) => {
+                let stage = self.stage.clone();
+                tokio::spawn(async move {
+                    sleep(after).await;
+                    stage.note(format_args!("arrives late: {what}"));
+                    effect.await;
+                });
+                std::future::pending().await
+            }
+        };
+        self.may_die(&format!("after: {call}")).await;
+        self.back(answer).await
+    }
+
+    async fn fleet_call(&self, call: Call) -> Result<Done, FleetError> {
+        let fleet = self.fleet.clone();
+        let name = match &call {
+            Call::StopInstance { .. } => "StopInstances",
+            Call::ModifyType { .. } => "ModifyInstanceAttribute",
+            Call::StartInstance { .. } => "StartInstances",
+            Call::SetPriority { .. } | Call::Resign { .. } => "none of EC2's",
+        };
+        let again = call.clone();
+        let effect = async move {
+            match again {
+                Call::StopInstance { instance } => fleet.stop(&instance).await,
+                Call::ModifyType { instance, to } => fleet.modify_type(&instance, &to).await,
+                Call::StartInstance { instance } => fleet.start(&instance).await,
+                Call::SetPriority { .. } | Call::Resign { .. } => Ok(Done { request_id: None }),
+            }
+        };
+        self.calls(call, effect, |wired| {
+            let error = |code: &str, class: CallClass| {
+                let message = "as the catalogue says".into();
+                Err(FleetError { call: name.into(), class, code: code.into(), message, request_id: None })
+            };
+            if wired.life.cut(Side::Ec2) {
+                return CallFault::Refused(error("Unreachable", CallClass::Retry));
+            }
+            if wired.chance(|w| w.ec2_refused) {
+                let code = wired.draw(|r| r.pick(EC2_CODES)).expect("there are codes");
+                return CallFault::Refused(error(code, class(code)));
+            }
+            if wired.chance(|w| w.ec2_answer_lost) {
+                let after = wired.draw(|r| r.millis(1, 9000));
+                return CallFault::AnswerLost(error("Timeout", CallClass::Retry), after);
+            }
+            if wired.chance(|w| w.ec2_late) {
+                return CallFault::Late(wired.draw(|r| r.millis(1, 9900)));
+            }
+            CallFault::None
+        })
+        .await
+    }
+
+    async fn node_call(&self, node: &Address, call: Call) -> Result<(), NodeError> {
+        let admin = self.admin.clone();
+        let again = call.clone();
+        let effect = async move {
+            match again {
+                Call::SetPriority { address, priority } => admin.set_priority(&address, priority).await,
+                Call::Resign { address } => admin.resign(&address).await,
+                Call::StopInstance { .. } | Call::ModifyType { .. } | Call::StartInstance { .. } => Ok(()),
+            }
+        };
+        self.calls(call, effect, |wired| {
+            let lost = || Err(NodeError::TimedOut { node: node.clone(), after_ms: 3000 });
+            if wired.life.cut(Side::Nodes) {
+                return CallFault::Refused(lost());
+            }
+            if wired.chance(|w| w.node_call_refused) {
+                let status = wired.draw(|r| r.pick(&[401, 404, 500, 503])).expect("there are some");
+                return CallFault::Refused(Err(NodeError::Status {
+                    node: node.clone(),
+                    what: "the call".into(),
+                    status,
+                }));
+            }
+            if wired.chance(|w| w.node_call_answer_lost) {
+                let after = wired.draw(|r| r.millis(1, 2900));
+                return CallFault::AnswerLost(lost(), after);
+            }
+            CallFault::None
+        })
+        .await
+    }
+
+    async fn asks<T>(&self, node: &Address, ask: impl Future<Output = Result<T, NodeError>>) -> Result<T, NodeError> {
+        if self.life.cut(Side::Nodes) || self.chance(|w| w.node_lost) {
+            sleep(Duration::from_secs(3)).await;
+            return Err(NodeError::TimedOut { node: node.clone(), after_ms: 3000 });
+        }
+        let answer = ask.await;
+        if self.chance(|w| w.node_slow) {
+            let after = self.draw(|r| r.millis(1, 2900));
+            sleep(after).await;
+        }
+        self.back(answer).await
+    }
+}
+
+/// What goes wrong with one call that changes something.
+enum CallFault<T> {
+    None,
+    /// It has no effect, and this is the answer.
+    Refused(T),
+    /// It has its effect, and this is what is heard, after so long.
+    AnswerLost(T, Duration),
+    /// It has its effect after so long, and nothing is heard.
+    Late(Duration),
+}
+
+#[async_trait]
+impl EventLog for Wired {
+    async fn append(&self, s: &StreamName, e: Expected, v: Vec<NewEvent>) -> Result<Appended, AppendError> {
+        let kinds: Vec<String> = v.iter().map(|e| e.event_type.clone()).collect();
+        if Self::counted(s) {
+            self.may_die(&format!("before {}", kinds.join("+"))).await;
+        }
+        let answer = match self.stage.bug {
+            Some(bug) => bug.append(self, s, e, v).await,
+            None => self.appended(s, e, v).await,
+        };
+        if Self::counted(s) {
+            if let Err(error) = &answer {
+                self.stage.note(format_args!("{}: {}: {error}", who(self.life.incarnation), kinds.join("+")));
+            }
+            self.may_die(&format!("after {}", kinds.join("+"))).await;
+        }
+        self.back(answer).await
+    }
+
+    async fn read(&self, s: &StreamName, from: Revision, max: usize) -> Result<Vec<StoredEvent>, ReadError> {
+        if let Err(failed) = self.read_fails(s.as_str()).await {
+            return self.back(failed).await;
+        }
+        let answer = self.log.read(s, from, max).await;
+        if answer.is_ok() {
+            self.acknowledged(s);
+        }
+        self.back(answer).await
+    }
+
+    async fn read_last(&self, s: &StreamName) -> Result<Option<StoredEvent>, ReadError> {
+        if let Err(failed) = self.read_fails(s.as_str()).await {
+            return self.back(failed).await;
+        }
+        let answer = self.log.read_last(s).await;
+        self.back(answer).await
+    }
+
+    async fn end_of_log(&self) -> Result<Option<Position>, ReadError> {
+        self.log.end_of_log().await
+    }
+
+    async fn read_back(&self, p: &[&str], max: usize, look: usize) -> Result<(Vec<StoredEvent>, usize), ReadError> {
+        self.log.read_back(p, max, look).await
+    }
+
+    async fn subscribe(&self, from: StartFrom, p: &[&str]) -> mpsc::Receiver<Feed> {
+        let mut inner = self.log.subscribe(from, p).await;
+        let (to, feed) = mpsc::channel(64);
+        let life = self.life.clone();
+        tokio::spawn(async move {
+            loop {
+                let item = tokio::select! {
+                    item = inner.recv() => item,
+                    () = to.closed() => None,
+                };
+                let Some(item) = item else { return };
+                loop {
+                    let until = *life.silent_until.lock().unwrap();
+                    let now = Instant::now();
+                    if until <= now {
+                        break;
+                    }
+                    // By steps: the silence may be ended from outside.
+                    sleep_until(until.min(now + Duration::from_secs(1))).await;
+                }
+                if to.send(item).await.is_err() {
+                    return;
+                }
+            }
+        });
+        feed
+    }
+
+    async fn let_read_all(&self, user: &str) -> Result<bool, AppendError> {
+        self.log.let_read_all(user).await
+    }
+
+    async fn set_max_count(&self, s: &StreamName, n: u64) -> Result<bool, AppendError> {
+        if self.life.cut(Side::Store) {
+            sleep(Duration::from_secs(5)).await;
+            return Err(AppendError::Unavailable { stream: s.clone(), found: "no answer".into() });
+        }
+        let answer = self.log.set_max_count(s, n).await;
+        self.back(answer).await
+    }
+
+    async fn read_everywhere(&self, s: &StreamName) -> Vec<LocalRead> {
+        if self.life.cut(Side::Store) {
+            return self.back(Vec::new()).await;
+        }
+        let answer = self.log.read_everywhere(s).await;
+        self.back(answer).await
+    }
+
+    async fn probe(&self) -> StoreProbe {
+        if self.life.cut(Side::Store) {
+            return self.back(StoreProbe { voters: 3, ..StoreProbe::default() }).await;
+        }
+        let answer = self.log.probe().await;
+        self.back(answer).await
+    }
+}
+
+#[async_trait]
+impl ClusterAdmin for Wired {
+    async fn gossip(&self, n: &Address) -> Result<View, NodeError> {
+        let answer = self.asks(n, self.admin.gossip(n)).await;
+        let mut answer = match self.stage.bug {
+            Some(bug) => bug.gossip(self, n, answer).await,
+            None => answer,
+        };
+        if let Ok(view) = &mut answer
+            && self.chance(|w| w.view_contradicts)
+            && let Some(at) = self.draw(|r| r.pick(&(0..view.members.len()).collect::<Vec<_>>()))
+            && view.members[at].address != view.server
+        {
+            view.members[at].state = NodeState::Leader;
+        }
+        answer
+    }
+
+    async fn live(&self, n: &Address) -> Result<bool, NodeError> {
+        self.asks(n, self.admin.live(n)).await
+    }
+
+    async fn cluster_size(&self, n: &Address) -> Result<Option<u32>, NodeError> {
+        let answer = self.asks(n, self.admin.cluster_size(n)).await;
+        match self.stage.bug {
+            Some(bug) => bug.cluster_size(self, n, answer).await,
+            None => answer,
+        }
+    }
+
+    async fn replication(&self, n: &Address) -> Result<Vec<ReplicaSubscription>, NodeError> {
+        self.asks(n, self.admin.replication(n)).await
+    }
+
+    async fn set_priority(&self, n: &Address, p: i32) -> Result<(), NodeError> {
+        let call = Call::SetPriority { address: n.clone(), priority: p };
+        match self.stage.bug {
+            Some(bug) if bug.forgets(&call) => Ok(()),
+            Some(_) | None => self.node_call(n, call).await,
+        }
+    }
+
+    async fn resign(&self, n: &Address) -> Result<(), NodeError> {
+        self.node_call(n, Call::Resign { address: n.clone() }).await
+    }
+
+    async fn resolve(&self, h: &str) -> Result<Vec<IpAddr>, NodeError> {
+        self.admin.resolve(h).await
+    }
+}
+
+#[async_trait]
+impl Fleet for Wired {
+    async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError> {
+        let failure = |code: &str| FleetError {
+            call: "DescribeInstances".into(),
+            class: class(code),
+            code: code.into(),
+            message: "as the catalogue says".into(),
+            request_id: None,
+        };
+        if self.life.cut(Side::Ec2) {
+            sleep(Duration::from_secs(10)).await;
+            return Err(FleetError { class: CallClass::Retry, ..failure("Timeout") });
+        }
+        if self.chance(|w| w.describe_fails) {
+            let code = self.draw(|r| r.pick(&["RequestLimitExceeded", "InternalError", "UnauthorizedOperation"]));
+            return Err(failure(code.expect("there are some")));
+        }
+        let mut answer = self.fleet.describe(ids).await?;
+        let now = Instant::now();
+        let stale = self.chance(|w| w.describe_stale).then(|| self.draw(|r| r.millis(0, 10_000)));
+        {
+            let mut kept = self.described.lock().unwrap();
+            kept.retain(|(at, _)| now.duration_since(*at) <= Duration::from_secs(10));
+            kept.push((now, answer.clone()));
+            if let Some(age) = stale
+                && let Some((_, old)) = kept.iter().find(|(at, _)| now.duration_since(*at) <= age)
+            {
+                answer.clone_from(old);
+            }
+        }
+        if self.chance(|w| w.describe_misses) && !answer.is_empty() {
+            let at = self.draw(|r| r.below(answer.len() as u64)) as usize;
+            answer.remove(at);
+        }
+        Ok(self.back(answer).await)
+    }
+
+    async fn find(&self, w: &Wanted) -> Result<Vec<Instance>, FleetError> {
+        let answer = self.fleet.find(w).await;
+        self.back(answer).await
+    }
+
+    async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
+        let answer = self.fleet.type_info(t).await;
+        self.back(answer).await
+    }
+
+    async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        let call = Call::StopInstance { instance: id.clone() };
+        match self.stage.bug {
+            Some(bug) => bug.stop(self, call).await,
+            None => self.fleet_call(call).await,
+        }
+    }
+
+    async fn modify_type(&self, id: &InstanceId, to: &InstanceType) -> Result<Done, FleetError> {
+        self.fleet_call(Call::ModifyType { instance: id.clone(), to: to.clone() }).await
+    }
+
+    async fn start(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        self.fleet_call(Call::StartInstance { instance: id.clone() }).await
+    }
+}
+
+impl Wired {
+    /// The way a bug takes to the store, past or through the usual one.
+    pub async fn append_as_ever(&self, s: &StreamName, e: Expected, v: Vec<NewEvent>) -> Result<Appended, AppendError> {
+        self.appended(s, e, v).await
+    }
+
+    pub async fn stop_as_ever(&self, call: Call) -> Result<Done, FleetError> {
+        self.fleet_call(call).await
+    }
+}
+
+/// The worker's clock: monotonic time as ever, a calendar that jumps.
+pub struct Calendar {
+    pub stage: Arc<Stage>,
+    pub inner: SystemClock,
+}
+
+impl Clock for Calendar {
+    fn now(&self) -> Moment {
+        self.inner.now()
+    }
+
+    fn wall(&self) -> jiff::Timestamp {
+        let off = jiff::SignedDuration::from_secs(*self.stage.calendar.lock().unwrap());
+        self.inner.wall() + off
+    }
+}
