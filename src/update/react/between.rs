@@ -46,26 +46,12 @@ pub(super) fn cancelled(state: &State, observed: &Observed<'_>, cancel: &CancelR
 
 pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now: Moment) -> Next {
     let seconds = seconds_since_acceptance(state, observed.wall);
-    if state.failure.is_some() || state.cancelled.is_some() || state.remaining().next().is_none() {
-        // An end says which nodes run, so all of them must have been described since.
-        if observed.fleet_trouble.is_some()
-            || !scene.plan.members.iter().all(|m| observed.instances.contains_key(&m.instance))
-        {
-            return wait(state, "describingInstances", observed.fleet_trouble.unwrap_or("before the end"), vec![]);
-        }
+    let ends = state.failure.is_some() || state.cancelled.is_some() || state.remaining().next().is_none();
+    if let Some(why) = missing_description(observed, scene).filter(|_| ends) {
+        return wait(state, "describingInstances", why, vec![]);
     }
     if let Some(failure) = &state.failure {
-        return Next::Record(vec![
-            UpdateFailed {
-                code: failure.code.clone(),
-                remedy: failure.remedy.clone(),
-                seconds,
-                nodes: outcomes(state),
-                elections: state.elections,
-                not_running: not_running(state, observed),
-            }
-            .into(),
-        ]);
+        return failed(state, observed, &failure.code, &failure.remedy);
     }
     if let Some(cancel) = &state.cancelled {
         return Next::Record(vec![cancelled(state, observed, cancel)]);
@@ -129,6 +115,33 @@ pub(super) fn quiet_after_take_over(observed: &Observed<'_>, now: Moment) -> Opt
 
 pub(super) fn park(code: &str, found: String, remedy: &str) -> Next {
     Next::Record(vec![UpdateParked { code: code.into(), found, remedy: remedy.into() }.into()])
+}
+
+/// Code of an update whose plan does not fit the cluster any more.
+pub(super) const UNEXPECTED_MEMBER: &str = "unexpectedMember";
+
+/// What a person should do then.
+pub(super) const PLAN_AGAIN: &str =
+    "the cluster has members that the plan does not know, or other voters: start a new update, which plans anew";
+
+/// An end says which nodes run, so all of them must have been described since.
+fn missing_description<'a>(observed: &Observed<'a>, scene: &Scene<'_>) -> Option<&'a str> {
+    let described = scene.plan.members.iter().all(|m| observed.instances.contains_key(&m.instance));
+    observed.fleet_trouble.or((!described).then_some("before the end"))
+}
+
+fn failed(state: &State, observed: &Observed<'_>, code: &str, remedy: &str) -> Next {
+    Next::Record(vec![
+        UpdateFailed {
+            code: code.into(),
+            remedy: remedy.into(),
+            seconds: seconds_since_acceptance(state, observed.wall),
+            nodes: outcomes(state),
+            elections: state.elections,
+            not_running: not_running(state, observed),
+        }
+        .into(),
+    ])
 }
 
 /// Takes the next node in hand: a voter that is down or lags first, then replicas, then followers, the leader last.
@@ -203,6 +216,12 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
         .into_iter()
         .filter(|b| !matches!(b, Blocker::Leads | Blocker::CalledLeader))
         .collect();
+    if blockers.iter().any(|b| matches!(b, Blocker::UnexpectedMember(_))) {
+        return match missing_description(observed, scene) {
+            Some(why) => wait(state, "describingInstances", why, vec![]),
+            None => failed(state, observed, UNEXPECTED_MEMBER, PLAN_AGAIN),
+        };
+    }
     if let Some(first) = blockers.first() {
         return blocked(state, first, &format!("before {node}"), scene.now);
     }

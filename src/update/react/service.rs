@@ -8,7 +8,7 @@ use super::super::limits::{NODE_TIMEOUT, PRIORITY_TIMEOUT, PRIORITY_TRIES_MAX, R
 use super::super::observed::InstanceSeen;
 use super::super::safety::{self, Blocker};
 use super::super::state::{CANCELLED, Step};
-use super::between::{blocked, cancelled};
+use super::between::{PLAN_AGAIN, UNEXPECTED_MEMBER, blocked, cancelled};
 use super::{Hand, IntentStatus, Next, number};
 use crate::domain::agreement::Agreement;
 use crate::domain::cluster::NodeState;
@@ -46,6 +46,9 @@ impl Hand<'_> {
             | InstanceState::Unrecognized => {}
         }
         let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
+        if blockers.iter().any(|b| matches!(b, Blocker::UnexpectedMember(_))) {
+            return self.fail_in_service(UNEXPECTED_MEMBER, PLAN_AGAIN);
+        }
         if blockers.contains(&Blocker::Leads) {
             return self.make_follow();
         }
@@ -321,6 +324,8 @@ impl Hand<'_> {
                 "nodeTimedOut",
                 "find out why the node could not be taken out of service; see the StepDelayed facts",
             )
+        } else if self.scene.unexpected_members().is_some() {
+            self.way_out(UNEXPECTED_MEMBER, PLAN_AGAIN)
         } else {
             self.way_out("nodeLetGo", "see the facts before this one")
         }

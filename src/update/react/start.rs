@@ -155,6 +155,10 @@ impl Hand<'_> {
 
     /// The store is gone, perhaps because this very node is down: bringing it back is the cure.
     pub(super) fn use_ticket(&self, seen: &InstanceSeen) -> Next {
+        if seen.times == 0 {
+            // Said before our last call: that proves nothing about what came of it.
+            return self.wait("storeAway", "waiting for EC2 to describe the instance again", vec![]);
+        }
         let Some(ticket) = self.hand.ticket else {
             return self.delayed(
                 "storeAway",
@@ -229,8 +233,21 @@ impl Hand<'_> {
                 self.stopped()
             }
             IntentStatus::Refused { code, .. } => self.start_failed(seen, &wanted, code, false),
-            // A modification done twice is the same modification: no need to wait until it is settled.
-            IntentStatus::Called | IntentStatus::Unresolved { .. } => self.stopped(),
+            // A modification done twice is the same modification: no need to wait until it is settled, but for EC2 to be heard again, and
+            // not in haste.
+            IntentStatus::Called | IntentStatus::Unresolved { .. } => {
+                if seen.times == 0 {
+                    return self.no_description();
+                }
+                if self.intent_age() < CALL_RETRY_AFTER * self.hand.attempt.min(CALL_TRIES_MAX) {
+                    let numbers = vec![number("try", f64::from(self.hand.attempt))];
+                    return self.delayed("ec2Unanswered", "it is unknown whether the type was changed", numbers);
+                }
+                if self.hand.attempt >= CALL_TRIES_MAX {
+                    return self.start_failed(seen, &wanted, "typeNotModified", false);
+                }
+                self.stopped()
+            }
         }
     }
 
@@ -261,7 +278,7 @@ impl Hand<'_> {
         let now_type = seen.instance.instance_type.clone();
         let expected = self.state.types.get(&self.hand.node).is_none_or(|t| *t == now_type);
         match seen.instance.state {
-            InstanceState::Running if !expected && seen.times < 3 => {
+            InstanceState::Running if !expected && self.now.since(seen.state_since) < SETTLE_AFTER => {
                 // Running with another type than it was to start with: most likely what was true before the stop.
                 return self.wait("instanceStarting", format!("EC2 says running as {now_type}"), vec![]);
             }

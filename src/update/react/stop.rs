@@ -130,7 +130,8 @@ impl Hand<'_> {
             return next;
         }
         let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
-        if blockers.contains(&Blocker::Leads) {
+        let hopeless = |b: &Blocker| matches!(b, Blocker::Leads | Blocker::UnexpectedMember(_));
+        if self.over_time() || blockers.iter().any(hopeless) {
             return self.not_stopped(TURNED_BACK, "");
         }
         match blockers.first() {
