@@ -590,7 +590,10 @@ impl Judge {
         for e in history.iter().filter(|e| e.kind == "NodeUpdated" || e.kind == "NodeRolledBack") {
             let Some(n) = self.names.iter().position(|name| name == e.text("node")) else { continue };
             let is = w.instance_type(n).to_owned();
-            if is != e.text("type") && !self.nodes[n].type_foreign {
+            // An update that came after this one may have changed it again.
+            let again = self.histories.iter().filter(|(other, _)| **other != update).flat_map(|(_, h)| h);
+            let again = again.filter(|f| f.kind == "TypeModified").any(|f| f.text("node") == e.text("node"));
+            if is != e.text("type") && !self.nodes[n].type_foreign && !again {
                 let what = format!("{} is {is}, its {} says {}", self.names[n], e.kind, e.text("type"));
                 self.breach("S8", now, what);
             }

@@ -278,7 +278,7 @@ impl Hand<'_> {
         let now_type = seen.instance.instance_type.clone();
         let expected = self.state.types.get(&self.hand.node).is_none_or(|t| *t == now_type);
         match seen.instance.state {
-            InstanceState::Running if !expected && self.now.since(seen.state_since) < SETTLE_AFTER => {
+            InstanceState::Running if !expected && seen.at.since(seen.state_since) < SETTLE_AFTER => {
                 // Running with another type than it was to start with: most likely what was true before the stop.
                 return self.wait("instanceStarting", format!("EC2 says running as {now_type}"), vec![]);
             }
