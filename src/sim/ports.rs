@@ -17,7 +17,7 @@ use super::model::{
 use super::world::{AllPage, CompiledFilter, Random, SimWorld, World};
 use crate::domain::cluster::{NodeState, ReplicaSubscription, View};
 use crate::domain::ids::{Address, InstanceId, InstanceType, Revision, StreamName};
-use crate::domain::instance::{Instance, TypeInfo};
+use crate::domain::instance::{Instance, TypeInfo, lacks_capacity};
 use crate::ports::{
     AppendError, Appended, CallClass, ClusterAdmin, Done, EventLog, Expected, Feed, Fleet, FleetError, LocalRead,
     NewEvent, NodeError, Position, ReadError, StartFrom, StoreProbe, StoredEvent, Wanted,
@@ -436,10 +436,7 @@ pub fn class(code: &str) -> CallClass {
         // EC2 is eventually consistent: one "not found" is no proof that an instance is gone.
         | "InvalidInstanceID.NotFound" => CallClass::Retry,
         "IncorrectInstanceState" | "IncorrectState" => CallClass::Wait,
-        "InsufficientInstanceCapacity"
-        | "InsufficientHostCapacity"
-        | "InsufficientCapacity"
-        | "ReservationCapacityExceeded" => CallClass::Capacity,
+        _ if lacks_capacity(code) => CallClass::Capacity,
         "UnauthorizedOperation" | "AuthFailure" | "PendingVerification" | "OptInRequired" | "Blocked" => {
             CallClass::Denied
         }
