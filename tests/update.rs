@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use esdb_rollout::domain::ids::{Revision, UpdateId};
 use esdb_rollout::sim::model::{ExpectedRevision, Fault, Write, WriteOutcome};
-use esdb_rollout::update::event::{CancelRequested, Event, PauseRequested, ResumeRequested, RetryRequested};
+use esdb_rollout::update::event::{
+    CancelRequested, Event, PauseRequested, ResumeRequested, RetryRequested, UpdateRequested,
+};
 use esdb_rollout::update::state::End;
+use esdb_rollout::views::article;
 use esdb_rollout::worker::{Stop, WorkerError};
 use rig::{Rig, lines, outline, quick_world, request, world};
 
@@ -123,6 +126,62 @@ async fn what_is_wanted_already_is_skipped_and_a_restart_stops_each_node_once() 
     assert_eq!(truth.check(), [1, 1, 1, 1]);
 }
 
+/// A request made of a status document, as `start --from` makes it.
+fn resumed(document: &serde_json::Value) -> UpdateRequested {
+    let input: article::Input = serde_json::from_value(document.clone()).unwrap();
+    input.into_request("prod".into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_document_is_gone_on_from_and_what_it_says_is_verified() {
+    let rig = Rig::new(quick_world(8));
+    let truth = rig.watch_truth();
+    let restart = serde_json::json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart", "gates": ["afterFirst"] });
+    rig.append(Event::UpdateRequested(serde_json::from_value(restart).unwrap()), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("ApprovalAwaited", 1).await;
+    rig.append(Event::CancelRequested(CancelRequested::default()), 2).await;
+    let (history, state) = rig.ended(LIMIT).await;
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    let status = article::StatusDocument::of(&state, &history, rig.clock.wall());
+    let mut document = serde_json::to_value(status).unwrap();
+    let statuses = |document: &serde_json::Value| {
+        let nodes = document["EventStoreNodeUpdates"].as_array().unwrap();
+        nodes.iter().map(|n| n["NodeUpdateStatus"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(statuses(&document), ["Success", "Pending", "Pending", "Pending"]);
+
+    // A restart cannot be seen afterwards: the document is believed, once the node is seen to run and to have caught up.
+    let next = Rig { update: UpdateId(uuid::Uuid::from_u128(77)), ..rig.share() };
+    let (history, state) = next.run_as(1, resumed(&document), LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    assert!(outline(&history).contains("NodeSkipped esdb-4"), "{}", lines(&history));
+    assert_eq!(truth.check(), [1, 1, 1, 1]);
+
+    // A type can be seen: who is said to have it, and has not, is taken again. What is not listed is not touched.
+    document["UpdateStrategy"] = "Ec2InstanceTypeUpdate".into();
+    document["TargetInstanceType"] = "m6i.xlarge".into();
+    document["EventStoreNodeUpdates"].as_array_mut().unwrap().truncate(1);
+    let truth = rig.watch_truth();
+    let next = Rig { update: UpdateId(uuid::Uuid::from_u128(78)), ..rig.share() };
+    let (history, state) = next.run_as(2, resumed(&document), LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    assert!(outline(&history).contains("NodeUpdated esdb-4"), "{}", lines(&history));
+    drop(truth);
+
+    // Time already spent counts.
+    document["EventStoreNodeUpdates"][0]["NodeUpdateStatus"] = "InProgress".into();
+    document["EventStoreNodeUpdates"][0]["UpdateIterations"] = 21.into();
+    document["MaxNumberOfIterationsPerNodeUpdate"] = 20.into();
+    document["TargetInstanceType"] = "m6i.large".into();
+    let next = Rig { update: UpdateId(uuid::Uuid::from_u128(79)), ..rig.share() };
+    let (history, state) = next.run_as(3, resumed(&document), LIMIT).await;
+    let Some(End::Failed(failed)) = state.end else { panic!("{}", lines(&history)) };
+    assert_eq!(failed.code, "nodeTimedOut");
+    assert!(!outline(&history).contains("InstanceStopRequested"), "{}", lines(&history));
+}
+
 #[tokio::test(start_paused = true)]
 async fn bad_requests_are_rejected_with_a_code_and_a_remedy_and_nothing_is_stopped() {
     let table = [
@@ -137,6 +196,15 @@ async fn bad_requests_are_rejected_with_a_code_and_a_remedy_and_nothing_is_stopp
             "unknownNode",
         ),
         (serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "dwellSeconds": -1 }), "badNumber"),
+        (
+            serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge",
+                "resumes": [{ "node": "esdb-2", "done": true, "originalPriority": 3 }] }),
+            "priorityLeftLowered",
+        ),
+        (
+            serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "resumes": [{ "node": "esdb-9" }] }),
+            "unknownNode",
+        ),
     ];
     for (data, code) in table {
         let rig = Rig::new(quick_world(6));

@@ -32,8 +32,11 @@ The request is appended as the first event of a stream of its own, clusterUpdate
 is printed on stdout. With --wait the update is followed as by `watch`; Ctrl-C ends the waiting, not the update.
 
 --from takes an UpdateRequested document of ours (cluster, strategy, targetInstanceType, nodes, fallbackTypes, onFailure, onSilentNode,
-nodeTimeoutSeconds, planDigest, gates, notBefore, window, dwellSeconds, acceptDowntime, replicasTogether, supersedes, by, why), or the
-article's (UpdateStrategy, TargetInstanceType, MaxNumberOfIterationsPerNodeUpdate: each iteration is 5 s of the node's time limit).
+nodeTimeoutSeconds, planDigest, gates, notBefore, window, dwellSeconds, acceptDowntime, replicasTogether, supersedes, resumes, by,
+why), or the article's (UpdateStrategy, TargetInstanceType, MaxNumberOfIterationsPerNodeUpdate: each iteration is 5 s of the node's time
+limit). The article's status document (`status --output article`) may be edited by hand and given here too: a new update goes on from
+there, with the nodes it lists. Nodes with Success are verified, not believed; the original priority and the time spent on the node in
+progress are taken from it.
 Options on the command line outrank it.
 
 {JSON_HELP}
@@ -164,6 +167,7 @@ const FIELDS: &[&str] = &[
     "acceptDowntime",
     "replicasTogether",
     "supersedes",
+    "resumes",
     "by",
     "why",
 ];
@@ -174,11 +178,6 @@ fn request(args: &StartArgs, document: Option<Value>, config: &Config) -> Result
     let cluster = cluster_or_only(args.cluster.as_deref().or(named), config)?;
     let mut request = match document {
         Some(document) if article::Input::recognises(&document) => {
-            if document.get("EventStoreNodeUpdates").is_some() {
-                note(
-                    "EventStoreNodeUpdates is not read: nodes are looked at anew, and one that has its type already is skipped",
-                );
-            }
             let input: article::Input =
                 serde_json::from_value(document).map_err(|e| Failure::usage(e).during("the article's document"))?;
             input.into_request(cluster)
@@ -198,6 +197,7 @@ fn request(args: &StartArgs, document: Option<Value>, config: &Config) -> Result
             update_strategy: Strategy::default(),
             target_instance_type: None,
             max_number_of_iterations_per_node_update: None,
+            event_store_node_updates: None,
         }
         .into_request(cluster),
     };

@@ -311,6 +311,7 @@ async fn request(options: &Options, log: &EventStoreLog, update: UpdateId) -> Re
         accept_downtime: (options.wishes.voters < 3).then_some(true),
         replicas_together: None,
         supersedes: None,
+        resumes: None,
         by: Some("rehearsal".to_owned()),
         why: None,
     };

@@ -209,12 +209,39 @@ pub struct UpdateRequested {
     /// End that update of the same cluster in favour of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<UpdateId>,
+    /// What another run has done to the nodes, where this update goes on from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<Vec<ResumedNode>>,
     /// Who asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// What another run says of a node. What can be seen is looked at anew: this only adds what cannot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResumedNode {
+    /// The node.
+    pub node: NodeName,
+    /// Whether it is said to be done.
+    #[serde(default)]
+    pub done: bool,
+    /// Its priority before that run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_priority: Option<i32>,
+    /// Time already spent on it, seconds: it counts towards its time limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent_seconds: Option<f64>,
+}
+
+impl UpdateRequested {
+    /// What another run says of a node.
+    pub fn resumed(&self, node: &NodeName) -> Option<&ResumedNode> {
+        self.resumes.iter().flatten().find(|r| &r.node == node)
+    }
 }
 
 /// What to do after a failure.

@@ -46,8 +46,10 @@ pub fn check_request(request: &UpdateRequested, allowed_types: &[String]) -> Vec
         "use rollBackNode, and ask for the old type in a new update",
     );
     unsupported(matches!(request.on_silent_node, Some(OnSilentNode::Reboot)), "onSilentNode: reboot", "use hold");
-    for (name, value) in [("nodeTimeoutSeconds", request.node_timeout_seconds), ("dwellSeconds", request.dwell_seconds)]
-    {
+    let spent = request.resumes.iter().flatten().map(|r| ("spentSeconds", r.spent_seconds));
+    let given =
+        [("nodeTimeoutSeconds", request.node_timeout_seconds), ("dwellSeconds", request.dwell_seconds)].into_iter();
+    for (name, value) in given.chain(spent) {
         if value.is_some_and(|v| !(0.0..=1e7).contains(&v)) {
             reasons.push(Reason {
                 code: "badNumber".into(),
@@ -190,7 +192,7 @@ pub fn plan(request: &UpdateRequested, survey: &Survey, observed: &Observed<'_>,
         } else {
             Role::Follower
         };
-        let change = request.strategy.change(request, &m.instance, &m.instance.instance_type);
+        let change = request.strategy.change(request, node, &m.instance, &m.instance.instance_type);
         members.push(PlannedMember {
             node: node.clone(),
             address: m.address.clone(),
@@ -220,7 +222,24 @@ pub fn plan(request: &UpdateRequested, survey: &Survey, observed: &Observed<'_>,
             remedy: "set acceptDowntime to accept the downtime".into(),
         });
     }
-    for node in request.nodes.iter().flatten().filter(|n| !survey.members.contains_key(*n)) {
+    let resumed = request.resumes.iter().flatten();
+    for r in resumed.clone().filter(|r| r.done) {
+        let now = members.iter().find(|m| m.node == r.node).map(|m| m.priority);
+        if let (Some(now), Some(was)) = (now, r.original_priority)
+            && now != was
+        {
+            reasons.push(Reason {
+                code: "priorityLeftLowered".into(),
+                found: format!("{} has priority {now}, is said to be done, and had priority {was}", r.node),
+                wanted: "the priority it had".into(),
+                remedy: format!("set it to {was} (POST /admin/node/priority/{was}), or mark the node as not done"),
+            });
+        }
+    }
+    let mut named: Vec<&NodeName> = request.nodes.iter().flatten().chain(resumed.map(|r| &r.node)).collect();
+    named.sort();
+    named.dedup();
+    for node in named.into_iter().filter(|n| !survey.members.contains_key(*n)) {
         reasons.push(Reason {
             code: "unknownNode".into(),
             found: node.to_string(),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{seconds_between, spans};
 use crate::domain::ids::{ClusterName, InstanceId, InstanceType, NodeName};
-use crate::update::event::{NodeResult, PlannedMember, Role, UpdateRequested};
+use crate::update::event::{NodeResult, PlannedMember, ResumedNode, Role, UpdateRequested};
 use crate::update::limits::NODE_TIMEOUT;
 use crate::update::state::{End, InHand, Recorded, State, Step};
 use crate::update::strategy::Strategy;
@@ -12,8 +12,8 @@ use crate::update::strategy::Strategy;
 /// Seconds between two runs of the article's machine.
 const ITERATION_SECONDS: f64 = 5.0;
 
-/// The article's input document. Of a status document given as input only these fields are read: nodes are looked at anew, and a
-/// node that has its type already is skipped.
+/// The article's input document, or its status document, from which a new update goes on: its nodes are looked at anew, those that are
+/// said to be done as well; what cannot be seen (the priority a node had, the time spent on it, a restart) is taken from it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Input {
@@ -24,6 +24,39 @@ pub struct Input {
     pub target_instance_type: Option<InstanceType>,
     /// Runs of the machine after which a node has timed out.
     pub max_number_of_iterations_per_node_update: Option<u64>,
+    /// The nodes of a status document. A node that is not listed is not touched.
+    pub event_store_node_updates: Option<Vec<InputNode>>,
+}
+
+/// A node of a status document, as far as it is read.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct InputNode {
+    /// Its name.
+    pub node_name: NodeName,
+    /// Overall.
+    pub node_update_status: Status,
+    /// Its priority before.
+    pub original_node_priority: Option<i32>,
+    /// Runs of the machine for it so far.
+    pub update_iterations: Option<u64>,
+}
+
+impl InputNode {
+    fn into_resumed(self) -> ResumedNode {
+        let done = match self.node_update_status {
+            Status::Success => true,
+            Status::Pending | Status::InProgress | Status::Failed => false,
+        };
+        // A node that failed, or waits, begins anew; the time of one that was under way goes on.
+        let under_way = self.node_update_status == Status::InProgress;
+        ResumedNode {
+            node: self.node_name,
+            done,
+            original_priority: self.original_node_priority,
+            spent_seconds: self.update_iterations.filter(|_| under_way).map(|n| n as f64 * ITERATION_SECONDS),
+        }
+    }
 }
 
 impl Input {
@@ -36,11 +69,14 @@ impl Input {
 
     /// The same as a request.
     pub fn into_request(self, cluster: ClusterName) -> UpdateRequested {
+        let resumes: Option<Vec<ResumedNode>> =
+            self.event_store_node_updates.map(|nodes| nodes.into_iter().map(InputNode::into_resumed).collect());
+        let nodes = resumes.as_ref().map(|nodes| nodes.iter().map(|r| r.node.clone()).collect());
         UpdateRequested {
             cluster,
             strategy: self.update_strategy,
             target_instance_type: self.target_instance_type,
-            nodes: None,
+            nodes,
             fallback_types: None,
             on_failure: None,
             on_silent_node: None,
@@ -53,6 +89,7 @@ impl Input {
             accept_downtime: None,
             replicas_together: None,
             supersedes: None,
+            resumes,
             by: None,
             why: None,
         }
@@ -60,7 +97,7 @@ impl Input {
 }
 
 /// Status of a node or of the update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// Not begun.
     Pending,

@@ -175,8 +175,13 @@ impl Rig {
 
     /// Runs one update with one worker to its end.
     pub async fn run(&self, request: UpdateRequested, limit: Duration) -> (Vec<Recorded>, State) {
-        self.append(request.into(), 1).await;
-        let (worker, stop) = self.spawn(0);
+        self.run_as(0, request, limit).await
+    }
+
+    /// The same with a worker of this number: each has an incarnation of its own.
+    pub async fn run_as(&self, number: u128, request: UpdateRequested, limit: Duration) -> (Vec<Recorded>, State) {
+        self.append(request.into(), 1 + 100 * number).await;
+        let (worker, stop) = self.spawn(number);
         let ended = self.ended(limit).await;
         stop.send(Stop::AtSafePoint).unwrap();
         worker.await.unwrap().unwrap();

@@ -179,7 +179,7 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
         Some(request) => request,
         None => return wait(state, "noRequest", "there is no request", vec![]),
     };
-    let change = request.strategy.change(request, &seen.instance, &member.old_type);
+    let change = request.strategy.change(request, node, &seen.instance, &member.old_type);
     if let Some(already) = &change.already
         && seen.instance.state == InstanceState::Running
     {

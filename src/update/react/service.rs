@@ -62,7 +62,7 @@ impl Hand<'_> {
         let Some(request) = &self.state.request else {
             return self.wait("noRequest", "there is no request", vec![]);
         };
-        let change = request.strategy.change(request, &seen.instance, &self.hand.old_type);
+        let change = request.strategy.change(request, &self.hand.node, &seen.instance, &self.hand.old_type);
         let own = self.own();
         let samples = self.observed.watch.samples();
         let baseline = own.zip(samples.writer().zip(samples.commit())).map(|(own, (leader_writer, leader_commit))| {
@@ -104,7 +104,10 @@ impl Hand<'_> {
         }
         let Some(own) = self.own() else { return self.wait("nodeSilent", "the leader does not answer", vec![]) };
         let wanted = self.lowest_other_priority().saturating_sub(1);
-        if own.priority > wanted {
+        // Another run may have lowered it and left it so: then it is ours to give back.
+        let before = self.resumed().and_then(|r| r.original_priority);
+        let left_lowered = self.hand.lowered.is_none() && before.is_some_and(|before| before != own.priority);
+        if own.priority > wanted || left_lowered {
             let attempt = self.hand.next_attempt(Step::LoweringPriority);
             if attempt > PRIORITY_TRIES_MAX {
                 return self.fail_in_service(
@@ -116,8 +119,8 @@ impl Hand<'_> {
                 PriorityLoweringRequested {
                     node: self.node(),
                     attempt,
-                    original: self.hand.lowered.map_or(own.priority, |l| l.original),
-                    priority: wanted,
+                    original: self.hand.lowered.map_or(before.unwrap_or(own.priority), |l| l.original),
+                    priority: wanted.min(own.priority),
                     observed: safety::evidence(&self.scene),
                 }
                 .into(),
@@ -334,6 +337,12 @@ impl Hand<'_> {
     pub(super) fn over_time(&self) -> bool {
         let limit = self.state.request.as_ref().and_then(|r| r.node_timeout_seconds);
         let limit = limit.map_or(NODE_TIMEOUT, Duration::from_secs_f64);
-        self.now.since(self.hand.selected_seen) > limit
+        let spent = self.resumed().and_then(|r| r.spent_seconds).unwrap_or_default();
+        self.now.since(self.hand.selected_seen) + Duration::from_secs_f64(spent.max(0.0)) > limit
+    }
+
+    /// What another run says of the node.
+    fn resumed(&self) -> Option<&ResumedNode> {
+        self.state.request.as_ref().and_then(|r| r.resumed(&self.hand.node))
     }
 }

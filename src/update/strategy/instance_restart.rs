@@ -6,7 +6,7 @@
 //! The data is on volumes that outlive a stop (EBS).
 
 use super::NodeChange;
-use crate::domain::ids::InstanceType;
+use crate::domain::ids::{InstanceType, NodeName};
 use crate::update::event::{Reason, UpdateRequested};
 
 pub(super) fn check(request: &UpdateRequested) -> Vec<Reason> {
@@ -19,6 +19,9 @@ pub(super) fn check(request: &UpdateRequested) -> Vec<Reason> {
     }]
 }
 
-pub(super) fn change(old_type: &InstanceType) -> NodeChange {
-    NodeChange { new_type: old_type.clone(), return_types: vec![old_type.clone()], already: None }
+pub(super) fn change(request: &UpdateRequested, node: &NodeName, old_type: &InstanceType) -> NodeChange {
+    // Nothing that can be seen tells a restart that was asked for from another: here the other run is believed.
+    let done = request.resumed(node).is_some_and(|r| r.done);
+    let already = done.then(|| "the run before says that it was restarted".to_owned());
+    NodeChange { new_type: old_type.clone(), return_types: vec![old_type.clone()], already }
 }

@@ -6,7 +6,7 @@ mod instance_type;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Reason, UpdateRequested};
-use crate::domain::ids::InstanceType;
+use crate::domain::ids::{InstanceType, NodeName};
 use crate::domain::instance::Instance;
 
 /// What is done to each node, by its stored name.
@@ -42,11 +42,17 @@ impl Strategy {
         }
     }
 
-    /// What it does to this instance, whose type was `old_type` when planned.
-    pub fn change(self, request: &UpdateRequested, instance: &Instance, old_type: &InstanceType) -> NodeChange {
+    /// What it does to this node's instance, whose type was `old_type` when planned.
+    pub fn change(
+        self,
+        request: &UpdateRequested,
+        node: &NodeName,
+        instance: &Instance,
+        old_type: &InstanceType,
+    ) -> NodeChange {
         match self {
             Strategy::Ec2InstanceTypeUpdate => instance_type::change(request, instance, old_type),
-            Strategy::Ec2InstanceRestart => instance_restart::change(old_type),
+            Strategy::Ec2InstanceRestart => instance_restart::change(request, node, old_type),
         }
     }
 }
