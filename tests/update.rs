@@ -11,7 +11,7 @@ use esdb_rollout::update::event::{
 };
 use esdb_rollout::update::state::End;
 use esdb_rollout::views::article;
-use esdb_rollout::worker::{Stop, WorkerError};
+use esdb_rollout::worker::{StartPoint, Stop, WorkerError};
 use rig::{Rig, lines, outline, quick_world, request, world};
 
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -241,6 +241,37 @@ async fn a_second_update_of_a_busy_cluster_is_rejected() {
     assert!(matches!(state.end, Some(End::Completed(_))));
     stop.send(Stop::AtSafePoint).unwrap();
     worker.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_is_unknown_only_if_no_living_worker_knows_it() {
+    let rig = Rig::new(quick_world(9));
+    let truth = rig.watch_truth();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let mut stranger = rig.worker(5);
+    stranger.writer.worker = "w2".into();
+    let handle = stranger.clusters.values().next().unwrap().clone();
+    stranger.clusters = std::sync::Arc::new([("other".into(), handle)].into());
+    let (stop_stranger, stopped) = tokio::sync::watch::channel(Stop::No);
+    let stranger = tokio::spawn(stranger.run(StartPoint::CheckpointOrBeginning, stopped));
+    // It listens; before it has heard nobody for long enough, one comes who knows the cluster.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(rig.history().await.len(), 1, "a stranger answers nothing in haste");
+    let (worker, stop) = rig.spawn(0);
+    let (history, state) = rig.ended(LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    assert_eq!(truth.check(), [1, 1, 1, 1]);
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+
+    // Now nobody lives who knows it: the stranger says so.
+    let next = Rig { update: UpdateId(uuid::Uuid::from_u128(99)), ..rig.share() };
+    next.append(request("m6i.large").into(), 2).await;
+    let (history, state) = next.ended(LIMIT).await;
+    let Some(End::Rejected(end)) = state.end else { panic!("{}", lines(&history)) };
+    assert_eq!(end.reasons[0].code, "unknownCluster");
+    stop_stranger.send(Stop::AtSafePoint).unwrap();
+    stranger.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,14 +1,21 @@
 //! Finds what there is to do: new commands by a subscription to the whole log from a checkpoint, unfinished updates by the admission
 //! streams of the configured clusters. Each command is admitted or answered before the checkpoint passes it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::store::{read_all, read_update};
 use super::{Found, Worker, WorkerError};
-use crate::codec::{Admissions, CHECKPOINT, CheckpointMoved, encode_admission, encode_facts, encode_record};
-use crate::domain::ids::{CHECKPOINT_STREAM, ClusterName, Revision, StreamName, UPDATE_PREFIX, UpdateId};
+use crate::codec::{
+    Admissions, CHECKPOINT, CheckpointMoved, HEARTBEAT, WorkerHeartbeat, encode_admission, encode_facts, encode_record,
+};
+use crate::domain::ids::{
+    CHECKPOINT_STREAM, ClusterName, Revision, StreamName, UPDATE_PREFIX, UpdateId, WORKER_PREFIX,
+};
+use crate::lease::{HEARTBEAT_EVERY, LEASE};
 use crate::ports::{AppendError, Expected, Feed, Position, ReadError, StartFrom};
 use crate::update::event::{Admission, AdmissionEvent, Event, Kind, Reason, UpdateRejected};
 use crate::update::react::answer_command;
@@ -64,12 +71,31 @@ pub(super) async fn subscribe(worker: Worker, from: StartFrom, wake: mpsc::Sende
     let mut feed = worker.log.subscribe(from, &[UPDATE_PREFIX]).await;
     let mut handled: Option<Position> = None;
     let mut moved = worker.clock.now();
-    while let Some(item) = feed.recv().await {
+    // Requests for clusters that this worker does not know, each with the position handled before it: the checkpoint does not pass them.
+    let mut strangers: BTreeMap<UpdateId, Option<Position>> = BTreeMap::new();
+    let mut listeners: JoinSet<UpdateId> = JoinSet::new();
+    loop {
+        let item = tokio::select! {
+            item = feed.recv() => item,
+            Some(settled) = listeners.join_next() => {
+                match settled {
+                    Ok(update) => {
+                        strangers.remove(&update);
+                    }
+                    Err(panic) => tracing::error!(error = %panic, "a request for another's cluster is no longer watched"),
+                }
+                continue;
+            }
+        };
+        let Some(item) = item else { break };
         match item {
             Feed::Event(event) => {
                 if let Some(update) = UpdateId::from_stream(&event.stream) {
                     if Event::kind_of(&event.event_type) != Some(Kind::Fact) {
-                        handle(&worker, update, &wake).await?;
+                        if handle(&worker, update, &wake).await? == After::Others && !strangers.contains_key(&update) {
+                            strangers.insert(update, handled);
+                            listeners.spawn(leave_to_others(worker.clone(), update));
+                        }
                     } else {
                         // A fact: whoever follows that update looks again.
                         let _ = wake.send(Found { update, cluster: None }).await;
@@ -80,11 +106,12 @@ pub(super) async fn subscribe(worker: Worker, from: StartFrom, wake: mpsc::Sende
             Feed::CaughtUp => {}
             Feed::Reconnecting(why) => tracing::debug!(why, "the subscription is made anew"),
         }
-        if let Some(position) = handled
+        let safe = strangers.values().copied().min().unwrap_or(handled);
+        if let Some(position) = safe
             && worker.clock.now().since(moved) >= CHECKPOINT_EVERY
         {
             moved = worker.clock.now();
-            if move_checkpoint(&worker, position).await {
+            if move_checkpoint(&worker, position).await && strangers.is_empty() {
                 handled = None;
             }
         }
@@ -111,14 +138,24 @@ async fn move_checkpoint(worker: &Worker, to: Position) -> bool {
     }
 }
 
+/// What is left to do once a command has been looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// Nothing.
+    Nothing,
+    /// Its cluster is none of ours; another worker may know it.
+    Others,
+}
+
 /// Admits or answers what stands in the stream of an update. Tries until that is done.
-async fn handle(worker: &Worker, update: UpdateId, wake: &mpsc::Sender<Found>) -> Result<(), WorkerError> {
+async fn handle(worker: &Worker, update: UpdateId, wake: &mpsc::Sender<Found>) -> Result<After, WorkerError> {
     loop {
         match try_handle(worker, update).await {
-            Ok(Handled::Done) => return Ok(()),
+            Ok(Handled::Done) => return Ok(After::Nothing),
+            Ok(Handled::Stranger(_)) => return Ok(After::Others),
             Ok(Handled::Drive(cluster)) => {
                 let _ = wake.send(Found { update, cluster: Some(cluster) }).await;
-                return Ok(());
+                return Ok(After::Nothing);
             }
             Ok(Handled::Again) => {}
             Err(why) => {
@@ -134,8 +171,84 @@ enum Handled {
     Done,
     /// It is the active update of a cluster of ours.
     Drive(ClusterName),
+    /// Nobody holds it, and this worker does not know its cluster.
+    Stranger(Box<(State, ClusterName)>),
     /// Somebody else wrote meanwhile: look again.
     Again,
+}
+
+/// How long the heartbeats are listened to before it is believed that no living worker knows a cluster: a worker that lives beats at
+/// least once within its lease.
+const LISTEN: Duration = LEASE.saturating_add(HEARTBEAT_EVERY);
+
+/// Waits until another worker has admitted or answered a request for a cluster that this one does not know; answers it where no living
+/// worker knows the cluster.
+async fn leave_to_others(worker: Worker, update: UpdateId) -> UpdateId {
+    loop {
+        let settled = match try_handle(&worker, update).await {
+            Ok(Handled::Done | Handled::Drive(_)) => return update,
+            Ok(Handled::Again) => Ok(()),
+            Ok(Handled::Stranger(found)) => {
+                let (state, cluster) = *found;
+                match known_to_another(&worker, &cluster).await {
+                    Some(true) => {
+                        tokio::time::sleep(ADMISSIONS_EVERY).await;
+                        Ok(())
+                    }
+                    Some(false) => append(&worker, update, &state, unknown(&worker, &cluster)).await.map(|_| ()),
+                    None => Err("the heartbeats cannot be heard".to_owned()),
+                }
+            }
+            Err(why) => Err(why),
+        };
+        if let Err(why) = settled {
+            tracing::warn!(%update, why, "the request waits for the store");
+            tokio::time::sleep(RETRY_EVERY).await;
+        }
+    }
+}
+
+/// Whether a living worker knows the cluster: whether a heartbeat that names it comes while they are listened to. `None` if not even this
+/// worker's own came: then nothing was heard, and nothing is proved.
+async fn known_to_another(worker: &Worker, cluster: &ClusterName) -> Option<bool> {
+    let end = worker.log.end_of_log().await.ok()?;
+    let mut feed = worker.log.subscribe(end.map_or(StartFrom::Beginning, StartFrom::After), &[WORKER_PREFIX]).await;
+    let until = tokio::time::sleep(LISTEN);
+    tokio::pin!(until);
+    let mut own = 0;
+    loop {
+        tokio::select! {
+            () = &mut until => return (own >= 2).then_some(false),
+            item = feed.recv() => match item? {
+                Feed::Event(event) if event.event_type == HEARTBEAT => {
+                    let Ok(beat) = serde_json::from_value::<WorkerHeartbeat>(event.data) else { continue };
+                    if beat.incarnation == worker.writer.incarnation {
+                        own += 1;
+                    } else if beat.clusters.contains(cluster) {
+                        return Some(true);
+                    }
+                }
+                Feed::Event(_) | Feed::CaughtUp => {}
+                // What was missed meanwhile comes when it is made anew.
+                Feed::Reconnecting(why) => tracing::debug!(why, "the heartbeats are subscribed to anew"),
+            },
+        }
+    }
+}
+
+fn unknown(worker: &Worker, cluster: &ClusterName) -> Event {
+    let known: Vec<&str> = worker.clusters.keys().map(ClusterName::as_str).collect();
+    let reason = Reason {
+        code: "unknownCluster".into(),
+        found: cluster.to_string(),
+        wanted: format!(
+            "a cluster of a living worker's configuration; {} knows {}, and no other was heard to know it",
+            worker.writer.worker,
+            known.join(", ")
+        ),
+        remedy: "correct the name, or add the cluster to a worker's configuration".into(),
+    };
+    UpdateRejected { reasons: vec![reason] }.into()
 }
 
 async fn try_handle(worker: &Worker, update: UpdateId) -> Result<Handled, String> {
@@ -170,14 +283,7 @@ async fn try_handle(worker: &Worker, update: UpdateId) -> Result<Handled, String
         if state.holder.is_some() {
             return Ok(Handled::Done);
         }
-        let known: Vec<&str> = worker.clusters.keys().map(ClusterName::as_str).collect();
-        let reason = Reason {
-            code: "unknownCluster".into(),
-            found: cluster.to_string(),
-            wanted: format!("a cluster of this worker's configuration: {}", known.join(", ")),
-            remedy: "correct the name, or add the cluster to the worker's configuration".into(),
-        };
-        return append(worker, update, &state, UpdateRejected { reasons: vec![reason] }.into()).await;
+        return Ok(Handled::Stranger(Box::new((state, cluster))));
     }
     admit(worker, update, &state, &cluster).await
 }
