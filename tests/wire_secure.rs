@@ -18,41 +18,11 @@ use esdb_rollout::sim::wire::proto::streams::streams_client::StreamsClient;
 use esdb_rollout::sim::wire::proto::streams::*;
 use futures::stream;
 use serde_json::{Map, Value, json};
+use support::recorded::{GRPC_SECURE, HTTP_SECURE};
 use support::{Cluster, PATIENCE, config};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Request, Status};
 use uuid::Uuid;
-
-type Recording = Map<String, Value>;
-
-/// Recorded lines that are not replayed, each with its reason.
-const NOT_REPLAYED: &[(&str, &str, &str)] = &[
-    ("create user worker, no groups", "*", "the Users service is not simulated: the users are given at the start"),
-    ("projection create", "admin", "whether projections are simulated is not this test's; who may is, for the others"),
-    ("projection create", "ops", "the same"),
-    ("projection state", "admin", "the same"),
-    ("projection state", "ops", "the same"),
-    ("projection state", "worker", "the same"),
-    (
-        "persistent subscription create",
-        "admin",
-        "persistent subscriptions are not simulated; who may is, for the others",
-    ),
-    ("persistent subscription create", "ops", "the same"),
-    ("read stream over HTTP, admin", "", "recorded with AtomPub on, which is off by default"),
-    ("read stream over HTTP, ops", "", "the same"),
-    ("read $all over HTTP, admin", "", "the same"),
-    ("scavenge, admin", "", "scavenging is not simulated: nothing is ever removed from the log"),
-    ("scavenge, ops", "", "the same"),
-];
-
-fn is_excused(case: &str, caller: &str) -> bool {
-    NOT_REPLAYED.iter().any(|(c, who, _)| *c == case && (*who == "*" || *who == caller))
-}
-
-fn recordings(text: &str) -> Vec<Recording> {
-    text.lines().map(|line| serde_json::from_str(line).expect("a recording")).collect()
-}
 
 async fn secure() -> (Cluster, String) {
     // Several tests of this process may be first; this binary has no other user of a provider.
@@ -236,9 +206,9 @@ async fn each_caller_gets_over_grpc_what_was_recorded() {
     append(&leader, "admin", &format!("$${CATEGORY}"), "$metadata", ANYBODY_READS).await.expect("metadata");
 
     let mut replayed = 0;
-    for recording in recordings(include_str!("recorded/grpc-secure-23.10.5.jsonl")) {
+    for recording in GRPC_SECURE.lines() {
         let (case, caller) = (recording["case"].as_str().expect("a case"), recording["as"].as_str().expect("a caller"));
-        if is_excused(case, caller) {
+        if GRPC_SECURE.excuse(&recording).is_some() {
             continue;
         }
         let metadata = format!("$${STREAM}");
@@ -321,9 +291,9 @@ async fn each_caller_gets_over_http_what_was_recorded() {
     let http = client(&ca);
     let (leader, follower, replica) = (cluster.leader(), cluster.follower(), cluster.replica());
     let mut replayed = 0;
-    for recording in recordings(include_str!("recorded/http-secure-23.10.5.jsonl")) {
+    for recording in HTTP_SECURE.lines() {
         let case = recording["case"].as_str().expect("a case");
-        if is_excused(case, "") {
+        if HTTP_SECURE.excuse(&recording).is_some() {
             continue;
         }
         if case == "leaderless node: gossip with admin" {

@@ -1,11 +1,13 @@
 //! A small simulated cluster on loopback ports.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod recorded;
+
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use esdb_rollout::domain::ids::Address;
-use esdb_rollout::sim::model::{NodeIx, WorldConfig};
+use esdb_rollout::sim::model::{AllStart, Direction, NodeIx, ReadOutcome, WorldConfig};
 use esdb_rollout::sim::wire::{ADMINS, Certificates, OPS, Security, User, WireCluster, serve, serve_with};
 use esdb_rollout::sim::world::{SimWorld, World};
 use tokio::time::timeout;
@@ -119,4 +121,14 @@ impl Cluster {
         };
         timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
     }
+}
+
+/// Whether all nodes that answer have all that the leader has, and know that it is committed.
+pub fn all_know_all(world: &mut World) -> bool {
+    let end = |world: &mut World, n| match world.read_all(n, false, AllStart::End, Direction::Forwards, None, 0, None) {
+        ReadOutcome::Found(page) => Some(page.next),
+        ReadOutcome::NoStream | ReadOutcome::StreamDeleted | ReadOutcome::NotHandled(_) => None,
+    };
+    let ends: Vec<_> = (0..world.node_count()).filter_map(|n| end(world, n)).collect();
+    ends.iter().all(|e| Some(e) == ends.first())
 }

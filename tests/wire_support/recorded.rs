@@ -1,0 +1,131 @@
+//! The recordings of a real cluster of 23.10.5 in `tests/recorded`, and which of their lines the simulated nodes do not answer alike.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+/// A line.
+pub type Recording = Map<String, Value>;
+
+/// A file of recordings: one call or request and its answer a line.
+pub struct File {
+    /// Its name in `tests/recorded`.
+    pub name: &'static str,
+    /// What was asked.
+    pub what: &'static str,
+    /// The test that replays it.
+    pub replayed_by: &'static str,
+    /// Lines that are not answered alike: the case, the callers (all, if none is named), and what is said instead.
+    pub excused: &'static [(&'static str, &'static [&'static str], &'static str)],
+}
+
+const NO_GROUPS: &str = "UNIMPLEMENTED: persistent subscriptions are not simulated";
+
+/// gRPC calls.
+pub const GRPC: File = File {
+    name: "grpc-23.10.5.jsonl",
+    what: "gRPC calls on leader, follower and replica",
+    replayed_by: "tests/wire_recorded/streams.rs",
+    excused: &[
+        ("persistent create", &[], NO_GROUPS),
+        ("persistent create again", &[], NO_GROUPS),
+        ("persistent create on follower, requires-leader", &[], NO_GROUPS),
+        ("persistent getinfo", &[], NO_GROUPS),
+        ("persistent getinfo missing", &[], NO_GROUPS),
+        ("persistent list all", &[], NO_GROUPS),
+        ("persistent delete", &[], NO_GROUPS),
+        ("persistent delete again", &[], NO_GROUPS),
+    ],
+};
+
+/// Calls of `BatchAppend`.
+pub const BATCH_APPEND: File = File {
+    name: "batch-append-23.10.5.jsonl",
+    what: "Batch append",
+    replayed_by: "tests/wire_recorded/batch.rs",
+    excused: &[],
+};
+
+/// HTTP requests.
+pub const HTTP: File = File {
+    name: "http-23.10.5.jsonl",
+    what: "HTTP",
+    replayed_by: "tests/wire_recorded/http.rs",
+    excused: &[
+        ("gossip xml", &[], "gossip in JSON"),
+        ("scavenge current", &[], NO_SCAVENGE),
+        ("scavenge start", &[], NO_SCAVENGE),
+        ("scavenge last", &[], NO_SCAVENGE),
+        ("append over HTTP", &[], NO_ATOM),
+        ("append over HTTP, follower (forwarded)", &[], NO_ATOM),
+        ("append over HTTP, follower, ES-RequireLeader", &[], NO_ATOM),
+        ("append over HTTP, wrong version", &[], NO_ATOM),
+        ("append over HTTP, replica", &[], NO_ATOM),
+        ("append over HTTP without id or type", &[], NO_ATOM),
+        ("read over HTTP, embed body", &[], NO_ATOM),
+        ("read one event over HTTP", &[], NO_ATOM),
+        ("read missing over HTTP", &[], NO_ATOM),
+    ],
+};
+
+const NO_ATOM: &str = "AtomPub is off, as it is by default";
+
+const NO_SCAVENGE: &str = "501: scavenging is not simulated, nothing is ever removed from the log";
+const NO_USERS: &str = "UNIMPLEMENTED: the Users service is not simulated, the users are given at the start";
+const NO_PROJECTIONS: &str = "not replayed here: who may is, for the other callers";
+
+/// gRPC calls on a secure cluster.
+pub const GRPC_SECURE: File = File {
+    name: "grpc-secure-23.10.5.jsonl",
+    what: "gRPC calls on a secure cluster, by caller",
+    replayed_by: "tests/wire_secure.rs",
+    excused: &[
+        ("create user worker, no groups", &[], NO_USERS),
+        ("projection create", &["admin", "ops"], NO_PROJECTIONS),
+        ("projection state", &["admin", "ops", "worker"], NO_PROJECTIONS),
+        ("persistent subscription create", &["admin", "ops"], NO_GROUPS),
+    ],
+};
+
+/// HTTP requests on a secure cluster.
+pub const HTTP_SECURE: File = File {
+    name: "http-secure-23.10.5.jsonl",
+    what: "HTTP on a secure cluster, by caller",
+    replayed_by: "tests/wire_secure.rs",
+    excused: &[
+        ("read stream over HTTP, admin", &[], NO_ATOM),
+        ("read stream over HTTP, ops", &[], NO_ATOM),
+        ("read $all over HTTP, admin", &[], NO_ATOM),
+        ("scavenge, admin", &[], NO_SCAVENGE),
+        ("scavenge, ops", &[], NO_SCAVENGE),
+    ],
+};
+
+/// All of them.
+pub const FILES: &[File] = &[GRPC, BATCH_APPEND, HTTP, GRPC_SECURE, HTTP_SECURE];
+
+impl File {
+    /// Its lines.
+    pub fn lines(&self) -> Vec<Recording> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded").join(self.name);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        text.lines().map(|line| serde_json::from_str(line).expect("a recording")).collect()
+    }
+
+    /// Why a line is not answered as recorded, if it is not.
+    pub fn excuse(&self, recording: &Recording) -> Option<&'static str> {
+        let text = |key: &str| recording.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (case, caller) = (text("case"), text("as"));
+        let found = self.excused.iter().find(|(c, who, _)| *c == case && (who.is_empty() || who.contains(&caller)));
+        found.map(|(_, _, why)| *why)
+    }
+}
+
+/// The package of a gRPC service.
+pub fn package(service: &str) -> &'static str {
+    match service {
+        "PersistentSubscriptions" => "persistent_subscriptions",
+        "Users" => "users",
+        other => panic!("the package of {other}?"),
+    }
+}
