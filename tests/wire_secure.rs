@@ -345,7 +345,13 @@ async fn each_caller_gets_over_http_what_was_recorded() {
         );
         for (key, value) in recorded_headers.iter().filter(|(key, _)| *key != "Content-Length") {
             let ours = response.headers().get(key).map(|v| v.to_str().expect("ASCII"));
-            assert_eq!(ours, value.as_str(), "{case}: {key}");
+            if key == "ETag" {
+                // A position and a hash: both are each cluster's own.
+                let is_tag = |t: &str| t.trim_matches('"').split(';').all(|n| n.parse::<u64>().is_ok());
+                assert!(ours.is_some_and(is_tag) && value.as_str().is_some_and(is_tag), "{case}: {ours:?}");
+            } else {
+                assert_eq!(ours, value.as_str(), "{case}: {key}");
+            }
         }
         let recorded = recording["body"].as_str().expect("a body");
         let ours = response.text().await.expect("a body");
@@ -368,7 +374,7 @@ async fn each_caller_gets_over_http_what_was_recorded() {
         }
         replayed += 1;
     }
-    assert_eq!(replayed, 39, "all lines but those that are excused");
+    assert_eq!(replayed, 42, "all lines but those that are excused");
     cluster.wire.shutdown().await;
 }
 

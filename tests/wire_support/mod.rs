@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use esdb_rollout::domain::ids::Address;
 use esdb_rollout::sim::model::{AllStart, Direction, NodeIx, ReadOutcome, WorldConfig};
-use esdb_rollout::sim::wire::{ADMINS, Certificates, OPS, Security, User, WireCluster, serve, serve_with};
+use esdb_rollout::sim::wire::{ADMINS, Certificates, OPS, Options, Security, User, WireCluster, serve, serve_with};
 use esdb_rollout::sim::world::{SimWorld, World};
 use tokio::time::timeout;
 
@@ -69,7 +69,16 @@ impl Cluster {
         Cluster { world, wire, addresses }
     }
 
-    /// A secure cluster: node `n` has a certificate for `names(n)`. Its CA's certificate comes with it.
+    /// An insecure cluster with AtomPub on.
+    pub async fn start_with_atom_pub(config: WorldConfig) -> Cluster {
+        let addresses = config.addresses.clone();
+        let world = SimWorld::new(World::new(config));
+        let options = Options { security: None, atom_pub: true };
+        let wire = serve_with(world.clone(), None, options).await.expect("the cluster is served");
+        Cluster { world, wire, addresses }
+    }
+
+    /// A secure cluster with AtomPub on: node `n` has a certificate for `names(n)`. Its CA's certificate comes with it.
     pub async fn start_secure(config: WorldConfig, names: impl Fn(NodeIx) -> Vec<String>) -> (Cluster, String) {
         let addresses = config.addresses.clone();
         let names: Vec<_> = (0..addresses.len()).map(names).collect();
@@ -77,7 +86,8 @@ impl Cluster {
         let ca = certificates.ca_pem().to_owned();
         let world = SimWorld::new(World::new(config));
         let security = Security::new(certificates, users());
-        let wire = serve_with(world.clone(), None, Some(security)).await.expect("the cluster is served");
+        let options = Options { security: Some(security), atom_pub: true };
+        let wire = serve_with(world.clone(), None, options).await.expect("the cluster is served");
         (Cluster { world, wire, addresses }, ca)
     }
 

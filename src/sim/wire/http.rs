@@ -1,17 +1,17 @@
-//! HTTP on the nodes' ports: gossip, health, information, and the operator's requests. AtomPub is off, as it is by default.
+//! HTTP on the nodes' ports: gossip, health, information, and the operator's requests; streams, if AtomPub is on, are in `atom`.
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{Node, Version};
+use super::{Node, Version, atom};
 use crate::domain::cluster::{MemberEntry, NodeState};
 use crate::domain::ids::Address;
 
@@ -25,7 +25,10 @@ const NEWER_ALLOWED_HEADERS: &str = "Content-Type, X-Requested-With, X-Forwarded
 
 const GET: &str = "GET, OPTIONS";
 const POST: &str = "POST, OPTIONS";
+const NAMED_SCAVENGE: &str = "DELETE, GET, OPTIONS";
 const JSON: &str = "application/json; charset=utf-8";
+const XML: &str = "application/xml; charset=utf-8";
+const FRESH: &str = "max-age=0, no-cache, must-revalidate";
 /// The client TCP port that nodes up to 23.10 announce.
 const CLIENT_TCP_PORT: u16 = 1113;
 
@@ -34,7 +37,8 @@ pub(super) fn router(node: Node) -> Router {
     let route_get = |methods: &'static str| {
         move |State(node): State<Node>, method: Method| async move { other_method(&node, &method, methods) }
     };
-    Router::new()
+    let streams = if node.atom_pub { atom::router() } else { Router::new() };
+    streams
         .route("/health/live", get(live).fallback(no_method))
         .route("/gossip", get(gossip).fallback(route_get(GET)))
         .route("/info", get(info).fallback(route_get(GET)))
@@ -43,6 +47,9 @@ pub(super) fn router(node: Node) -> Router {
         .route("/stats/replication", get(replication).fallback(route_get("GET, GET, OPTIONS")))
         .route("/admin/node/priority/:priority", post(priority).fallback(route_get(POST)))
         .route("/admin/node/resign", post(resign).fallback(route_get(POST)))
+        .route("/admin/scavenge", post(scavenge).fallback(route_get(POST)))
+        .route("/admin/scavenge/current", get(current_scavenge).delete(scavenge).fallback(route_get(NAMED_SCAVENGE)))
+        .route("/admin/scavenge/:id", delete(scavenge).fallback(route_get("DELETE, OPTIONS")))
         .route("/admin/shutdown", post(shutdown).fallback(route_get(POST)))
         .fallback(nothing_here)
         .with_state(node)
@@ -55,7 +62,7 @@ async fn server_name(mut response: Response) -> Response {
 }
 
 /// An answer with the headers that the server puts on all of them.
-fn answer(
+pub(super) fn answer(
     version: &Version,
     status: StatusCode,
     methods: Option<&'static str>,
@@ -109,7 +116,7 @@ fn json(version: &Version, methods: &'static str, cache: Option<&'static str>, b
     response
 }
 
-fn other_method(node: &Node, method: &Method, methods: &'static str) -> Response {
+pub(super) fn other_method(node: &Node, method: &Method, methods: &'static str) -> Response {
     let status = if method == Method::OPTIONS { StatusCode::OK } else { StatusCode::METHOD_NOT_ALLOWED };
     answer(&node.version, status, Some(methods), None, Body::empty())
 }
@@ -219,16 +226,74 @@ impl Member {
             es_version: entry.version,
         }
     }
+
+    /// Names and values, as XML has them.
+    fn elements(&self) -> Vec<(&'static str, String)> {
+        let all = [
+            ("InstanceId", Some(self.instance_id.to_string())),
+            ("TimeStamp", Some(self.time_stamp.to_string())),
+            ("State", Some(self.state.to_string())),
+            ("IsAlive", Some(self.is_alive.to_string())),
+            ("InternalTcpIp", Some(self.internal_tcp_ip.to_string())),
+            ("InternalTcpPort", Some(self.internal_tcp_port.to_string())),
+            ("InternalSecureTcpPort", Some(self.internal_secure_tcp_port.to_string())),
+            ("ExternalTcpIp", Some(self.external_tcp_ip.to_string())),
+            ("ExternalTcpPort", Some(self.external_tcp_port.to_string())),
+            ("ExternalSecureTcpPort", Some(self.external_secure_tcp_port.to_string())),
+            ("InternalHttpEndPointIp", self.internal_http_end_point_ip.as_ref().map(ToString::to_string)),
+            ("InternalHttpEndPointPort", self.internal_http_end_point_port.as_ref().map(ToString::to_string)),
+            ("HttpEndPointIp", Some(self.http_end_point_ip.to_string())),
+            ("HttpEndPointPort", Some(self.http_end_point_port.to_string())),
+            ("LastCommitPosition", Some(self.last_commit_position.to_string())),
+            ("WriterCheckpoint", Some(self.writer_checkpoint.to_string())),
+            ("ChaserCheckpoint", Some(self.chaser_checkpoint.to_string())),
+            ("EpochPosition", Some(self.epoch_position.to_string())),
+            ("EpochNumber", Some(self.epoch_number.to_string())),
+            ("EpochId", Some(self.epoch_id.to_string())),
+            ("NodePriority", Some(self.node_priority.to_string())),
+            ("IsReadOnlyReplica", Some(self.is_read_only_replica.to_string())),
+            ("ESVersion", self.es_version.as_ref().map(ToString::to_string)),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
 }
 
-async fn gossip(State(node): State<Node>) -> Response {
+/// A view, as it is spelled for who accepts XML alone.
+fn gossip_xml(gossip: &Gossip) -> String {
+    let mut xml = "<?xml version=\"1.0\" encoding=\"utf-8\"?><ClientClusterInfo \
+                   xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" \
+                   xmlns:xsd=\"http://www.w3.org/2001/XMLSchema\"><Members>"
+        .to_owned();
+    for member in &gossip.members {
+        let elements = member.elements().into_iter();
+        let elements: String = elements.map(|(name, value)| format!("<{name}>{}</{name}>", escaped(&value))).collect();
+        xml.push_str(&format!("<ClientMemberInfo>{elements}</ClientMemberInfo>"));
+    }
+    let Gossip { server_ip, server_port, .. } = gossip;
+    let server = escaped(server_ip);
+    xml + &format!("</Members><ServerIp>{server}</ServerIp><ServerPort>{server_port}</ServerPort></ClientClusterInfo>")
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+async fn gossip(State(node): State<Node>, headers: HeaderMap) -> Response {
     let view = node.world.with(|w| w.view(node.n));
     let body = Gossip {
         members: view.members.into_iter().map(|m| Member::of(&node, m)).collect(),
         server_ip: view.server.host,
         server_port: view.server.port,
     };
-    json(&node.version, GET, Some("max-age=0, no-cache, must-revalidate"), &body)
+    let accepts = headers.get(ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+    if ["application/xml", "text/xml"].contains(&accepts) {
+        let content_type = if accepts == "text/xml" { "text/xml; charset=utf-8" } else { XML };
+        let mut response = answer(&node.version, StatusCode::OK, Some(GET), Some(content_type), gossip_xml(&body));
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(FRESH));
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+        return response;
+    }
+    json(&node.version, GET, Some(FRESH), &body)
 }
 
 #[derive(Serialize)]
@@ -262,7 +327,7 @@ async fn info(State(node): State<Node>) -> Response {
         db_version: newer.then(|| node.version.text.clone()),
         es_version: node.version.text.clone(),
         state: node.world.with(|w| w.own_state(node.n)).to_string().to_lowercase(),
-        features: Features { projections: false, user_management: false, atom_pub: false },
+        features: Features { projections: false, user_management: false, atom_pub: node.atom_pub },
         authentication: Authentication {
             r#type: if node.security.is_some() { "internal" } else { "insecure" },
             properties: newer.then_some([]),
@@ -380,6 +445,18 @@ async fn priority(State(node): State<Node>, Path(priority): Path<String>) -> Res
 async fn resign(State(node): State<Node>) -> Response {
     node.world.with(|w| w.resign(node.n));
     answer(&node.version, StatusCode::OK, Some(POST), None, Body::empty())
+}
+
+/// None runs, ever.
+async fn current_scavenge(State(node): State<Node>) -> Response {
+    let text = Some("text/plain; charset=utf-8");
+    answer(&node.version, StatusCode::OK, Some(NAMED_SCAVENGE), text, "ScavengeId: , ScavengeLink: ")
+}
+
+async fn scavenge(State(node): State<Node>) -> Response {
+    let sentence = "the simulated cluster has no scavenging: nothing is ever removed from its log";
+    let text = Some("text/plain; charset=utf-8");
+    answer(&node.version, StatusCode::NOT_IMPLEMENTED, Some(POST), text, sentence)
 }
 
 async fn shutdown(State(node): State<Node>) -> Response {

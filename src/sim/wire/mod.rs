@@ -1,6 +1,7 @@
 //! The wire face: each node on a port of its own with gRPC and HTTP, as the official clients know it, and EC2's Query API.
 
 mod admin;
+mod atom;
 mod batch;
 mod ec2;
 mod http;
@@ -64,6 +65,21 @@ impl Security {
     }
 }
 
+/// How the nodes are started.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// TLS and users; none: an insecure cluster.
+    pub security: Option<Security>,
+    /// Streams over plain HTTP as well (`EnableAtomPubOverHttp`).
+    pub atom_pub: bool,
+}
+
+impl From<Option<Security>> for Options {
+    fn from(security: Option<Security>) -> Options {
+        Options { security, ..Options::default() }
+    }
+}
+
 /// Where a node that advertises this address listens.
 ///
 /// # Errors
@@ -86,18 +102,18 @@ pub async fn serve(world: SimWorld, ec2: Option<SocketAddr>) -> io::Result<WireC
     serve_with(world, ec2, None).await
 }
 
-/// The same over TLS and with users, if there is a `security`; EC2 stays as it is.
+/// The same with nodes that are started with these options; EC2 stays as it is.
 ///
 /// # Errors
 /// An address that is not free, a name that does not resolve, or a node without a certificate.
 pub async fn serve_with(
     world: SimWorld,
     ec2: Option<SocketAddr>,
-    security: Option<Security>,
+    options: impl Into<Options>,
 ) -> io::Result<WireCluster> {
     let listener = life::bind(ec2.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into()))?;
     let ec2 = listener.local_addr()?;
-    let mut cluster = serve_nodes(world.clone(), security).await?;
+    let mut cluster = serve_nodes(world.clone(), options).await?;
     cluster.ec2 = Some(ec2);
     let life = Life::begin(listener, None, ec2::router(world));
     let mut stopped = cluster.stop.subscribe();
@@ -112,7 +128,8 @@ pub async fn serve_with(
 ///
 /// # Errors
 /// An address that is not free, a name that does not resolve, or a node without a certificate.
-pub async fn serve_nodes(world: SimWorld, security: Option<Security>) -> io::Result<WireCluster> {
+pub async fn serve_nodes(world: SimWorld, options: impl Into<Options>) -> io::Result<WireCluster> {
+    let Options { security, atom_pub } = options.into();
     let security = security.map(Arc::new);
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -127,7 +144,7 @@ pub async fn serve_nodes(world: SimWorld, security: Option<Security>) -> io::Res
     for (n, at, listener) in nodes {
         let version = world.with(|w| Version::parse(&w.config().version));
         let tls = security.as_ref().map(|s| s.certificates.acceptor(n)).transpose()?;
-        let node = Node { world: world.clone(), n, version, security: security.clone() };
+        let node = Node { world: world.clone(), n, version, security: security.clone(), atom_pub };
         tasks.spawn(follow(node, at, listener, tls, stopped.clone()));
     }
     Ok(WireCluster { ec2: None, stop, tasks })
@@ -243,6 +260,7 @@ struct Node {
     n: NodeIx,
     version: Version,
     security: Option<Arc<Security>>,
+    atom_pub: bool,
 }
 
 impl Node {

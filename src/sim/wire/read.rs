@@ -31,7 +31,7 @@ const PAGE: u64 = 32;
 /// Records that one look at `$all` goes over while it filters.
 const SEARCH: usize = 2048;
 /// Type of a link: its data is `number@stream`.
-const LINK: &str = "$>";
+pub(super) const LINK: &str = "$>";
 
 /// Answers a read. Errors of the first page are the answer; later ones come in the stream.
 pub(super) fn read(
@@ -171,10 +171,15 @@ impl Form {
     }
 }
 
-/// The event that a link leads to.
-fn target(node: &Node, link: &Record) -> Option<Record> {
+/// Number and stream of the event that a link leads to.
+pub(super) fn linked(link: &Record) -> Option<(u64, &str)> {
     let (number, stream) = std::str::from_utf8(&link.data).ok()?.split_once('@')?;
-    let number: u64 = number.parse().ok()?;
+    Some((number.parse().ok()?, stream))
+}
+
+/// The event that a link leads to.
+pub(super) fn target(node: &Node, link: &Record) -> Option<Record> {
+    let (number, stream) = linked(link)?;
     let read = node
         .world
         .with(|w| w.read_stream(node.n, false, stream, StreamStart::Revision(number), Direction::Forwards, 1));
