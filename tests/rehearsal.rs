@@ -20,6 +20,7 @@ fn options(seed: u64, faults: &[&str]) -> Options {
             target_type: "m6i.xlarge".into(),
             faults: faults.iter().map(|f| (*f).to_owned()).collect(),
             tls: None,
+            atom_pub: false,
         },
         strategy: Strategy::Ec2InstanceTypeUpdate,
         kill_worker: false,

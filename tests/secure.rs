@@ -102,6 +102,7 @@ async fn a_whole_update_over_tls_by_a_user_of_few_rights() {
             target_type: "m6i.xlarge".into(),
             faults: Vec::new(),
             tls: Some(Folder::Temporary),
+            atom_pub: false,
         },
         strategy: Strategy::Ec2InstanceTypeUpdate,
         kill_worker: false,

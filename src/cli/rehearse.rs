@@ -138,6 +138,7 @@ pub async fn run(args: &RehearseArgs) -> Result<Exit, Failure> {
             target_type: InstanceType::from(args.target_type.as_str()),
             faults: args.fault.clone(),
             tls: args.tls.then_some(Folder::Temporary),
+            atom_pub: false,
         },
         strategy: args.strategy.into(),
         kill_worker: args.kill_worker,

@@ -59,6 +59,9 @@ pub struct SimArgs {
     /// Type of which starts fail, for faults that name no type themselves
     #[arg(long, default_value = "m6i.xlarge")]
     pub target_type: String,
+    /// Serve streams over plain HTTP as well, for curl: /streams/NAME in JSON
+    #[arg(long)]
+    pub enable_atom_pub_over_http: bool,
     /// Serve TLS with certificates of a CA made for this run, and know users: admin, ops, worker (in $ops) and app (without groups)
     #[arg(long)]
     pub tls: bool,
@@ -117,6 +120,7 @@ pub async fn run(args: &SimArgs) -> Result<Exit, Failure> {
         target_type: InstanceType::from(args.target_type.as_str()),
         faults: args.fault.clone(),
         tls: args.tls.then(|| args.tls_folder.clone().map_or(Folder::Temporary, Folder::Named)),
+        atom_pub: args.enable_atom_pub_over_http,
     };
     let addresses = addresses(args.base_ip, args.port, args.nodes.saturating_add(args.replicas))?;
     let ec2 = match &args.ec2_endpoint {

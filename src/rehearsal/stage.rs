@@ -14,7 +14,7 @@ use crate::domain::ids::{Address, ClusterName, InstanceType};
 use crate::esdb::{AdminConfig, StoreConfig};
 use crate::ports::{Clock, Fleet, FleetError, SystemClock};
 use crate::sim::model::{Fault, WorldConfig};
-use crate::sim::wire::{WireCluster, serve_nodes, serve_with};
+use crate::sim::wire::{Options, WireCluster, serve_nodes, serve_with};
 use crate::sim::world::{SimWorld, World};
 
 /// Name of the simulated cluster.
@@ -86,6 +86,8 @@ pub struct Wishes {
     pub faults: Vec<String>,
     /// TLS and users, and where their files go; none: an insecure cluster.
     pub tls: Option<Folder>,
+    /// Streams over plain HTTP as well.
+    pub atom_pub: bool,
 }
 
 /// The configuration of a world as wished, with its nodes at these addresses.
@@ -233,19 +235,20 @@ impl Stage {
                 (Some(secrets), Some(security))
             }
         };
+        let options = Options { security, atom_pub: wishes.atom_pub };
         let mut world = World::new(config);
         world.begin_at(SystemClock::start().wall().as_second());
         let world = SimWorld::new(world);
         let mut follower = JoinSet::new();
         let (wire, region, ec2_url) = match ec2 {
             Ec2Of::World(at) => {
-                let wire = serve_with(world.clone(), at, security).await.map_err(StageError::Serve)?;
+                let wire = serve_with(world.clone(), at, options).await.map_err(StageError::Serve)?;
                 let at = wire.ec2_endpoint().ok_or_else(|| StageError::Serve(io::Error::other("no EC2 is served")))?;
                 (wire, REGION.to_owned(), format!("http://{at}"))
             }
             Ec2Of::Foreign { fleet, region, url } => {
                 let ids = follow::instances(&world, &*fleet).await?;
-                let wire = serve_nodes(world.clone(), security).await.map_err(StageError::Serve)?;
+                let wire = serve_nodes(world.clone(), options).await.map_err(StageError::Serve)?;
                 follower.spawn(follow::follow(world.clone(), fleet, ids));
                 (wire, region, url)
             }
@@ -370,6 +373,7 @@ mod tests {
             target_type: "m6i.xlarge".into(),
             faults: Vec::new(),
             tls: None,
+            atom_pub: false,
         }
     }
 

@@ -88,6 +88,7 @@ mod tests {
             target_type: "m6i.xlarge".into(),
             faults: vec![],
             tls: None,
+            atom_pub: false,
         };
         let config = world_config(&wishes, vec![]).unwrap();
         let waits = Waits::of(&config, Duration::from_secs(60));

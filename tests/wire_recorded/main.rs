@@ -4,6 +4,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
 mod batch;
+mod docs;
 mod http;
 mod services;
 mod streams;

@@ -118,7 +118,8 @@ pub async fn is_not_implemented(http: &reqwest::Client, cluster: &Cluster, recor
     assert!(excuse.contains("UNIMPLEMENTED"), "{excuse}");
 }
 
-async fn not_implemented(http: &reqwest::Client, cluster: &Cluster, path: &str) -> String {
+/// Calls a method that the nodes do not have, and gives the sentence that says so.
+pub async fn not_implemented(http: &reqwest::Client, cluster: &Cluster, path: &str) -> String {
     let call = http.post(cluster.http(cluster.leader(), path)).header("content-type", "application/grpc");
     // An empty message: no compression, no bytes.
     let response = call.body(vec![0; 5]).send().await.expect("an answer");

@@ -17,6 +17,8 @@ pub struct File {
     pub replayed_by: &'static str,
     /// Lines that are not answered alike: the case, the callers (all, if none is named), and what is said instead.
     pub excused: &'static [(&'static str, &'static [&'static str], &'static str)],
+    /// Lines that are answered alike but for what is said here.
+    pub noted: &'static [(&'static str, &'static str)],
 }
 
 const NO_GROUPS: &str = "UNIMPLEMENTED: persistent subscriptions are not simulated";
@@ -36,6 +38,11 @@ pub const GRPC: File = File {
         ("persistent delete", &[], NO_GROUPS),
         ("persistent delete again", &[], NO_GROUPS),
     ],
+    noted: &[
+        ("read $all forwards 2", "same, once these events were appended: the nodes write none by themselves"),
+        ("read $all backwards 1", "same, once this link was appended"),
+        ("server features", "same for the services that the nodes have; the others are not named"),
+    ],
 };
 
 /// Calls of `BatchAppend`.
@@ -44,6 +51,7 @@ pub const BATCH_APPEND: File = File {
     what: "Batch append",
     replayed_by: "tests/wire_recorded/batch.rs",
     excused: &[],
+    noted: &[],
 };
 
 /// HTTP requests.
@@ -52,6 +60,7 @@ pub const HTTP: File = File {
     what: "HTTP",
     replayed_by: "tests/wire_recorded/http.rs",
     excused: &[("scavenge start", &[], NO_SCAVENGE)],
+    noted: &[],
 };
 
 const NO_SCAVENGE: &str = "501: scavenging is not simulated, nothing is ever removed from the log";
@@ -69,6 +78,7 @@ pub const GRPC_SECURE: File = File {
         ("projection state", &["admin", "ops", "worker"], NO_PROJECTIONS),
         ("persistent subscription create", &["admin", "ops"], NO_GROUPS),
     ],
+    noted: &[],
 };
 
 /// HTTP requests on a secure cluster.
@@ -77,6 +87,7 @@ pub const HTTP_SECURE: File = File {
     what: "HTTP on a secure cluster, by caller",
     replayed_by: "tests/wire_secure.rs",
     excused: &[("scavenge, admin", &[], NO_SCAVENGE), ("scavenge, ops", &[], NO_SCAVENGE)],
+    noted: &[],
 };
 
 /// All of them.
@@ -96,6 +107,15 @@ impl File {
         let (case, caller) = (text("case"), text("as"));
         let found = self.excused.iter().find(|(c, who, _)| *c == case && (who.is_empty() || who.contains(&caller)));
         found.map(|(_, _, why)| *why)
+    }
+}
+
+impl File {
+    /// What the documentation says of a line.
+    pub fn told(&self, recording: &Recording) -> &'static str {
+        let case = recording.get("case").and_then(Value::as_str).unwrap_or_default();
+        let noted = || self.noted.iter().find(|(c, _)| *c == case).map(|(_, note)| *note);
+        self.excuse(recording).or_else(noted).unwrap_or("same")
     }
 }
 

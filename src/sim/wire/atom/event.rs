@@ -11,6 +11,7 @@ use super::feed::{Embed, Entry, one, text};
 use super::{Asked, FOREVER, FRESH, Format, Node, OF_METADATA, PAGE, Refusal, json};
 use crate::sim::model::Record;
 use crate::sim::wire::read::{LINK, target};
+use crate::sim::wire::users::ALL;
 
 /// An event's data as part of an entry.
 #[derive(Serialize)]
@@ -55,7 +56,12 @@ pub(super) async fn event(
     headers: HeaderMap,
 ) -> Response {
     let asked = Asked { node, headers, uri, methods: PAGE };
-    let outcome = numbered(&number).and_then(|number| shown(&asked, &stream, number, true));
+    let outcome = if stream == ALL {
+        let sentence = "the simulated nodes have of $all over HTTP the pages alone: filter over gRPC";
+        Err(Refusal::NotHere(StatusCode::NOT_IMPLEMENTED, sentence))
+    } else {
+        numbered(&number).and_then(|number| shown(&asked, &stream, number, true))
+    };
     asked.respond(outcome)
 }
 
