@@ -1,5 +1,5 @@
-//! Real clients against the simulated cluster: the official Rust client, an HTTP client, and, where an interpreter with
-//! `esdbclient` is named by `ESDB_ROLLOUT_PYTHON`, the Python client.
+//! Real clients, unchanged, against the simulated cluster: the official Rust client, an HTTP client, and the official clients for
+//! Python and Node.js where `ESDB_ROLLOUT_PYTHON` and `ESDB_ROLLOUT_NODE_MODULES` say where they are.
 #![cfg(feature = "esdb")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
@@ -328,22 +328,46 @@ async fn a_taken_port_is_named() {
     assert!(error.to_string().contains(&name) && error.to_string().contains("choose other ports"), "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_python_client_works() {
-    let Some(python) = std::env::var_os("ESDB_ROLLOUT_PYTHON") else {
-        eprintln!("skipped: ESDB_ROLLOUT_PYTHON names no interpreter with esdbclient");
+/// Runs a client in another language against a cluster of its own. Where CI runs, it must be there.
+async fn official_client(variable: &str, what: &str, line: &[&str]) {
+    let Some(program) = std::env::var_os(variable) else {
+        assert!(std::env::var_os("CI").is_none(), "{variable} does not say where {what} is");
+        eprintln!("skipped: {variable} does not say where {what} is");
         return;
     };
     let cluster = Cluster::start(config("23.10.5.0")).await;
     let hosts: Vec<_> = cluster.addresses[..3].iter().map(ToString::to_string).collect();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/esdbclient_smoke.py");
-    let run = tokio::process::Command::new(python).arg(script).arg(hosts.join(",")).output();
-    let output = timeout(Duration::from_secs(60), run).await.expect("an end").expect("a run");
+    let mut command = tokio::process::Command::new(if variable == NODE { "node".into() } else { program.clone() });
+    command.args(line).arg(hosts.join(",")).kill_on_drop(true);
+    if variable == NODE {
+        command.env("NODE_PATH", program);
+    }
+    let output = timeout(Duration::from_secs(90), command.output()).await.expect("an end").expect("a run");
     assert!(
         output.status.success(),
-        "{}\n{}",
+        "{line:?}: {}\n{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
     cluster.wire.shutdown().await;
+}
+
+/// Names an interpreter with the Python clients.
+const PYTHON: &str = "ESDB_ROLLOUT_PYTHON";
+/// Names the `node_modules` that hold the Node.js clients.
+const NODE: &str = "ESDB_ROLLOUT_NODE_MODULES";
+
+async fn python(library: &str) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/official_client.py");
+    official_client(PYTHON, "a Python with the official clients", &[script, library]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_esdbclient_works() {
+    python("esdbclient").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_kurrentdbclient_works() {
+    python("kurrentdbclient").await;
 }
