@@ -371,3 +371,18 @@ async fn the_python_client_esdbclient_works() {
 async fn the_python_client_kurrentdbclient_works() {
     python("kurrentdbclient").await;
 }
+
+async fn node(package: &str) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/official_client.js");
+    official_client(NODE, "the Node.js clients", &[script, package]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_client_of_eventstore_works() {
+    node("@eventstore/db-client").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_client_of_kurrent_works() {
+    node("@kurrent/kurrentdb-client").await;
+}
