@@ -1,4 +1,4 @@
-//! Separate processes: `sim`, a worker that is killed again and again, and a client in another language that asks and audits.
+//! Separate processes: `sim`, a worker that is killed again and again, and others that ask and audit: a client in another language, and curl.
 #![cfg(all(feature = "esdb", feature = "ec2"))]
 
 use std::path::{Path, PathBuf};
@@ -30,16 +30,23 @@ struct Stage {
 }
 
 impl Stage {
-    fn new() -> Stage {
-        // Addresses of this process's own, so that two runs of the tests do not meet.
-        let net = format!("127.{}.77", 1 + std::process::id() % 200);
+    fn new(block: u8) -> Stage {
+        // Addresses of this process's own, so that two runs of the tests do not meet, and a block for each test.
+        let net = format!("127.{}.{block}", 1 + std::process::id() % 200);
         let first = format!("{net}.1");
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("sim.toml");
         let log = std::fs::File::create(dir.path().join("sim.log")).unwrap();
         let sim = Command::new(env!("CARGO_BIN_EXE_esdb-rollout"))
             .args(["sim", "--seed", "5", "--speed", "20", "--port", "2177", "--base-ip", &first])
-            .args(["--ec2-ip", &format!("{net}.100"), "--ec2-port", "4577", "--write-config"])
+            .args([
+                "--enable-atom-pub-over-http",
+                "--ec2-ip",
+                &format!("{net}.100"),
+                "--ec2-port",
+                "4577",
+                "--write-config",
+            ])
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -118,7 +125,7 @@ fn python(script: &Path, line: &[&str]) -> Option<String> {
 
 #[test]
 fn a_worker_that_is_killed_is_resumed_and_nothing_is_done_twice() {
-    let stage = Stage::new();
+    let stage = Stage::new(77);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/start_update.py");
     let net = stage.first.trim_end_matches('1').to_owned();
     let uri = &format!("esdb://{net}1:2177,{net}2:2177,{net}3:2177?Tls=false");
@@ -160,4 +167,65 @@ fn a_worker_that_is_killed_is_resumed_and_nothing_is_done_twice() {
         let theirs: Vec<(&Value, &Value)> = read.iter().map(|e| (&e["type"], &e["data"])).collect();
         assert_eq!(theirs, ours, "the history as an official client reads it");
     }
+}
+
+/// Runs curl, and gives what it prints: the headers of each answer, and the last body.
+fn curl(url: &str, headers: &[&str], data: Option<&str>) -> String {
+    let mut command = Command::new("curl");
+    command.args(["-sSi", "-L", "--max-time", "60", url]);
+    command.args(headers.iter().flat_map(|h| ["-H", h]));
+    command.args(data.into_iter().flat_map(|d| ["-d", d]));
+    let output = command.output().expect("curl");
+    assert!(output.status.success(), "{url}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The types of the facts of a stream from a number on; waits for one if there is none yet.
+fn facts(stream: &str, from: usize) -> Vec<String> {
+    let headers = ["Accept: application/vnd.eventstore.atom+json", "ES-LongPoll: 30"];
+    let answer = curl(&format!("{stream}/{from}/forward/100?embed=rich"), &headers, None);
+    let (_, feed) = answer.split_once("\r\n\r\n").expect("a body");
+    let feed: Value = serde_json::from_str(feed).unwrap_or_else(|e| panic!("{e}: {answer}"));
+    let entries = feed["entries"].as_array().expect("entries").iter().rev();
+    entries.map(|e| e["eventType"].as_str().expect("a type").to_owned()).collect()
+}
+
+#[test]
+fn curl_starts_steers_and_audits() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "there is no curl");
+        eprintln!("skipped: there is no curl");
+        return;
+    }
+    let stage = Stage::new(78);
+    let _worker = stage.worker(1);
+    let update = "00000000-0000-4000-8000-0000000000c1";
+    let stream = format!("http://{}:2177/streams/clusterUpdate-{update}", stage.first);
+    let append = |event_type: &str, data: &str, more: &[&str]| {
+        let event_type = format!("ES-EventType: {event_type}");
+        let headers = [&["Content-Type: application/json", event_type.as_str()][..], more].concat();
+        let answer = curl(&stream, &headers, Some(data));
+        assert!(answer.contains("201 Created"), "{answer}");
+    };
+    let until = |fact: &str| {
+        let mut seen = facts(&stream, 0);
+        while !seen.iter().any(|f| f == fact) {
+            let more = facts(&stream, seen.len());
+            assert!(!more.is_empty(), "{fact} does not come after {seen:?}\n{}", stage.log("worker-1.log"));
+            seen.extend(more);
+        }
+        seen
+    };
+    let request = r#"{"cluster": "sim", "targetInstanceType": "m6i.xlarge", "by": "curl"}"#;
+    append("UpdateRequested", request, &["ES-ExpectedVersion: -1"]);
+    until("NodeSelected");
+    append("PauseRequested", r#"{"by": "curl"}"#, &[]);
+    until("UpdatePaused");
+    append("CancelRequested", r#"{"by": "curl", "why": "enough"}"#, &[]);
+    let seen = until("UpdateCancelled");
+    let history: Vec<String> =
+        stage.history(update).iter().map(|e| e["type"].as_str().expect("a type").to_owned()).collect();
+    assert_eq!(seen, history, "the history as curl reads it");
+    // Who cancels breaks nothing off: the node that was begun is brought to its end.
+    assert!(seen.iter().any(|f| f == "NodeUpdated") || !seen.iter().any(|f| f == "InstanceStopped"), "{seen:?}");
 }
