@@ -86,7 +86,7 @@ mod tests {
         for text in [
             r#"{"a":1}"#,
             r#"[]"#,
-            r#"{"a":{},"b":[],"c":[[1,2],{"d":"x{,:\"\\"}],"e":null,"f":-1.5e3}"#,
+            r#"{"a":{},"b":[],"c":[[1,2],{"d":"x{,:\"\\"}],"e":null,"f":-1.5}"#,
             r#"  [ 1 , "two \\\" [" ] "#,
         ] {
             let value: serde_json::Value = serde_json::from_str(text).unwrap();
