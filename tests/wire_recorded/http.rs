@@ -1,6 +1,6 @@
 //! HTTP.
 
-use super::support::recorded::{HTTP, comparable};
+use super::support::recorded::{File, HTTP, HTTP_26_1, comparable};
 use super::support::{PATIENCE, config};
 use super::*;
 
@@ -31,33 +31,43 @@ fn timeless(body: &str) -> String {
     body.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The node that a recorded request went to.
-fn asked(cluster: &Cluster, case: &str) -> usize {
+/// The node that a recorded request went to: of leader, follower and replica.
+fn asked([leader, follower, replica]: [usize; 3], case: &str) -> usize {
     if case.contains("replica") && !case.contains("replication") {
-        cluster.replica()
+        replica
     } else if case.contains("follower") || case.starts_with("resign with") {
-        // The leader resigns only where a test is about that.
-        cluster.follower()
+        // The leader resigns only where the recording says so.
+        follower
     } else {
-        cluster.leader()
+        leader
     }
 }
 
 #[tokio::test]
 async fn http_answers_as_recorded() {
-    let cluster = Cluster::start_with_atom_pub(config("23.10.5.0")).await;
+    replay(&HTTP, "23.10.5.0", "127.0.1", [1, 2, 4]).await;
+}
+
+#[tokio::test]
+async fn http_of_a_newer_server_answers_as_recorded() {
+    replay(&HTTP_26_1, "26.1.0-prerelease", "127.0.2", [2, 1, 4]).await;
+}
+
+/// Replays a file against a cluster of this version; the recorded leader, follower and replica had these addresses.
+async fn replay(file: &File, version: &str, net: &str, recorded: [u8; 3]) {
+    let cluster = Cluster::start_with_atom_pub(config(version)).await;
     let http = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none());
     let http = http.build().expect("a client");
     // The recorded nodes, as ours.
+    let nodes = [cluster.leader(), cluster.follower(), cluster.replica()];
     let ours = |text: &str| {
-        let nodes = [(1, cluster.leader()), (2, cluster.follower()), (4, cluster.replica())];
-        nodes.iter().fold(text.to_owned(), |text, (recorded, n)| {
-            text.replace(&format!("127.0.1.{recorded}:2113"), &cluster.addresses[*n].to_string())
+        recorded.iter().zip(nodes).fold(text.to_owned(), |text, (host, n)| {
+            text.replace(&format!("{net}.{host}:2113"), &cluster.addresses[n].to_string())
         })
     };
-    for recording in HTTP.lines() {
+    for recording in file.lines() {
         let case = recording["case"].as_str().expect("a case").to_owned();
-        let node = asked(&cluster, &case);
+        let node = asked(nodes, &case);
         let (method, path) = recording["request"].as_str().and_then(|r| r.split_once(' ')).expect("a request");
         let mut request = http.request(method.parse().expect("a method"), cluster.http(node, path));
         for (key, value) in recording["requestHeaders"].as_object().expect("headers") {
@@ -67,7 +77,7 @@ async fn http_answers_as_recorded() {
             request = request.body(body.to_owned());
         }
         let response = request.send().await.unwrap_or_else(|e| panic!("{case}: {e}"));
-        if let Some(excuse) = HTTP.excuse(&recording) {
+        if let Some(excuse) = file.excuse(&recording) {
             let status = response.status().as_u16().to_string();
             let sentence = response.text().await.expect("a sentence");
             assert!(excuse.starts_with(&status) && sentence.contains("scavenging"), "{case}: {status} {sentence}");

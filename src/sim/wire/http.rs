@@ -25,6 +25,7 @@ const NEWER_ALLOWED_HEADERS: &str = "Content-Type, X-Requested-With, X-Forwarded
 
 const GET: &str = "GET, OPTIONS";
 const POST: &str = "POST, OPTIONS";
+const SCAVENGE: &str = "DELETE, OPTIONS";
 const NAMED_SCAVENGE: &str = "DELETE, GET, OPTIONS";
 const JSON: &str = "application/json; charset=utf-8";
 const XML: &str = "application/xml; charset=utf-8";
@@ -49,7 +50,8 @@ pub(super) fn router(node: Node) -> Router {
         .route("/admin/node/resign", post(resign).fallback(route_get(POST)))
         .route("/admin/scavenge", post(scavenge).fallback(route_get(POST)))
         .route("/admin/scavenge/current", get(current_scavenge).delete(scavenge).fallback(route_get(NAMED_SCAVENGE)))
-        .route("/admin/scavenge/:id", delete(scavenge).fallback(route_get("DELETE, OPTIONS")))
+        .route("/admin/scavenge/last", get(last_scavenge).delete(scavenge).fallback(route_get(SCAVENGE)))
+        .route("/admin/scavenge/:id", delete(scavenge).fallback(route_get(SCAVENGE)))
         .route("/admin/shutdown", post(shutdown).fallback(route_get(POST)))
         .fallback(nothing_here)
         .with_state(node)
@@ -133,6 +135,9 @@ async fn nothing_here(State(node): State<Node>, uri: Uri, headers: HeaderMap) ->
             "the simulated cluster does not know {method}: it serves Streams, Gossip, ServerFeatures and a part of Operations"
         );
         return Status::unimplemented(sentence).into_http().map(Body::new);
+    }
+    if node.version.at_least(25, 0) {
+        return StatusCode::NOT_FOUND.into_response();
     }
     answer(&node.version, StatusCode::NOT_FOUND, None, None, Body::empty())
 }
@@ -451,6 +456,11 @@ async fn resign(State(node): State<Node>) -> Response {
 async fn current_scavenge(State(node): State<Node>) -> Response {
     let text = Some("text/plain; charset=utf-8");
     answer(&node.version, StatusCode::OK, Some(NAMED_SCAVENGE), text, "ScavengeId: , ScavengeLink: ")
+}
+
+/// Since 25.0 the last one is told; there never was any.
+async fn last_scavenge(State(node): State<Node>) -> Response {
+    if node.version.at_least(25, 0) { scavenge(State(node)).await } else { other_method(&node, &Method::GET, SCAVENGE) }
 }
 
 async fn scavenge(State(node): State<Node>) -> Response {
