@@ -73,6 +73,8 @@ enum Status {
 
 #[derive(Debug)]
 struct Entry {
+    /// The how manieth it is that was created.
+    number: u64,
     query: String,
     emit: bool,
     system: bool,
@@ -96,6 +98,7 @@ pub struct Catalog {
     categorised: usize,
     log: usize,
     emissions: Vec<Emission>,
+    created: u64,
 }
 
 impl Default for Catalog {
@@ -107,7 +110,8 @@ impl Default for Catalog {
 impl Catalog {
     /// The system projections alone, running.
     pub fn new() -> Catalog {
-        let mut catalog = Catalog { entries: BTreeMap::new(), categorised: 0, log: 0, emissions: Vec::new() };
+        let mut catalog =
+            Catalog { entries: BTreeMap::new(), categorised: 0, log: 0, emissions: Vec::new(), created: 0 };
         for name in SYSTEM {
             let mut entry = Entry::load("", false, name);
             (entry.system, entry.status) = (true, Status::Running);
@@ -124,7 +128,9 @@ impl Catalog {
         if self.entries.contains_key(name) {
             return Err(CatalogError::Conflict);
         }
-        self.entries.insert(name.to_owned(), Entry::load(query, emit, name));
+        self.created += 1;
+        let entry = Entry { number: self.created, ..Entry::load(query, emit, name) };
+        self.entries.insert(name.to_owned(), entry);
         Ok(())
     }
 
@@ -192,7 +198,7 @@ impl Catalog {
         }
         let fresh = Entry::load(&entry.query, entry.emit, name);
         let status = if entry.enabled { fresh.status } else { entry.status };
-        *entry = Entry { enabled: entry.enabled, version: entry.version + 1, status, ..fresh };
+        *entry = Entry { number: entry.number, enabled: entry.enabled, version: entry.version + 1, status, ..fresh };
         Ok(())
     }
 
@@ -272,16 +278,21 @@ impl Catalog {
         })
     }
 
-    /// Number of records of the log that every projection has passed: from there on [`Catalog::advance`] needs them.
-    pub fn passed(&self) -> usize {
-        let user = self.entries.values().filter(|e| !e.system && e.status == Status::Running).map(|e| e.passed);
-        user.min().unwrap_or(self.log)
+    /// From which record of the log on [`Catalog::advance`] needs them; none if no projection waits for any.
+    pub fn passed(&self) -> Option<usize> {
+        let categories = self.categories_run();
+        let running = self.entries.values().filter(|e| !e.system && e.status == Status::Running);
+        running.filter(|e| categories || !e.reads_categories() || e.passed < self.categorised).map(|e| e.passed).min()
+    }
+
+    fn categories_run(&self) -> bool {
+        self.entries.get(BY_CATEGORY).is_some_and(|e| e.status == Status::Running)
     }
 
     /// Takes the records of the log from number `from` on.
     pub fn advance(&mut self, from: usize, records: &[Record]) {
         self.log = self.log.max(from + records.len());
-        if self.entries.get(BY_CATEGORY).is_some_and(|e| e.status == Status::Running) {
+        if self.categories_run() {
             self.categorised = self.log;
         }
         for (name, entry) in self.entries.iter_mut().filter(|(_, e)| !e.system && e.status == Status::Running) {
@@ -312,6 +323,7 @@ impl Entry {
         let run = Script::load(query).map(|script| Run::new(name, script, emit));
         let checkpoint = run.as_ref().map(Run::position).unwrap_or_default();
         Entry {
+            number: 0,
             query: query.to_owned(),
             emit,
             system: false,
@@ -342,7 +354,9 @@ impl Entry {
             Ok(done) => {
                 self.passed += 1;
                 let version = self.version;
-                let number = |(i, event): (usize, Emitted)| {
+                let tag = format!("{}:-1:{version}:4", self.number);
+                let number = |(i, mut event): (usize, Emitted)| {
+                    event.metadata["$v"] = tag.clone().into();
                     let content = format!("{name} {version} {i} {}", event.stream);
                     Emission { id: Uuid::new_v5(&event.caused_by, content.as_bytes()), event }
                 };
