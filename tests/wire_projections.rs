@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
+use esdb_rollout::esdb::{Credentials, Projections, StoreConfig};
 use esdb_rollout::sim::model::{
     Direction, ExpectedRevision, ProposedEvent, ReadOutcome, StreamStart, Write, WriteOutcome,
 };
@@ -171,6 +172,15 @@ async fn what_is_deployed_stays_and_what_is_changed_or_faulted_is_mended() {
     assert_eq!(links[..4], links[4..]);
     assert_eq!(stage.actions(&deploy).await, told("unchanged"));
 
+    // A text that cannot be loaded, and one that somebody stopped.
+    service.update(change("fromAll(")).await.unwrap();
+    service.disable(wire::DisableReq { options: Some(disable(STATES)) }).await.unwrap();
+    let (code, stdout, _) = stage.run(&["projections", "status"]).await;
+    assert!(code == 1 && stdout.contains(&format!("{LINKS}: its text cannot be loaded")), "{stdout}");
+    let (code, rows) = stage.actions(&deploy).await;
+    assert_eq!((code, rows[LINKS].0.as_str(), rows[STATES].0.as_str()), (0, "changed", "started"));
+    assert_eq!(stage.actions(&deploy).await, told("unchanged"));
+
     // Without the categories nothing comes in: said, and not changed.
     service.disable(wire::DisableReq { options: Some(disable("$by_category")) }).await.unwrap();
     let (code, _, stderr) = stage.run(&deploy).await;
@@ -181,6 +191,38 @@ async fn what_is_deployed_stays_and_what_is_changed_or_faulted_is_mended() {
 
 fn disable(name: &str) -> wire::disable_req::Options {
     wire::disable_req::Options { name: name.to_owned(), write_checkpoint: true }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_the_right_is_told_who_has_it() {
+    let (cluster, ca) = Cluster::start_secure(config("23.10.5.0"), |_| vec!["127.0.0.1".to_owned()]).await;
+    cluster.until("a leader", |w| w.leader().is_some()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, ca).unwrap();
+    let hosts: Vec<String> = cluster.addresses[..3].iter().map(ToString::to_string).collect();
+    for (user, password, may) in [("worker", "W0rker-secret", false), ("operator", "Op3rator-secret", true)] {
+        let projections = Projections::new(&StoreConfig {
+            connection: format!("esdb://{}?tls=true", hosts.join(",")),
+            ca_file: Some(ca_file.clone()),
+            credentials: Some(Credentials::new(user, password)),
+            connection_name: String::new(),
+        });
+        let leader = projections.unwrap().leader().await.unwrap();
+        let created = leader.create("a", UP_STATE).await.map_err(|e| e.to_string());
+        if may {
+            assert_eq!(created, Ok(()));
+            let text = leader.text("a").await.unwrap().expect("a text");
+            assert_eq!((text.text.as_str(), text.emit), (UP_STATE, false));
+        } else {
+            let error = created.unwrap_err();
+            assert!(error.contains("the store refuses Create a") && error.contains("$admins or $ops"), "{error}");
+            assert!(!error.contains(password), "{error}");
+        }
+        assert_eq!(leader.status("nobody").await.unwrap(), None);
+        assert_eq!(leader.state("nobody", "").await.unwrap(), None);
+    }
+    cluster.wire.shutdown().await;
 }
 
 /// Lines of `list`, without what the clock alone moves.

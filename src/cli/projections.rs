@@ -137,6 +137,11 @@ async fn deploy(leader: &ProjectionsLeader, ours: &Ours) -> Result<&'static str,
     }
     match leader.status(name).await? {
         Some(status) if status.is_stopped() || status.is_faulted() => {
+            // Perhaps somebody stopped it, perhaps a deployment ended after its text was changed and before the states of the old one were
+            // forgotten. What writes nothing loses nothing by beginning anew.
+            if status.is_stopped() && !emit {
+                leader.reset(name).await?;
+            }
             leader.enable(name).await?;
             Ok("started")
         }

@@ -269,9 +269,10 @@ impl ProjectionsLeader {
             Answer::Ok(messages) => Ok(Ok(messages)),
             Answer::Status(Refusal { code: 12, .. }) => Err(ProjectionsError::Off),
             Answer::Status(Refusal { http: 404, code: 2, .. }) => Err(ProjectionsError::Off),
-            Answer::Status(refusal @ Refusal { http: 401 | 403, .. }) => {
-                let found = format!("{refusal}; a user in $admins or $ops may");
-                Err(refused(method, name, &found))
+            Answer::Status(refusal)
+                if matches!(refusal.http, 401 | 403) || refusal.message.contains("received NotAuthorized") =>
+            {
+                Err(refused(method, name, &format!("{refusal}; a user in $admins or $ops may")))
             }
             Answer::Status(refusal) => Ok(Err(refusal)),
         }

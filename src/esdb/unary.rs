@@ -67,12 +67,13 @@ pub(super) async fn call(
     }
     let response = request.send().await?;
     let http_status = response.status().as_u16();
-    if let Some(Err(refusal)) = status(response.headers()) {
+    let at_once = status(response.headers());
+    if let Some(Err(refusal)) = at_once {
         return Ok(Answer::Status(refusal));
     }
     let body: reqwest::Body = axum::http::Response::<reqwest::Body>::from(response).into_body();
     let collected = body.collect().await?;
-    let ended = collected.trailers().and_then(status);
+    let ended = collected.trailers().and_then(status).or(at_once);
     let none = || Refusal { code: 2, http: http_status, message: format!("none, but HTTP status {http_status}") };
     Ok(match ended.unwrap_or_else(|| Err(none())) {
         Ok(()) => messages(&collected.to_bytes()).map_or_else(Answer::Status, Answer::Ok),
