@@ -354,6 +354,86 @@ fn whatever_the_reader_cannot_read_the_projection_does_not_vouch_for() {
     );
 }
 
+/// The stored examples of every event of an update's stream.
+fn vocabulary() -> Vec<Line> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/events");
+    let mut found: Vec<Line> = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let name = stem.split(['.', '-']).next().unwrap().to_owned();
+        if path.extension().is_some_and(|e| e == "json") && Event::kind_of(&name).is_some() {
+            found.push(Line::new(&name, &serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap()));
+        }
+    }
+    assert!(found.len() >= Event::TYPES.len());
+    found
+}
+
+/// An example made to fit the node in hand, so that only its place in the order can be wrong.
+fn fitted(example: &Line, state: &Value) -> Line {
+    let mut data: Value = serde_json::from_str(&example.data).unwrap();
+    let hand = &state["inHand"];
+    for key in ["node", "instance"] {
+        if data.get(key).is_some() && hand.get(key).is_some() {
+            data[key] = hand[key].clone();
+        }
+    }
+    if data.get("type").is_some() && hand["returnTypes"][0].is_string() {
+        data["type"] = hand["returnTypes"][0].clone();
+    }
+    let waiting = state["unanswered"].as_array().and_then(|u| u.first());
+    if let (Some(command), Some(first)) = (data.get_mut("command"), waiting) {
+        command["revision"] = first["revision"].clone();
+    }
+    Line { data: data.to_string(), ..example.clone() }
+}
+
+#[test]
+fn every_event_at_every_point_is_taken_as_the_fold_takes_it_or_is_odd() {
+    let words = vocabulary();
+    let mut run = engine(UPDATE_STATE, false);
+    let (mut points, mut tried, mut vouched) = (BTreeSet::new(), 0, 0);
+    for name in HISTORIES {
+        let records = records(&recorded(name));
+        let mut before = None;
+        for at in 0..records.len() {
+            resume(&mut run, &before);
+            run.process(&records[at]).unwrap();
+            before = run.state(STREAM);
+            let state = before.as_ref().unwrap();
+            let hand = &state["inHand"];
+            let commands: Vec<&Value> = state["unanswered"].as_array().unwrap().iter().map(|u| &u["type"]).collect();
+            let point = json!([
+                hand["step"],
+                hand["intent"],
+                hand["lowered"],
+                state["status"],
+                state["plan"].is_null(),
+                state["acceptedAt"].is_null(),
+                state["paused"].is_null(),
+                state["results"],
+                commands
+            ]);
+            if !points.insert(point.to_string()) {
+                continue;
+            }
+            for word in &words {
+                let mut records = records[..=at].to_vec();
+                records.push(record(STREAM, at + 1, &fitted(word, state)));
+                resume(&mut run, &before);
+                run.process(&records[at + 1]).unwrap();
+                tried += 1;
+                if let Some((projected, folded)) = compared(&run.state(STREAM).unwrap(), &records) {
+                    vouched += 1;
+                    assert_eq!(projected, folded, "{name} {at}: {word:?}");
+                }
+            }
+        }
+    }
+    assert!(tried > 2000 && vouched > 500, "{} points, {tried} tried, {vouched} vouched for", points.len());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
