@@ -57,7 +57,7 @@ const IMPURE: &[&str] = &[
 ];
 
 /// Crates that one room alone may name.
-const OWNED: &[(&str, &str)] = &[("eventstore::", "esdb"), ("aws_", "ec2")];
+const OWNED: &[(&str, &str)] = &[("eventstore::", "esdb"), ("aws_", "ec2"), ("rquickjs", "sim")];
 
 /// A broken rule.
 #[derive(Debug, PartialEq, Eq)]

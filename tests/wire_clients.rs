@@ -303,7 +303,7 @@ async fn http_says_what_the_world_knows() {
     assert_eq!(coded.status(), 200);
 
     let answer = reqwest::Client::new()
-        .post(cluster.http(node, "/event_store.client.projections.Projections/Create"))
+        .post(cluster.http(node, "/event_store.client.persistent_subscriptions.PersistentSubscriptions/Create"))
         .header("content-type", "application/grpc")
         .send()
         .await

@@ -11,8 +11,8 @@ fn generated_modules_match_the_protos() {
     let checked_in = root.join("src/sim/wire/proto");
     let fresh = tempfile::tempdir().expect("a directory for the fresh modules");
 
-    let files =
-        ["shared", "status", "gossip", "operations", "server_features", "streams"].map(|f| format!("{f}.proto"));
+    let files = ["shared", "status", "gossip", "operations", "projections", "server_features", "streams"]
+        .map(|f| format!("{f}.proto"));
     let descriptors = protox::compile(files, [root.join("proto")]).expect("the protos compile");
     tonic_build::configure()
         .btree_map(["."])

@@ -1,15 +1,19 @@
 //! `list`: the updates of the clusters.
 
+use async_trait::async_trait;
 use clap::Args;
+use serde_json::Value;
 
 use crate::cli::failure::Failure;
 use crate::cli::store::{admissions, read_state};
 use crate::cli::{Output, note, print};
+use crate::codec::decode;
 use crate::config::Config;
-use crate::domain::ids::{ClusterName, UpdateId};
+use crate::domain::ids::{ClusterName, Revision, UpdateId};
 use crate::exit::Exit;
 use crate::ports::{Clock, EventLog};
 use crate::views::progress::Progress;
+use crate::views::projected::Projected;
 use crate::views::{columns, short_seconds};
 
 /// Options of `list`.
@@ -17,6 +21,9 @@ use crate::views::{columns, short_seconds};
 #[command(after_help = "\
 Shows updates that were admitted. A request that was rejected before (an unknown cluster, a cluster that is busy) is not among them:
 its id shows it with `status`. --output json prints one update a line, as `status --output json` does.
+
+Where the projection of `projections deploy` runs, its states are asked instead of reading whole streams; what it does not vouch for, or
+has not seen to its last event yet, is read as ever. The answer is the same.
 
 Examples:
   esdb-rollout list
@@ -28,13 +35,29 @@ pub struct ListArgs {
     /// At most so many of each cluster
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub limit: usize,
+    /// Read the streams, whatever projections run
+    #[arg(long)]
+    pub no_projections: bool,
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
 
+/// The states of updates that a projection keeps.
+#[async_trait]
+pub trait UpdateStates: Send + Sync {
+    /// The state of an update; none if the projection has none, or cannot be asked.
+    async fn state(&self, update: UpdateId) -> Option<Value>;
+}
+
 /// Prints the updates of the clusters, newest first.
-pub async fn run(args: ListArgs, config: &Config, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+pub async fn run(
+    args: ListArgs,
+    config: &Config,
+    log: &dyn EventLog,
+    states: Option<&dyn UpdateStates>,
+    clock: &dyn Clock,
+) -> Result<Exit, Failure> {
     let clusters: Vec<ClusterName> = match &args.cluster {
         Some(name) => vec![ClusterName::from(name.as_str())],
         None if config.clusters.is_empty() => {
@@ -51,8 +74,17 @@ pub async fn run(args: ListArgs, config: &Config, log: &dyn EventLog, clock: &dy
             }
         }
         for id in ids.into_iter().take(args.limit) {
-            let (history, state) = read_state(log, clock, id).await?;
-            found.push(Progress::of(id, &state, &history, clock.wall()));
+            let projected = match states.filter(|_| !args.no_projections) {
+                Some(states) => projected(states, log, clock, id).await?,
+                None => None,
+            };
+            if let Some(projected) = projected {
+                tracing::debug!(update = %id, "told by the projection");
+                found.push(projected.progress(id, clock.wall()));
+            } else {
+                let (history, state) = read_state(log, clock, id).await?;
+                found.push(Progress::of(id, &state, &history, clock.wall()));
+            }
         }
     }
     match args.output {
@@ -65,6 +97,30 @@ pub async fn run(args: ListArgs, config: &Config, log: &dyn EventLog, clock: &dy
         Output::Table => print(&columns(&rows(&found)))?,
     }
     Ok(Exit::Completed)
+}
+
+/// What the projection says of an update, if it vouches for it and has seen its last event.
+async fn projected(
+    states: &dyn UpdateStates,
+    log: &dyn EventLog,
+    clock: &dyn Clock,
+    update: UpdateId,
+) -> Result<Option<Projected>, Failure> {
+    let Some(mut projected) = states.state(update).await.as_ref().and_then(Projected::read) else { return Ok(None) };
+    let stream = update.stream();
+    let during = |e| Failure::from(e).during(format!("reading update {update}"));
+    let last = log.read_last(&stream).await.map_err(during)?;
+    if last.map(|e| e.revision) != Some(projected.revision()) {
+        tracing::debug!(%update, "the projection has not seen the last event");
+        return Ok(None);
+    }
+    if !projected.knows_when() {
+        let Some(first) = log.read(&stream, Revision(0), 1).await.map_err(during)?.into_iter().next() else {
+            return Ok(None);
+        };
+        projected.requested(decode(&first, clock.now()).at);
+    }
+    Ok(Some(projected))
 }
 
 fn rows(found: &[Progress]) -> Vec<Vec<String>> {

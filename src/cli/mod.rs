@@ -10,6 +10,8 @@ pub mod history;
 pub mod init;
 pub mod list;
 #[cfg(all(feature = "esdb", feature = "ec2"))]
+pub mod projections;
+#[cfg(all(feature = "esdb", feature = "ec2"))]
 pub mod rehearse;
 #[cfg(all(feature = "esdb", feature = "ec2"))]
 pub mod sim;
@@ -86,6 +88,9 @@ pub enum Command {
     History(history::HistoryArgs),
     /// List the updates of the clusters, newest first
     List(list::ListArgs),
+    /// Keep states and links in the store's own projections engine
+    #[cfg(all(feature = "esdb", feature = "ec2"))]
+    Projections(projections::ProjectionsArgs),
     /// Pause an update before its next stop
     Pause(command::PlainArgs),
     /// Go on after a pause

@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use serde_json::Value;
 
 use crate::cli::failure::Failure;
 use crate::cli::worker::LogFormat;
 use crate::cli::{
-    Cli, Command, command, configuration, fresh_id, history, init, list, rehearse, sim, start, status, watch, worker,
+    Cli, Command, command, configuration, fresh_id, history, init, list, projections, rehearse, sim, start, status,
+    watch, worker,
 };
 use crate::codec::Writer;
 use crate::config::{Cluster, Config, LoginSource};
-use crate::domain::ids::{ClusterName, Incarnation, WorkerName};
+use crate::domain::ids::{ClusterName, Incarnation, UpdateId, WorkerName};
 use crate::domain::quorum::Voters;
 use crate::ec2::{AwsConfig, Ec2Fleet};
-use crate::esdb::{AdminConfig, Credentials, EventStoreLog, HttpAdmin, StoreConfig};
+use crate::esdb::{AdminConfig, Credentials, EventStoreLog, HttpAdmin, Projections, ProjectionsLeader, StoreConfig};
 use crate::exit::Exit;
 use crate::ports::{EventLog, SystemClock};
 use crate::update::observed::Policy;
@@ -43,19 +48,26 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         return worker::run(args, assemble(&config, args.worker_name(), clock).await?).await;
     }
     log_lines(LogFormat::Text, "error")?;
+    if let Command::Projections(args) = &command {
+        return projections::run(args, &store_projections(&config)?).await;
+    }
     let log = store(&config, "esdb-rollout")?;
     match command {
         Command::Start(args) => start::run(args, &config, &log, &clock).await,
         Command::Status(args) => status::run(args, &config, &log, &clock).await,
         Command::Watch(args) => watch::run(args, &log, &clock).await,
         Command::History(args) => history::run(args, &log, &clock).await,
-        Command::List(args) => list::run(args, &config, &log, &clock).await,
+        Command::List(args) => {
+            let states = if args.no_projections { None } else { KeptStates::find(&config).await };
+            let states = states.as_ref().map(|s| s as &dyn list::UpdateStates);
+            list::run(args, &config, &log, states, &clock).await
+        }
         Command::Pause(args) => command::pause(args, &log, &clock).await,
         Command::Resume(args) => command::resume(args, &log, &clock).await,
         Command::Cancel(args) => command::cancel(args, &log, &clock).await,
         Command::Approve(args) => command::approve(args, &log, &clock).await,
         Command::Init(args) => init::run(args, &log, &clock).await,
-        Command::Worker(_) | Command::Rehearse(_) | Command::Sim(_) => {
+        Command::Worker(_) | Command::Projections(_) | Command::Rehearse(_) | Command::Sim(_) => {
             Err(Failure::usage("this command is begun before the store of a client"))
         }
     }
@@ -82,21 +94,80 @@ fn credentials(login: Option<&LoginSource>) -> Result<Option<Credentials>, Failu
     Ok(login.map(|l| Credentials::new(l.user, l.password)))
 }
 
-/// The store.
-pub fn store(config: &Config, connection_name: &str) -> Result<EventStoreLog, Failure> {
+fn store_config(config: &Config, connection_name: &str) -> Result<StoreConfig, Failure> {
     let Some(store) = &config.store else {
         return Err(Failure::usage(
             "no store is named: give --store esdb://HOST:2113, set ESDB_ROLLOUT_STORE, or add [store] with `connection` to the \
              configuration file",
         ));
     };
-    let made = EventStoreLog::new(StoreConfig {
+    Ok(StoreConfig {
         connection: store.connection.clone(),
         ca_file: store.ca_file.clone(),
         credentials: credentials(store.login.as_ref())?,
         connection_name: connection_name.to_owned(),
-    });
+    })
+}
+
+/// The store.
+pub fn store(config: &Config, connection_name: &str) -> Result<EventStoreLog, Failure> {
+    let made = EventStoreLog::new(store_config(config, connection_name)?);
     made.map_err(|e| Failure::usage(e).during("the store"))
+}
+
+fn store_projections(config: &Config) -> Result<Projections, Failure> {
+    let made = Projections::new(&store_config(config, "")?);
+    made.map_err(|e| Failure::usage(e).during("the store"))
+}
+
+/// The states that the projection keeps, where it runs.
+struct KeptStates {
+    leader: ProjectionsLeader,
+    /// It did not answer in time once: it is not waited for again.
+    silent: AtomicBool,
+}
+
+impl KeptStates {
+    /// Time to find out whether the projection runs. Without it everything is read as ever, so this is not worth waiting for.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
+    async fn find(config: &Config) -> Option<Self> {
+        let asked = async {
+            let leader = store_projections(config)?.leader().await?;
+            let runs = leader.status(projections::UPDATE_STATE).await?.is_some_and(|s| s.is_running());
+            Ok::<_, Failure>(runs.then_some(KeptStates { leader, silent: AtomicBool::new(false) }))
+        };
+        match tokio::time::timeout(Self::PATIENCE, asked).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the projections cannot be asked");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+#[async_trait]
+impl list::UpdateStates for KeptStates {
+    async fn state(&self, update: UpdateId) -> Option<Value> {
+        if self.silent.load(Ordering::Relaxed) {
+            return None;
+        }
+        let stream = update.stream();
+        let asked = self.leader.state(projections::UPDATE_STATE, stream.as_str());
+        match tokio::time::timeout(Self::PATIENCE, asked).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, %update, "the projection does not tell the state");
+                None
+            }
+            Err(_) => {
+                self.silent.store(true, Ordering::Relaxed);
+                None
+            }
+        }
+    }
 }
 
 /// A worker for every cluster of the configuration.

@@ -141,6 +141,25 @@ impl HttpAdmin {
         Ok((status, challenged, body.to_vec()))
     }
 
+    /// A gRPC call with one request: `service.Service/Method`.
+    ///
+    /// # Errors
+    /// Whatever kept the node from answering. A gRPC status is an answer.
+    pub(super) async fn call(
+        &self,
+        node: &Address,
+        method: &str,
+        message: &impl prost::Message,
+    ) -> Result<Answer, NodeError> {
+        let called = unary::call(&self.grpc, &self.base(node), method, message, self.credentials.as_ref()).await;
+        called.map_err(|e| self.error(node, method, e))
+    }
+
+    /// GET as the user of this client.
+    pub(super) async fn get_known(&self, node: &Address, path: &str) -> Result<Vec<u8>, NodeError> {
+        self.get(node, path, self.credentials.as_ref()).await
+    }
+
     async fn get(&self, node: &Address, path: &str, credentials: Option<&Credentials>) -> Result<Vec<u8>, NodeError> {
         let (status, challenged, body) = self.sent(node, Method::GET, path, credentials).await?;
         if status == StatusCode::OK {
@@ -189,9 +208,10 @@ impl HttpAdmin {
             return Err(refused_with(node, what, status.as_u16()));
         }
         let what = format!("Operations/{method} (POST {path} is not there)");
-        match unary::operations(&self.grpc, &self.base(node), method, message, credentials).await {
-            Ok(Answer::Ok) => Ok(()),
-            Ok(Answer::Status(status, found)) => Err(refused_with(node, format!("{what}: {found}"), status)),
+        let method = format!("operations.Operations/{method}");
+        match unary::call(&self.grpc, &self.base(node), &method, message, credentials).await {
+            Ok(Answer::Ok(_)) => Ok(()),
+            Ok(Answer::Status(refusal)) => Err(refused_with(node, format!("{what}: {refusal}"), refusal.http)),
             Err(e) => Err(self.error(node, &what, e)),
         }
     }

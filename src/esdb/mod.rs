@@ -15,6 +15,7 @@ mod everywhere;
 mod generation;
 mod gossip;
 mod probe;
+mod projections;
 mod store;
 mod subscription;
 mod tls;
@@ -25,6 +26,7 @@ use std::fmt;
 pub use admin::{AdminConfig, HttpAdmin};
 pub use connection::StoreConfig;
 pub use probe::{PROBE_EVENT, ProbeError, ProbeEvent, Seen, WriteProbe, probe_id};
+pub use projections::{ProjectionStatus, ProjectionText, Projections, ProjectionsError, ProjectionsLeader};
 pub use store::EventStoreLog;
 
 /// A user of EventStoreDB. The password is never printed.

@@ -5,6 +5,8 @@
 
 pub mod model;
 pub mod ports;
+#[cfg(feature = "projections")]
+pub mod projections;
 #[cfg(feature = "esdb")]
 pub mod wire;
 pub mod world;

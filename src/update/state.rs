@@ -98,6 +98,25 @@ pub enum Step {
 }
 
 impl Step {
+    /// Every step, in order.
+    pub const ALL: [Step; 15] = [
+        Step::Selected,
+        Step::LoweringPriority,
+        Step::PriorityLowered,
+        Step::Resigning,
+        Step::Transferred,
+        Step::Stopping,
+        Step::Stopped,
+        Step::Modifying,
+        Step::Modified,
+        Step::Starting,
+        Step::StartFailed,
+        Step::Started,
+        Step::Rejoined,
+        Step::CaughtUp,
+        Step::RestoringPriority,
+    ];
+
     /// Whether the node counts as out of service by our doing.
     pub fn out_of_service(self) -> bool {
         self >= Step::Stopping && self < Step::CaughtUp
@@ -811,7 +830,8 @@ pub fn node_of(event: &Event) -> Option<&NodeName> {
 }
 
 impl InHand {
-    fn new(member: &PlannedMember, role: Role, recorded: &Recorded) -> Self {
+    /// A node just taken in hand.
+    pub fn new(member: &PlannedMember, role: Role, recorded: &Recorded) -> Self {
         Self {
             node: member.node.clone(),
             role,

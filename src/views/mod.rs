@@ -4,6 +4,7 @@
 
 pub mod article;
 pub mod progress;
+pub mod projected;
 #[cfg(test)]
 mod stories;
 pub mod timeline;

@@ -96,6 +96,16 @@ pub struct Progress {
 impl Progress {
     /// Where the update with this history, which folds to `state`, is at `now`.
     pub fn of(update: UpdateId, state: &State, history: &[Recorded], now: jiff::Timestamp) -> Self {
+        Self::with_spans(update, state, &spans(history), now)
+    }
+
+    /// The same, where the time each node was in hand is known without the history.
+    pub(super) fn with_spans(
+        update: UpdateId,
+        state: &State,
+        spans: &BTreeMap<NodeName, Span>,
+        now: jiff::Timestamp,
+    ) -> Self {
         let request = state.request.as_ref();
         let running = state.accepted_at.map_or(0.0, |at| seconds_between(at, now));
         let (seconds, not_running) = match &state.end {
@@ -129,7 +139,7 @@ impl Progress {
             worker: state.holder.as_ref().map(|h| h.worker.clone()),
             paused: state.paused.is_some(),
             in_hand: state.in_hand.as_ref().map(|h| h.node.clone()),
-            nodes: nodes(state, history, now),
+            nodes: nodes(state, spans, now),
             elections: state.elections,
             not_running,
             waiting: why(update, state, now),
@@ -184,12 +194,11 @@ fn out_of_service(state: &State) -> Option<NodeName> {
     state.in_hand.as_ref().filter(|h| h.step.out_of_service()).map(|h| h.node.clone())
 }
 
-fn nodes(state: &State, history: &[Recorded], now: jiff::Timestamp) -> Vec<NodeProgress> {
+fn nodes(state: &State, spans: &BTreeMap<NodeName, Span>, now: jiff::Timestamp) -> Vec<NodeProgress> {
     let Some(plan) = &state.plan else { return Vec::new() };
-    let spans = spans(history);
     let taken = state.order.iter();
     let others = plan.order.iter().filter(|n| !state.order.contains(n));
-    taken.chain(others).filter_map(|name| node(state, name, &spans, now)).collect()
+    taken.chain(others).filter_map(|name| node(state, name, spans, now)).collect()
 }
 
 fn node(

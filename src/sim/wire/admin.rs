@@ -12,7 +12,7 @@ use super::streams::structured;
 use crate::domain::cluster::{MemberEntry, NodeState};
 
 /// What this server can do: service, method, features. Services that are only named answer UNIMPLEMENTED, so they are not here.
-const METHODS: [(&str, &str, &[&str]); 14] = [
+const METHODS: [(&str, &str, &[&str]); 24] = [
     ("event_store.client.streams.streams", "read", &["position", "events"]),
     ("event_store.client.streams.streams", "append", &[]),
     ("event_store.client.streams.streams", "delete", &[]),
@@ -25,6 +25,16 @@ const METHODS: [(&str, &str, &[&str]); 14] = [
     ("event_store.client.operations.operations", "resignnode", &[]),
     ("event_store.client.operations.operations", "setnodepriority", &[]),
     ("event_store.client.operations.operations", "restartpersistentsubscriptions", &[]),
+    ("event_store.client.projections.projections", "create", &["track_emitted_streams"]),
+    ("event_store.client.projections.projections", "update", &[]),
+    ("event_store.client.projections.projections", "delete", &[]),
+    ("event_store.client.projections.projections", "statistics", &[]),
+    ("event_store.client.projections.projections", "disable", &[]),
+    ("event_store.client.projections.projections", "enable", &[]),
+    ("event_store.client.projections.projections", "reset", &[]),
+    ("event_store.client.projections.projections", "state", &[]),
+    ("event_store.client.projections.projections", "result", &[]),
+    ("event_store.client.projections.projections", "restartsubsystem", &[]),
     ("event_store.client.gossip.gossip", "read", &[]),
     ("event_store.client.server_features.serverfeatures", "getsupportedmethods", &[]),
 ];

@@ -132,7 +132,7 @@ async fn nothing_here(State(node): State<Node>, uri: Uri, headers: HeaderMap) ->
     if grpc {
         let method = uri.path().trim_start_matches('/');
         let sentence = format!(
-            "the simulated cluster does not know {method}: it serves Streams, Gossip, ServerFeatures and a part of Operations"
+            "the simulated cluster does not know {method}: it serves Streams, Gossip, ServerFeatures, and a part of Operations and Projections"
         );
         return Status::unimplemented(sentence).into_http().map(Body::new);
     }
@@ -332,7 +332,7 @@ async fn info(State(node): State<Node>) -> Response {
         db_version: newer.then(|| node.version.text.clone()),
         es_version: node.version.text.clone(),
         state: node.world.with(|w| w.own_state(node.n)).to_string().to_lowercase(),
-        features: Features { projections: false, user_management: false, atom_pub: node.atom_pub },
+        features: Features { projections: true, user_management: false, atom_pub: node.atom_pub },
         authentication: Authentication {
             r#type: if node.security.is_some() { "internal" } else { "insecure" },
             properties: newer.then_some([]),

@@ -6,6 +6,7 @@ mod batch;
 mod ec2;
 mod http;
 mod life;
+mod projections;
 pub mod proto;
 mod read;
 mod status;
@@ -141,10 +142,13 @@ pub async fn serve_nodes(world: SimWorld, options: impl Into<Options>) -> io::Re
         nodes.push((n, at, life::bind(at)?));
     }
 
+    let projections = projections::Shared::default();
+    tasks.spawn(projections.clone().drive(world.clone(), stopped.clone()));
     for (n, at, listener) in nodes {
         let version = world.with(|w| Version::parse(&w.config().version));
         let tls = security.as_ref().map(|s| s.certificates.acceptor(n)).transpose()?;
-        let node = Node { world: world.clone(), n, version, security: security.clone(), atom_pub };
+        let (world, security, projections) = (world.clone(), security.clone(), projections.clone());
+        let node = Node { world, n, version, security, atom_pub, projections };
         tasks.spawn(follow(node, at, listener, tls, stopped.clone()));
     }
     Ok(WireCluster { ec2: None, stop, tasks })
@@ -225,6 +229,7 @@ async fn follow(
 fn router(node: Node) -> Router {
     use proto::gossip::gossip_server::GossipServer;
     use proto::operations::operations_server::OperationsServer;
+    use proto::projections::projections_server::ProjectionsServer;
     use proto::server_features::server_features_server::ServerFeaturesServer;
     use proto::streams::streams_server::StreamsServer;
 
@@ -235,6 +240,8 @@ fn router(node: Node) -> Router {
         .route_service("/event_store.client.streams.Streams/*method", streams)
         .route_service("/event_store.client.gossip.Gossip/*method", GossipServer::new(node.clone()))
         .route_service("/event_store.client.operations.Operations/*method", OperationsServer::new(node.clone()))
+        .merge(projections::router(node.clone()))
+        .route_service("/event_store.client.projections.Projections/*method", ProjectionsServer::new(node.clone()))
         .route_service(
             "/event_store.client.server_features.ServerFeatures/*method",
             ServerFeaturesServer::new(node.clone()),
@@ -261,6 +268,7 @@ struct Node {
     version: Version,
     security: Option<Arc<Security>>,
     atom_pub: bool,
+    projections: projections::Shared,
 }
 
 impl Node {

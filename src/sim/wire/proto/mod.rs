@@ -32,6 +32,11 @@ pub mod event_store {
             include!("event_store.client.operations.rs");
         }
 
+        /// `event_store.client.projections`.
+        pub mod projections {
+            include!("event_store.client.projections.rs");
+        }
+
         /// `event_store.client.server_features`.
         pub mod server_features {
             include!("event_store.client.server_features.rs");
@@ -44,4 +49,4 @@ pub mod event_store {
     }
 }
 
-pub use event_store::client::{gossip, operations, server_features, streams};
+pub use event_store::client::{gossip, operations, projections, server_features, streams};
