@@ -17,7 +17,7 @@ use crate::esdb::{AdminConfig, Credentials, EventStoreLog, HttpAdmin, StoreConfi
 use crate::exit::Exit;
 use crate::ports::{EventLog, SystemClock};
 use crate::update::observed::Policy;
-use crate::worker::{ClusterHandle, NodeMapping, Worker};
+use crate::worker::{ClusterHandle, Limits, NodeMapping, Worker};
 
 /// Does what the command line says.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -40,7 +40,8 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     let clock = SystemClock::start();
     if let Command::Worker(args) = &command {
         log_lines(args.log_format, "info")?;
-        return worker::run(args, assemble(&config, args.worker_name(), clock).await?).await;
+        let worker = assemble(&config, args.worker_name(), args.limits(&config), clock).await?;
+        return worker::run(args, worker).await;
     }
     log_lines(LogFormat::Text, "error")?;
     let log = store(&config, "esdb-rollout")?;
@@ -100,7 +101,12 @@ pub fn store(config: &Config, connection_name: &str) -> Result<EventStoreLog, Fa
 }
 
 /// A worker for every cluster of the configuration.
-pub async fn assemble(config: &Config, name: WorkerName, clock: SystemClock) -> Result<Worker, Failure> {
+pub async fn assemble(
+    config: &Config,
+    name: WorkerName,
+    limits: Limits,
+    clock: SystemClock,
+) -> Result<Worker, Failure> {
     if config.clusters.is_empty() {
         return Err(Failure::usage(
             "no cluster is configured: add [clusters.NAME] with `seeds` to the configuration file",
@@ -116,7 +122,7 @@ pub async fn assemble(config: &Config, name: WorkerName, clock: SystemClock) -> 
     }
     let writer = Writer { worker: name, incarnation: Incarnation(fresh_id()) };
     let clusters: Arc<BTreeMap<ClusterName, ClusterHandle>> = Arc::new(clusters);
-    Ok(Worker { writer, clusters, log, clock: Arc::new(clock) })
+    Ok(Worker { writer, clusters, log, clock: Arc::new(clock), limits })
 }
 
 async fn handle(cluster: &Cluster) -> Result<ClusterHandle, Failure> {

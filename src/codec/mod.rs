@@ -35,6 +35,22 @@ pub struct WorkerHeartbeat {
     pub clusters: Vec<ClusterName>,
     /// Version of this program.
     pub tool_version: String,
+    /// How many updates it has in hand; absent in those of older workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updates_in_hand: Option<u32>,
+    /// Updates that this process, or one of its name before it, held and will not touch again: whoever wants may take them at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handed_over: Vec<HandedOver>,
+}
+
+/// An update that a worker has handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandedOver {
+    /// The update.
+    pub update: UpdateId,
+    /// The incarnation that held it.
+    pub incarnation: Incarnation,
 }
 
 /// Every command up to this position of the whole log has been admitted or answered.

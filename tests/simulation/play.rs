@@ -14,7 +14,7 @@ use esdb_rollout::sim::model::{Reachability, WorldConfig};
 use esdb_rollout::sim::ports::SimPorts;
 use esdb_rollout::sim::world::{Random, SimWorld, World};
 use esdb_rollout::update::observed::Policy;
-use esdb_rollout::worker::{ClusterHandle, StartPoint, Stop, Worker, WorkerError};
+use esdb_rollout::worker::{ClusterHandle, Limits, StartPoint, Stop, Worker, WorkerError};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -268,6 +268,7 @@ impl Play {
                 stage: self.stage.clone(),
                 inner: SystemClock::start_at(start + self.began.elapsed()),
             }),
+            limits: Limits::default(),
         };
         let (stop, stopped) = watch::channel(Stop::No);
         let task = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
