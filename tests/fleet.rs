@@ -136,6 +136,12 @@ fn is_end(event: &Value) -> bool {
     ["UpdateCompleted", "UpdateFailed", "UpdateCancelled", "UpdateRejected"].iter().any(|end| event["type"] == *end)
 }
 
+/// The number of the worker that holds an update.
+fn holder(history: &[Value]) -> Option<usize> {
+    let assigned = history.iter().rev().find(|e| e["type"] == "WorkerAssigned")?;
+    assigned["data"]["worker"].as_str()?.strip_prefix('w')?.parse().ok()
+}
+
 /// What an update's history must be: complete, each fact once, each node stopped and started once.
 fn judge(history: &[Value]) {
     let shown: Vec<String> = history.iter().map(|e| format!("{} {}", e["type"], e["data"]["node"])).collect();
@@ -183,9 +189,13 @@ fn workers_that_die_and_leave_at_random_lose_no_update_of_a_fleet() {
         }
         if began.elapsed() >= next && disturbances > 0 {
             disturbances -= 1;
-            let n = random.below(WORKERS as u64) as usize;
+            // Mostly one that holds something: whoever holds the first update that goes on.
+            let holder = open.iter().find_map(|update| holder(&fleet.history(update)));
+            let any = random.below(WORKERS as u64) as usize;
+            let n = holder.filter(|_| killed + left < 2 || random.percent(70)).unwrap_or(any);
             let (process, life) = &mut workers[n];
-            if random.percent(70) {
+            // The first is asked to leave, the second is killed, and then it is anybody's guess.
+            if killed + left == 1 || killed + left > 1 && random.percent(60) {
                 killed += 1;
                 process.0.kill().unwrap();
             } else {
@@ -214,7 +224,8 @@ fn workers_that_die_and_leave_at_random_lose_no_update_of_a_fleet() {
             *assignments.entry(assigned["data"]["reason"].to_string()).or_default() += 1;
         }
     }
-    assert!(killed + left > 0, "nobody died");
+    assert!(killed > 0 && left > 0, "{killed} killed, {left} asked to leave");
+    assert!(assignments.keys().any(|reason| reason != "\"admitted\""), "nothing was taken over: {assignments:?}");
     println!(
         "{clusters} clusters, seed {seed}: {:.0} s, {killed} killed, {left} asked to leave, taken {assignments:?}",
         began.elapsed().as_secs_f64()

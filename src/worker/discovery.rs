@@ -1,7 +1,7 @@
 //! Finds what there is to do: new commands by a subscription to the whole log from a checkpoint, unfinished updates by the admission
 //! streams of the configured clusters. Each command is admitted or answered before the checkpoint passes it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +86,9 @@ pub(super) async fn subscribe(
     // Requests for clusters that this worker does not know, each with the position handled before it: the checkpoint does not pass them.
     let mut strangers: BTreeMap<UpdateId, Option<Position>> = BTreeMap::new();
     let mut listeners: JoinSet<UpdateId> = JoinSet::new();
+    let mut unheard: VecDeque<UpdateId> = VecDeque::new();
+    // How far streams have been looked at: of many commands in one stream the first look answers all.
+    let mut looked: BTreeMap<UpdateId, Revision> = BTreeMap::new();
     loop {
         let item = tokio::select! {
             item = feed.recv() => item,
@@ -93,6 +96,9 @@ pub(super) async fn subscribe(
                 match settled {
                     Ok(update) => {
                         strangers.remove(&update);
+                        if let Some(next) = unheard.pop_front() {
+                            listeners.spawn(leave_to_others(worker.clone(), next));
+                        }
                     }
                     Err(panic) => tracing::error!(error = %panic, "a request for another's cluster is no longer watched"),
                 }
@@ -104,11 +110,22 @@ pub(super) async fn subscribe(
             Feed::Event(event) => {
                 if let Some(update) = UpdateId::from_stream(&event.stream) {
                     if Event::kind_of(&event.event_type) != Some(Kind::Fact) {
-                        if handle(&worker, update, &look, &wake).await? == After::Others
-                            && !strangers.contains_key(&update)
-                        {
-                            strangers.insert(update, handled);
-                            listeners.spawn(leave_to_others(worker.clone(), update));
+                        if looked.get(&update).is_some_and(|at| *at >= event.revision) {
+                            let _ = wake.send(Found { update, cluster: None }).await;
+                        } else {
+                            let (after, at) = handle(&worker, update, &look, &wake).await?;
+                            if looked.len() >= LOOKED_MAX {
+                                looked.clear();
+                            }
+                            looked.extend(at.map(|at| (update, at)));
+                            if after == After::Others && !strangers.contains_key(&update) {
+                                strangers.insert(update, handled);
+                                if listeners.len() < LISTENERS_MAX {
+                                    listeners.spawn(leave_to_others(worker.clone(), update));
+                                } else {
+                                    unheard.push_back(update);
+                                }
+                            }
                         }
                     } else {
                         // A fact: whoever follows that update looks again.
@@ -164,21 +181,28 @@ enum After {
     Others,
 }
 
-/// Admits or answers what stands in the stream of an update. Tries until that is done.
+/// Requests for others' clusters that are listened for at a time.
+const LISTENERS_MAX: usize = 50;
+
+/// Streams of which it is remembered how far they have been looked at.
+const LOOKED_MAX: usize = 10_000;
+
+/// Admits or answers what stands in the stream of an update. Tries until that is done. Says to which revision it looked.
 async fn handle(
     worker: &Worker,
     update: UpdateId,
     look: &Notify,
     wake: &mpsc::Sender<Found>,
-) -> Result<After, WorkerError> {
+) -> Result<(After, Option<Revision>), WorkerError> {
+    let mut seen = None;
     loop {
-        match try_handle(worker, update).await {
-            Ok(Handled::Done) => return Ok(After::Nothing),
-            Ok(Handled::Stranger(_)) => return Ok(After::Others),
+        match try_handle(worker, update, &mut seen).await {
+            Ok(Handled::Done) => return Ok((After::Nothing, seen)),
+            Ok(Handled::Stranger(_)) => return Ok((After::Others, seen)),
             Ok(Handled::Drive) => {
                 look.notify_one();
                 let _ = wake.send(Found { update, cluster: None }).await;
-                return Ok(After::Nothing);
+                return Ok((After::Nothing, seen));
             }
             Ok(Handled::Again) => {}
             Err(why) => {
@@ -208,7 +232,7 @@ const LISTEN: Duration = LEASE.saturating_add(HEARTBEAT_EVERY);
 /// worker knows the cluster.
 async fn leave_to_others(worker: Worker, update: UpdateId) -> UpdateId {
     loop {
-        let settled = match try_handle(&worker, update).await {
+        let settled = match try_handle(&worker, update, &mut None).await {
             Ok(Handled::Done | Handled::Drive) => return update,
             Ok(Handled::Again) => Ok(()),
             Ok(Handled::Stranger(found)) => {
@@ -274,7 +298,7 @@ fn unknown(worker: &Worker, cluster: &ClusterName) -> Event {
     UpdateRejected { reasons: vec![reason] }.into()
 }
 
-async fn try_handle(worker: &Worker, update: UpdateId) -> Result<Handled, String> {
+async fn try_handle(worker: &Worker, update: UpdateId, seen: &mut Option<Revision>) -> Result<Handled, String> {
     let history = match read_update(&*worker.log, update, Revision(0), worker.clock.now()).await {
         Ok(history) => history,
         // Deleted, too long, or not ours to read: it will not become readable by waiting, and others must not wait for it.
@@ -285,6 +309,7 @@ async fn try_handle(worker: &Worker, update: UpdateId) -> Result<Handled, String
         Err(error @ ReadError::Unavailable { .. }) => return Err(error.to_string()),
     };
     let state = fold(&history);
+    *seen = state.last_revision();
     if state.last.is_none() {
         return Ok(Handled::Done);
     }

@@ -49,8 +49,8 @@ pub(super) struct Driver {
     wake: mpsc::Receiver<()>,
     /// When this worker first saw that nobody holds the update.
     unheld_since: Option<Moment>,
-    /// Everything read so far.
-    history: Vec<Recorded>,
+    /// How many events have been folded.
+    events: usize,
     state: State,
     /// When the stream was last read to its end.
     read_at: Option<Moment>,
@@ -104,7 +104,7 @@ impl Driver {
             shared,
             wake,
             unheld_since: None,
-            history: Vec::new(),
+            events: 0,
             state: State::default(),
             read_at: None,
             silence: Silence::default(),
@@ -319,9 +319,9 @@ impl Driver {
     }
 
     fn fold_on(&mut self, news: Vec<Recorded>) {
-        for recorded in news {
-            self.state.evolve(&recorded);
-            self.history.push(recorded);
+        for recorded in &news {
+            self.state.evolve(recorded);
+            self.events += 1;
         }
         self.note_take_over();
         // An intent that is not the open one any more has been answered, or replaced.
@@ -357,10 +357,10 @@ impl Driver {
         let reads = self.worker.log.read_everywhere(&self.update.stream()).await;
         let voters = self.worker.log.probe().await.voters;
         let longest: Option<&Vec<StoredEvent>> = reads.iter().map(|r| &r.events).max_by_key(|events| events.len());
-        if let Some(events) = longest.filter(|events| events.len() > self.history.len()) {
+        if let Some(events) = longest.filter(|events| events.len() > self.events) {
             let history: Vec<Recorded> = events.iter().map(|e| decode(e, seen)).collect();
             self.state = fold(&history);
-            self.history = history;
+            self.events = history.len();
         }
         self.store.folded_from_majority = voters > 0 && reads.len() as u32 > voters / 2;
     }

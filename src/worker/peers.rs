@@ -38,11 +38,15 @@ struct Peer {
 pub(super) struct Peers(Mutex<BTreeMap<WorkerName, Peer>>);
 
 impl Peers {
-    fn hear(&self, stored: StoredEvent, now: Moment) {
+    fn hear(&self, stored: StoredEvent, me: &Worker, now: Moment) {
         if stored.event_type != HEARTBEAT {
             return;
         }
-        let Ok(beat) = serde_json::from_value::<WorkerHeartbeat>(stored.data) else { return };
+        let Ok(mut beat) = serde_json::from_value::<WorkerHeartbeat>(stored.data) else { return };
+        // Whoever writes here may name as many as it likes.
+        beat.clusters.retain(|cluster| me.clusters.contains_key(cluster));
+        beat.clusters.sort_unstable();
+        beat.clusters.dedup();
         let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         peers.retain(|_, peer| now.since(peer.heard) <= LEASE);
         if peers.len() < PEERS_MAX || peers.contains_key(&beat.worker) {
@@ -75,7 +79,7 @@ pub(super) async fn run(worker: Worker, peers: Arc<Peers>) -> Result<(), super::
             let mut feed = worker.log.subscribe(from, &[WORKER_PREFIX]).await;
             while let Some(item) = feed.recv().await {
                 match item {
-                    Feed::Event(event) => peers.hear(event, worker.clock.now()),
+                    Feed::Event(event) => peers.hear(event, &worker, worker.clock.now()),
                     Feed::CaughtUp => {}
                     Feed::Reconnecting(why) => tracing::debug!(why, "the heartbeats are subscribed to anew"),
                 }

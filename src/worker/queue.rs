@@ -160,7 +160,9 @@ impl Queue {
             let from = known.last.map_or(Revision(0), Revision::next);
             match read_all(log, &cluster.admission_stream(), from).await {
                 Ok(events) => events.iter().for_each(|stored| known.evolve(stored)),
-                Err(error) => {
+                // Deleted, too long, or not ours to read: nothing begins there, and the others do not wait for it.
+                Err(error @ ReadError::Refused { .. }) => tracing::error!(%cluster, %error, "passed over"),
+                Err(error @ ReadError::Unavailable { .. }) => {
                     failed.get_or_insert(error);
                 }
             }
