@@ -18,6 +18,9 @@ pub const DEFAULT_FILE: &str = "esdb-rollout.toml";
 /// Limit of replication and index delay where none is configured.
 pub const DEFAULT_MAX_REPLICATION_DELAY: Duration = Duration::from_secs(5);
 
+/// Updates that run at a time over all clusters where nothing is configured: one, so that what goes wrong goes wrong once.
+pub const DEFAULT_MAX_CONCURRENT: usize = 1;
+
 /// A user and password. The password is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
@@ -81,6 +84,8 @@ pub struct Store {
     pub ca_file: Option<PathBuf>,
     /// The user; absent if the connection string names one, or none is needed.
     pub login: Option<LoginSource>,
+    /// Updates that may run at a time over all clusters.
+    pub max_concurrent_updates: usize,
 }
 
 impl fmt::Debug for Store {
@@ -89,6 +94,7 @@ impl fmt::Debug for Store {
             .field("connection", &without_password(&self.connection))
             .field("ca_file", &self.ca_file)
             .field("login", &self.login)
+            .field("max_concurrent_updates", &self.max_concurrent_updates)
             .finish()
     }
 }
@@ -258,9 +264,12 @@ pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
 fn apply(config: &mut Config, overrides: &Overrides) -> Result<(), ConfigError> {
     if let Some(connection) = &overrides.store {
         // A CA and a user belong to the store they were configured for, and most overrides are another way to the same one.
-        let (ca_file, login) = config.store.take().map_or((None, None), |s| (s.ca_file, s.login));
+        let (ca_file, login, max_concurrent_updates) = config
+            .store
+            .take()
+            .map_or((None, None, DEFAULT_MAX_CONCURRENT), |s| (s.ca_file, s.login, s.max_concurrent_updates));
         let login = if connection.contains('@') { None } else { login };
-        config.store = Some(Store { connection: connection.clone(), ca_file, login });
+        config.store = Some(Store { connection: connection.clone(), ca_file, login, max_concurrent_updates });
     }
     let login = match (&overrides.store_user, &overrides.store_password) {
         (Some(user), Some(password)) => Login { user: user.clone(), password: password.clone() },
@@ -316,8 +325,12 @@ fn store(reader: &mut Reader, mut section: Section) -> Option<Store> {
         section.required(reader, "connection", "a connection string, such as esdb://10.0.1.11:2113,10.0.1.12:2113");
     let ca_file = section.path(reader, "ca_file");
     let login = section.path(reader, "credentials_file").map(LoginSource::File);
+    let max_concurrent_updates = section.take(reader, "max_concurrent_updates", "a whole number from 1", |v| {
+        v.as_integer().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0)
+    });
     section.end(reader);
-    Some(Store { connection: connection?, ca_file, login })
+    let max_concurrent_updates = max_concurrent_updates.unwrap_or(DEFAULT_MAX_CONCURRENT);
+    Some(Store { connection: connection?, ca_file, login, max_concurrent_updates })
 }
 
 fn clusters(reader: &mut Reader, section: Option<Section>) -> BTreeMap<ClusterName, Cluster> {
@@ -549,6 +562,7 @@ mod tests {
 connection = "esdb://10.0.1.11:2113,10.0.1.12:2113?tls=true"
 ca_file = "ca.pem"
 credentials_file = "/etc/store.cred"
+max_concurrent_updates = 3
 
 [clusters.prod]
 seeds = ["10.0.1.11:2113", "10.0.1.12:2113"]
@@ -580,6 +594,7 @@ tls = false
         let config = parse(Path::new("dir/x.toml"), WHOLE).unwrap();
         let store = config.store.as_ref().unwrap();
         assert_eq!(store.ca_file, Some(PathBuf::from("dir/ca.pem")), "relative to the file");
+        assert_eq!(store.max_concurrent_updates, 3);
         assert_eq!(store.login, Some(LoginSource::File("/etc/store.cred".into())));
         let prod = &config.clusters[&ClusterName::from("prod")];
         assert_eq!(prod.seeds, [Address::new("10.0.1.11", 2113), Address::new("10.0.1.12", 2113)]);
@@ -600,6 +615,10 @@ tls = false
             (
                 "[stoer]\nconnection = \"x\"\n",
                 "dir/x.toml: stoer: expected one of store, clusters, found a key that is not known",
+            ),
+            (
+                "[store]\nconnection = \"x\"\nmax_concurrent_updates = 0\n",
+                "store.max_concurrent_updates: expected a whole number from 1, found 0; correct it",
             ),
             ("[clusters.p]\n", "clusters.p.seeds: expected a list of host:port"),
             ("[clusters.p]\nseeds = []\n", "clusters.p.seeds: expected a list of host:port"),
@@ -671,6 +690,7 @@ tls = false
         let store = config.store.as_ref().unwrap();
         assert_eq!((store.connection.as_str(), &store.login), ("esdb://other:1", &login("ops")));
         assert!(store.ca_file.is_some());
+        assert_eq!(store.max_concurrent_updates, 3);
         assert!(!format!("{config:?}{overrides:?}").contains("s3cret"));
         let half = Overrides { store_user: Some("ops".into()), ..Overrides::default() };
         let error = apply(&mut config, &half).unwrap_err().to_string();
@@ -687,7 +707,12 @@ tls = false
         for (connection, shown) in table {
             assert_eq!(without_password(connection), shown);
         }
-        let store = Store { connection: "esdb://admin:s3cret@a:1".into(), ca_file: None, login: None };
+        let store = Store {
+            connection: "esdb://admin:s3cret@a:1".into(),
+            ca_file: None,
+            login: None,
+            max_concurrent_updates: 1,
+        };
         assert!(!format!("{store:?}").contains("s3cret"));
     }
 

@@ -22,13 +22,14 @@ use esdb_rollout::update::event::{
 };
 use esdb_rollout::update::state::Body;
 use esdb_rollout::update::strategy::Strategy;
+use esdb_rollout::worker::{FailuresReviewed, REVIEW_STREAM, REVIEWED};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// Types of the other streams.
-const RECORDS: [&str; 4] = ["UpdateAdmitted", "UpdateReleased", HEARTBEAT, CHECKPOINT];
+const RECORDS: [&str; 5] = ["UpdateAdmitted", "UpdateReleased", HEARTBEAT, CHECKPOINT, REVIEWED];
 
 /// Always written, and yet read where it is absent: people write these by hand.
 const DEFAULTED: [(&str, &str); 1] = [("UpdateRequested", "strategy")];
@@ -291,8 +292,8 @@ fn admission_events_decode_and_encode_back_to_the_byte() {
 
 #[test]
 fn the_workers_own_records_decode_and_encode_back_to_the_byte() {
-    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(stream: &StreamName, type_name: &str) {
-        let text = &files()[type_name];
+    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(stream: &StreamName, file: &str) {
+        let (text, type_name) = (&files()[file], type_of(file));
         let record: T = serde_json::from_str(text).unwrap();
         let new = encode_record(stream, type_name, &record, None, &writer(), at()).unwrap();
         assert_eq!(new.event_type, type_name);
@@ -302,6 +303,8 @@ fn the_workers_own_records_decode_and_encode_back_to_the_byte() {
         assert_eq!(serde_json::from_value::<T>(more).unwrap(), record);
     }
     check::<WorkerHeartbeat>(&WorkerName::from("worker-a").stream(), "WorkerHeartbeat");
+    check::<WorkerHeartbeat>(&WorkerName::from("worker-a").stream(), "WorkerHeartbeat.minimal");
+    check::<FailuresReviewed>(&StreamName::from(REVIEW_STREAM), REVIEWED);
     check::<CheckpointMoved>(&StreamName::from(CHECKPOINT_STREAM), "CheckpointMoved");
 }
 

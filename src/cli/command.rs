@@ -12,6 +12,7 @@ use crate::exit::Exit;
 use crate::ports::{Clock, EventLog};
 use crate::update::event::*;
 use crate::update::state::Body;
+use crate::worker::FailuresReviewed;
 
 /// For so long the worker's answer is awaited. A worker answers when it next looks, a second at most, unless the store is away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -30,7 +31,7 @@ pub struct Asked {
     pub why: Option<String>,
 }
 
-/// Options of `pause`, `resume` and `cancel`.
+/// Options of `pause` and `cancel`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Prints the revision of the command, and waits up to 10 s for the worker's answer. `cancel` is answered by the end of the update, once
@@ -42,6 +43,28 @@ pub struct PlainArgs {
     /// The update
     #[arg(value_name = "ID", value_parser = update_id)]
     pub id: UpdateId,
+    /// Who and why.
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
+/// Options of `resume`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Prints the revision of the command, and waits up to 10 s for the worker's answer. Exit code 3 if the command was refused.
+
+--after-failures is about no update: workers that stopped after so many failed updates (--stop-after-failures) begin new ones again.
+
+Examples:
+  esdb-rollout resume 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6
+  esdb-rollout resume --after-failures --why 'the image was broken'")]
+pub struct ResumeArgs {
+    /// The update
+    #[arg(value_name = "ID", value_parser = update_id, required_unless_present = "after_failures")]
+    pub id: Option<UpdateId>,
+    /// The updates that failed have been looked at: let new ones begin
+    #[arg(long, conflicts_with = "id")]
+    pub after_failures: bool,
     /// Who and why.
     #[command(flatten)]
     pub asked: Asked,
@@ -72,10 +95,15 @@ pub async fn pause(args: PlainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Re
     send(args.id, PauseRequested { by, why }.into(), log, clock).await
 }
 
-/// Lets an update go on.
-pub async fn resume(args: PlainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+/// Lets an update go on, or new ones begin.
+pub async fn resume(args: ResumeArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
     let Asked { by, why } = args.asked;
-    send(args.id, ResumeRequested { by, why }.into(), log, clock).await
+    let Some(id) = args.id else {
+        store::review_failures(log, clock, &FailuresReviewed { by, why }).await?;
+        note("new updates may begin");
+        return Ok(Exit::Completed);
+    };
+    send(id, ResumeRequested { by, why }.into(), log, clock).await
 }
 
 /// Cancels an update.

@@ -94,7 +94,7 @@ pub enum Command {
     /// Pause an update before its next stop
     Pause(command::PlainArgs),
     /// Go on after a pause
-    Resume(command::PlainArgs),
+    Resume(command::ResumeArgs),
     /// End an update with every node running
     Cancel(command::PlainArgs),
     /// Grant the approval that an update waits for

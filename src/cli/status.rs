@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::failure::Failure;
 use crate::cli::follow::show;
-use crate::cli::store::{Followed, admissions};
+use crate::cli::store::{Followed, admissions, held_back};
 use crate::cli::watch::JSON_HELP;
 use crate::cli::{Output, cluster_or_only, print, update_id};
 use crate::config::Config;
@@ -68,9 +68,13 @@ pub async fn run(args: StatusArgs, config: &Config, log: &dyn EventLog, clock: &
         }
     };
     let followed = Followed::read(log, clock, update).await?;
+    let mut progress = followed.progress(clock);
+    if let Some(why) = held_back(log, clock, config, &followed).await? {
+        progress.waiting = Some(why);
+    }
     match args.output {
-        StatusOutput::Table => show(&followed.progress(clock), Output::Table)?,
-        StatusOutput::Json => show(&followed.progress(clock), Output::Json)?,
+        StatusOutput::Table => show(&progress, Output::Table)?,
+        StatusOutput::Json => show(&progress, Output::Json)?,
         StatusOutput::Article => {
             let document = StatusDocument::of(&followed.state, &followed.history, clock.wall());
             print(&serde_json::to_string_pretty(&document).map_err(Failure::other)?)?;

@@ -7,12 +7,14 @@ use serde_json::{Map, Value, json};
 use crate::cli::failure::Failure;
 use crate::cli::fresh_id;
 use crate::codec::{Admissions, encode_command};
-use crate::domain::ids::{ClusterName, Revision, UpdateId};
+use crate::config::{Config, DEFAULT_MAX_CONCURRENT};
+use crate::domain::ids::{ClusterName, Revision, StreamName, UpdateId};
 use crate::ports::{AppendError, Clock, EventLog, Expected, NewEvent};
-use crate::update::event::Event;
+use crate::update::event::{Event, Number};
 use crate::update::state::{Recorded, State, fold};
 use crate::views::progress::Progress;
-use crate::worker::{read_all, read_update};
+use crate::views::why::Why;
+use crate::worker::{FailuresReviewed, Queue, REVIEW_STREAM, REVIEWED, read_all, read_update};
 
 /// Sends of a command whose outcome is unknown, and tries where the store has no leader. Each takes up to 5 s: an election, or two.
 const SENDS_MAX: u32 = 3;
@@ -70,6 +72,71 @@ pub async fn admissions(log: &dyn EventLog, cluster: &ClusterName) -> Result<Adm
     events
         .map(|e| Admissions::fold(&e))
         .map_err(|e| Failure::from(e).during(format!("reading the updates of {cluster}")))
+}
+
+/// Failures in a row that are counted for people.
+const FAILURES_SHOWN: usize = 20;
+
+/// Why an update that was admitted and that no worker has taken does not begin, as far as the streams say.
+pub async fn held_back(
+    log: &dyn EventLog,
+    clock: &dyn Clock,
+    config: &Config,
+    followed: &Followed,
+) -> Result<Option<Why>, Failure> {
+    if followed.state.holder.is_some() || followed.state.end.is_some() {
+        return Ok(None);
+    }
+    let mut queue = Queue::default();
+    let read = queue.read(log, config.clusters.keys()).await;
+    read.map_err(|e| Failure::from(e).during("reading the admissions".to_owned()))?;
+    let Some(ahead) = queue.ahead_of(followed.update) else { return Ok(None) };
+    let limit = config.store.as_ref().map_or(DEFAULT_MAX_CONCURRENT, |s| s.max_concurrent_updates);
+    let number = |name: &str, n: usize| Number { name: name.into(), value: n as f64 };
+    if ahead >= limit {
+        return Ok(Some(Why {
+            code: "waitsForRoom".into(),
+            detail: "as many updates as may run at a time over all clusters are ahead of it".into(),
+            numbers: vec![number("updates ahead", ahead), number("may run", limit)],
+            remedy: None,
+        }));
+    }
+    let failed = queue.failures_in_a_row(log, clock, FAILURES_SHOWN).await;
+    let failed = failed.map_err(|e| Failure::from(e).during("reading the updates before".to_owned()))?;
+    Ok((failed > 0).then(|| Why {
+        code: "failuresInARow".into(),
+        detail: "no worker has taken it; the updates before it failed, and a worker told to stop after so many begins no new one".into(),
+        numbers: vec![number("failed", failed)],
+        remedy: Some("look at them with `list`, then: esdb-rollout resume --after-failures".into()),
+    }))
+}
+
+/// Writes down that a person has looked at the updates that failed.
+pub async fn review_failures(log: &dyn EventLog, clock: &dyn Clock, review: &FailuresReviewed) -> Result<(), Failure> {
+    let stream = StreamName::from(REVIEW_STREAM);
+    let mut metadata = Map::new();
+    metadata.insert("toolVersion".into(), json!(env!("CARGO_PKG_VERSION")));
+    metadata.insert("at".into(), json!(clock.wall()));
+    let data = serde_json::to_value(review).map_err(Failure::other)?;
+    let event = NewEvent { id: fresh_id(), event_type: REVIEWED.into(), data, metadata: Value::Object(metadata) };
+    let mut tries = 0;
+    loop {
+        let last = log.read_last(&stream).await.map_err(Failure::from)?;
+        if last.as_ref().is_some_and(|e| e.id == event.id) {
+            return Ok(());
+        }
+        match log.append(&stream, Expected::after(last.map(|e| e.revision)), vec![event.clone()]).await {
+            Ok(_) => return Ok(()),
+            Err(AppendError::Refused { stream, found }) => {
+                return Err(Failure::from(AppendError::Refused { stream, found }));
+            }
+            Err(error) if tries == SENDS_MAX => return Err(Failure::from(error)),
+            Err(_) => {
+                tries += 1;
+                tokio::time::sleep(SEND_AGAIN_AFTER).await;
+            }
+        }
+    }
 }
 
 /// Metadata of a command. Without an incarnation: that is what tells a worker's events apart.

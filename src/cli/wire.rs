@@ -22,7 +22,7 @@ use crate::esdb::{AdminConfig, Credentials, EventStoreLog, HttpAdmin, Projection
 use crate::exit::Exit;
 use crate::ports::{EventLog, SystemClock};
 use crate::update::observed::Policy;
-use crate::worker::{ClusterHandle, NodeMapping, Worker};
+use crate::worker::{ClusterHandle, Limits, NodeMapping, Worker};
 
 /// Does what the command line says.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -45,7 +45,8 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     let clock = SystemClock::start();
     if let Command::Worker(args) = &command {
         log_lines(args.log_format, "info")?;
-        return worker::run(args, assemble(&config, args.worker_name(), clock).await?).await;
+        let worker = assemble(&config, args.worker_name(), args.limits(&config), clock).await?;
+        return worker::run(args, worker).await;
     }
     log_lines(LogFormat::Text, "error")?;
     if let Command::Projections(args) = &command {
@@ -171,7 +172,12 @@ impl list::UpdateStates for KeptStates {
 }
 
 /// A worker for every cluster of the configuration.
-pub async fn assemble(config: &Config, name: WorkerName, clock: SystemClock) -> Result<Worker, Failure> {
+pub async fn assemble(
+    config: &Config,
+    name: WorkerName,
+    limits: Limits,
+    clock: SystemClock,
+) -> Result<Worker, Failure> {
     if config.clusters.is_empty() {
         return Err(Failure::usage(
             "no cluster is configured: add [clusters.NAME] with `seeds` to the configuration file",
@@ -187,7 +193,7 @@ pub async fn assemble(config: &Config, name: WorkerName, clock: SystemClock) -> 
     }
     let writer = Writer { worker: name, incarnation: Incarnation(fresh_id()) };
     let clusters: Arc<BTreeMap<ClusterName, ClusterHandle>> = Arc::new(clusters);
-    Ok(Worker { writer, clusters, log, clock: Arc::new(clock) })
+    Ok(Worker { writer, clusters, log, clock: Arc::new(clock), limits })
 }
 
 async fn handle(cluster: &Cluster) -> Result<ClusterHandle, Failure> {

@@ -11,18 +11,24 @@ use crate::cli::failure::Failure;
 use crate::cli::init::may_not_read_all;
 use crate::cli::note;
 use crate::cli::store::{admissions, read_state};
-use crate::config::default_worker_name;
+use crate::config::{Config, DEFAULT_MAX_CONCURRENT, default_worker_name};
 use crate::domain::ids::{ClusterName, WorkerName};
 use crate::exit::Exit;
 use crate::ports::{Clock, EventLog, ReadError};
-use crate::worker::{StartPoint, Stop, Worker, WorkerError};
+use crate::worker::{Limits, StartPoint, Stop, Worker, WorkerError};
 
 /// Options of `worker`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Carries out the updates of every cluster in its configuration. Several workers may run: one holds an update, and another takes over
-within 20 s or so when it falls silent. SIGTERM or Ctrl-C: takes nothing new in hand, and ends as soon as no node is out of service by
-its doing; a second one ends it at once, and whatever it had in hand waits for the next worker.
+within 20 s or so when it falls silent. A new update is taken by the one with the fewest in hand. SIGTERM or Ctrl-C: takes nothing new
+in hand, hands over what it has as soon as no node is out of service by its doing, and ends: another worker takes that over at once.
+A second one ends it at once, and whatever it had in hand waits for the next worker.
+
+How much at a time: one update over all clusters that this worker knows, unless `[store] max_concurrent_updates` says otherwise; one by
+this worker, unless --max-concurrent-updates does. The others wait, the oldest first, and `status` says so. With --stop-after-failures N
+nothing new begins once N updates of these clusters have failed one after the other: a completed one starts the count again, and so
+does a person with `esdb-rollout resume --after-failures`. What was begun is always resumed, whatever the limits: a node may be down.
 
 Log lines go to stderr; RUST_LOG filters them (default: info).
 
@@ -33,6 +39,12 @@ pub struct WorkerArgs {
     /// Name of this worker; each must have one of its own [default: the host's name]
     #[arg(long, env = "ESDB_ROLLOUT_WORKER_NAME")]
     pub name: Option<String>,
+    /// Updates that this worker has in hand at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, env = "ESDB_ROLLOUT_MAX_CONCURRENT_UPDATES")]
+    pub max_concurrent_updates: usize,
+    /// After N failed updates in a row, begin no new one until a person says so [default: go on]
+    #[arg(long, value_name = "N", value_parser = up_to_twenty)]
+    pub stop_after_failures: Option<usize>,
     /// Without a checkpoint, read the log from its beginning; a store whose requests were never initialised obeys all of them
     #[arg(long)]
     pub from_beginning: bool,
@@ -56,6 +68,23 @@ impl WorkerArgs {
     pub fn worker_name(&self) -> WorkerName {
         self.name.as_deref().map_or_else(default_worker_name, WorkerName::from)
     }
+
+    /// How much it does at a time.
+    pub fn limits(&self, config: &Config) -> Limits {
+        Limits {
+            own: self.max_concurrent_updates,
+            fleet: config.store.as_ref().map_or(DEFAULT_MAX_CONCURRENT, |s| s.max_concurrent_updates),
+            failures: self.stop_after_failures,
+        }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number from 1".to_owned())
+}
+
+fn up_to_twenty(text: &str) -> Result<usize, String> {
+    at_least_one(text).ok().filter(|n| *n <= 20).ok_or_else(|| "expected a whole number from 1 to 20".to_owned())
 }
 
 /// Runs a worker until it is asked to stop.

@@ -35,6 +35,22 @@ pub struct WorkerHeartbeat {
     pub clusters: Vec<ClusterName>,
     /// Version of this program.
     pub tool_version: String,
+    /// How many updates it has in hand; absent in those of older workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updates_in_hand: Option<u32>,
+    /// Updates that this process, or one of its name before it, held and will not touch again: whoever wants may take them at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handed_over: Vec<HandedOver>,
+}
+
+/// An update that a worker has handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandedOver {
+    /// The update.
+    pub update: UpdateId,
+    /// The incarnation that held it.
+    pub incarnation: Incarnation,
 }
 
 /// Every command up to this position of the whole log has been admitted or answered.
@@ -144,15 +160,22 @@ pub fn decode(stored: &StoredEvent, seen: Moment) -> Recorded {
     Recorded { revision: stored.revision, id: stored.id, at, seen, body: body(stored) }
 }
 
+/// What is quoted of a text that anybody may have written, however long.
+const QUOTED_MAX: usize = 300;
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 fn body(stored: &StoredEvent) -> Body {
     let ours = stored.metadata.get("incarnation").is_some();
-    let unreadable = |problem: String| Body::Unreadable { type_name: stored.event_type.clone(), problem };
+    let type_name = shortened(&stored.event_type);
+    let unreadable = |problem: String| Body::Unreadable { type_name: type_name.clone(), problem: shortened(&problem) };
     let Some(kind) = Event::kind_of(&stored.event_type) else {
-        return if ours {
-            Body::Newer { type_name: stored.event_type.clone() }
-        } else {
-            unreadable("no type of this contract".into())
-        };
+        return if ours { Body::Newer { type_name } } else { unreadable("no type of this contract".into()) };
     };
     if !stored.is_json {
         return unreadable("its data is no JSON".into());
@@ -167,7 +190,7 @@ fn body(stored: &StoredEvent) -> Body {
     }
     match serde_json::from_value::<Event>(json!({ "type": stored.event_type, "data": data })) {
         Ok(event) => Body::Event(Box::new(event)),
-        Err(_) if ours && kind == Kind::Fact => Body::Newer { type_name: stored.event_type.clone() },
+        Err(_) if ours && kind == Kind::Fact => Body::Newer { type_name },
         Err(problem) => unreadable(problem.to_string()),
     }
 }

@@ -39,7 +39,7 @@ use crate::update::event::{Event, UpdateRequested};
 use crate::update::observed::Policy;
 use crate::update::state::{Body, Recorded, State};
 use crate::update::strategy::Strategy;
-use crate::worker::{ClusterHandle, StartPoint, Stop, Worker, WorkerError, read_all, read_update};
+use crate::worker::{ClusterHandle, Limits, StartPoint, Stop, Worker, WorkerError, read_all, read_update};
 use report::Measured;
 
 /// Stream of the probe.
@@ -370,6 +370,7 @@ impl Working {
             writer,
             clusters: Arc::new(BTreeMap::from([(stage.cluster(), handle)])),
             clock,
+            limits: Limits::default(),
         };
         let (stop, stopped) = watch::channel(Stop::No);
         Ok(Working { stop, task: tokio::spawn(worker.run(StartPoint::Checkpoint, stopped)) })

@@ -662,7 +662,7 @@ impl State {
             Event::LeadershipTransferred(e) => {
                 // A leader that resigned and won again was elected too: each election has an epoch of its own.
                 let epochs = hand.led_in.map_or(1, |led_in| e.epoch.saturating_sub(led_in));
-                self.elections += u32::try_from(epochs).unwrap_or(0).max(1);
+                self.elections = self.elections.saturating_add(u32::try_from(epochs).unwrap_or(0).max(1));
                 hand.go(Step::Transferred, None, recorded);
             }
             Event::InstanceStopRequested(e) => {
@@ -872,7 +872,7 @@ impl InHand {
 
     /// The number of the next intent of the kind that leads to `step`.
     pub fn next_attempt(&self, step: Step) -> u32 {
-        if self.step == step { self.attempt + 1 } else { 1 }
+        if self.step == step { self.attempt.saturating_add(1) } else { 1 }
     }
 
     /// Seconds per phase up to `now`, as the facts' writers dated them.

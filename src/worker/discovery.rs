@@ -1,19 +1,20 @@
 //! Finds what there is to do: new commands by a subscription to the whole log from a checkpoint, unfinished updates by the admission
 //! streams of the configured clusters. Each command is admitted or answered before the checkpoint passes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::store::{read_all, read_update};
-use super::{Found, Worker, WorkerError};
+use super::{Found, Shared, Worker, WorkerError};
 use crate::codec::{
     Admissions, CHECKPOINT, CheckpointMoved, HEARTBEAT, WorkerHeartbeat, encode_admission, encode_facts, encode_record,
 };
 use crate::domain::ids::{
-    CHECKPOINT_STREAM, ClusterName, Revision, StreamName, UPDATE_PREFIX, UpdateId, WORKER_PREFIX,
+    ADMISSION_PREFIX, CHECKPOINT_STREAM, ClusterName, Revision, StreamName, UPDATE_PREFIX, UpdateId, WORKER_PREFIX,
 };
 use crate::lease::{HEARTBEAT_EVERY, LEASE};
 use crate::ports::{AppendError, Expected, Feed, Position, ReadError, StartFrom};
@@ -23,6 +24,12 @@ use crate::update::state::{State, fold};
 
 /// Rest between two looks at the admission streams: a look is one small read a cluster.
 const ADMISSIONS_EVERY: Duration = Duration::from_secs(5);
+
+/// Rest for each cluster after a look at all of them.
+const LOOK_SPARINGLY: Duration = Duration::from_millis(5);
+
+/// Updates that wait for room are looked at again this often: a worker with another configuration may have begun one.
+const WAITING_EVERY: Duration = Duration::from_secs(60);
 
 /// Rest before a failed look is repeated.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -67,13 +74,21 @@ pub(super) async fn start_position(worker: &Worker, start: StartPoint) -> Result
 }
 
 /// Follows the whole log.
-pub(super) async fn subscribe(worker: Worker, from: StartFrom, wake: mpsc::Sender<Found>) -> Result<(), WorkerError> {
-    let mut feed = worker.log.subscribe(from, &[UPDATE_PREFIX]).await;
+pub(super) async fn subscribe(
+    worker: Worker,
+    from: StartFrom,
+    look: Arc<Notify>,
+    wake: mpsc::Sender<Found>,
+) -> Result<(), WorkerError> {
+    let mut feed = worker.log.subscribe(from, &[UPDATE_PREFIX, ADMISSION_PREFIX]).await;
     let mut handled: Option<Position> = None;
     let mut moved = worker.clock.now();
     // Requests for clusters that this worker does not know, each with the position handled before it: the checkpoint does not pass them.
     let mut strangers: BTreeMap<UpdateId, Option<Position>> = BTreeMap::new();
     let mut listeners: JoinSet<UpdateId> = JoinSet::new();
+    let mut unheard: VecDeque<UpdateId> = VecDeque::new();
+    // How far streams have been looked at: of many commands in one stream the first look answers all.
+    let mut looked: BTreeMap<UpdateId, Revision> = BTreeMap::new();
     loop {
         let item = tokio::select! {
             item = feed.recv() => item,
@@ -81,6 +96,9 @@ pub(super) async fn subscribe(worker: Worker, from: StartFrom, wake: mpsc::Sende
                 match settled {
                     Ok(update) => {
                         strangers.remove(&update);
+                        if let Some(next) = unheard.pop_front() {
+                            listeners.spawn(leave_to_others(worker.clone(), next));
+                        }
                     }
                     Err(panic) => tracing::error!(error = %panic, "a request for another's cluster is no longer watched"),
                 }
@@ -92,14 +110,30 @@ pub(super) async fn subscribe(worker: Worker, from: StartFrom, wake: mpsc::Sende
             Feed::Event(event) => {
                 if let Some(update) = UpdateId::from_stream(&event.stream) {
                     if Event::kind_of(&event.event_type) != Some(Kind::Fact) {
-                        if handle(&worker, update, &wake).await? == After::Others && !strangers.contains_key(&update) {
-                            strangers.insert(update, handled);
-                            listeners.spawn(leave_to_others(worker.clone(), update));
+                        if looked.get(&update).is_some_and(|at| *at >= event.revision) {
+                            let _ = wake.send(Found { update, cluster: None }).await;
+                        } else {
+                            let (after, at) = handle(&worker, update, &look, &wake).await?;
+                            if looked.len() >= LOOKED_MAX {
+                                looked.clear();
+                            }
+                            looked.extend(at.map(|at| (update, at)));
+                            if after == After::Others && !strangers.contains_key(&update) {
+                                strangers.insert(update, handled);
+                                if listeners.len() < LISTENERS_MAX {
+                                    listeners.spawn(leave_to_others(worker.clone(), update));
+                                } else {
+                                    unheard.push_back(update);
+                                }
+                            }
                         }
                     } else {
                         // A fact: whoever follows that update looks again.
                         let _ = wake.send(Found { update, cluster: None }).await;
                     }
+                } else {
+                    // An admission or a release: somebody may begin.
+                    look.notify_one();
                 }
                 handled = event.position.or(handled);
             }
@@ -147,15 +181,28 @@ enum After {
     Others,
 }
 
-/// Admits or answers what stands in the stream of an update. Tries until that is done.
-async fn handle(worker: &Worker, update: UpdateId, wake: &mpsc::Sender<Found>) -> Result<After, WorkerError> {
+/// Requests for others' clusters that are listened for at a time.
+const LISTENERS_MAX: usize = 50;
+
+/// Streams of which it is remembered how far they have been looked at.
+const LOOKED_MAX: usize = 10_000;
+
+/// Admits or answers what stands in the stream of an update. Tries until that is done. Says to which revision it looked.
+async fn handle(
+    worker: &Worker,
+    update: UpdateId,
+    look: &Notify,
+    wake: &mpsc::Sender<Found>,
+) -> Result<(After, Option<Revision>), WorkerError> {
+    let mut seen = None;
     loop {
-        match try_handle(worker, update).await {
-            Ok(Handled::Done) => return Ok(After::Nothing),
-            Ok(Handled::Stranger(_)) => return Ok(After::Others),
-            Ok(Handled::Drive(cluster)) => {
-                let _ = wake.send(Found { update, cluster: Some(cluster) }).await;
-                return Ok(After::Nothing);
+        match try_handle(worker, update, &mut seen).await {
+            Ok(Handled::Done) => return Ok((After::Nothing, seen)),
+            Ok(Handled::Stranger(_)) => return Ok((After::Others, seen)),
+            Ok(Handled::Drive) => {
+                look.notify_one();
+                let _ = wake.send(Found { update, cluster: None }).await;
+                return Ok((After::Nothing, seen));
             }
             Ok(Handled::Again) => {}
             Err(why) => {
@@ -170,7 +217,7 @@ enum Handled {
     /// Answered, or nothing to do.
     Done,
     /// It is the active update of a cluster of ours.
-    Drive(ClusterName),
+    Drive,
     /// Nobody holds it, and this worker does not know its cluster.
     Stranger(Box<(State, ClusterName)>),
     /// Somebody else wrote meanwhile: look again.
@@ -185,8 +232,8 @@ const LISTEN: Duration = LEASE.saturating_add(HEARTBEAT_EVERY);
 /// worker knows the cluster.
 async fn leave_to_others(worker: Worker, update: UpdateId) -> UpdateId {
     loop {
-        let settled = match try_handle(&worker, update).await {
-            Ok(Handled::Done | Handled::Drive(_)) => return update,
+        let settled = match try_handle(&worker, update, &mut None).await {
+            Ok(Handled::Done | Handled::Drive) => return update,
             Ok(Handled::Again) => Ok(()),
             Ok(Handled::Stranger(found)) => {
                 let (state, cluster) = *found;
@@ -251,7 +298,7 @@ fn unknown(worker: &Worker, cluster: &ClusterName) -> Event {
     UpdateRejected { reasons: vec![reason] }.into()
 }
 
-async fn try_handle(worker: &Worker, update: UpdateId) -> Result<Handled, String> {
+async fn try_handle(worker: &Worker, update: UpdateId, seen: &mut Option<Revision>) -> Result<Handled, String> {
     let history = match read_update(&*worker.log, update, Revision(0), worker.clock.now()).await {
         Ok(history) => history,
         // Deleted, too long, or not ours to read: it will not become readable by waiting, and others must not wait for it.
@@ -262,14 +309,23 @@ async fn try_handle(worker: &Worker, update: UpdateId) -> Result<Handled, String
         Err(error @ ReadError::Unavailable { .. }) => return Err(error.to_string()),
     };
     let state = fold(&history);
+    *seen = state.last_revision();
     if state.last.is_none() {
         return Ok(Handled::Done);
     }
     if state.end.is_some() {
-        return match answer_command(&state) {
-            Some(answer) => append(worker, update, &state, answer).await,
-            None => Ok(Handled::Done),
-        };
+        if let Some(answer) = answer_command(&state) {
+            return append(worker, update, &state, answer).await;
+        }
+        // Ended without ever having been held: nobody else may look at it soon.
+        if state.holder.is_none()
+            && let Some(cluster) = state.request.as_ref().map(|r| &r.cluster)
+            && worker.clusters.contains_key(cluster)
+            && !release(worker, update, cluster).await
+        {
+            return Err("its cluster cannot be released".into());
+        }
+        return Ok(Handled::Done);
     }
     let Some(request) = &state.request else {
         if state.holder.is_some() || state.bad_request.is_none() {
@@ -279,6 +335,16 @@ async fn try_handle(worker: &Worker, update: UpdateId) -> Result<Handled, String
         return append(worker, update, &state, UpdateRejected { reasons }.into()).await;
     };
     let cluster = request.cluster.clone();
+    if let (None, Some(cancel)) = (&state.holder, &state.cancelled) {
+        let by = cancel.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        let reasons = vec![Reason {
+            code: "cancelled".into(),
+            found: format!("CancelRequested{by}"),
+            wanted: "a request that is still wanted".into(),
+            remedy: "start a new update".into(),
+        }];
+        return append(worker, update, &state, UpdateRejected { reasons }.into()).await;
+    }
     if !worker.clusters.contains_key(&cluster) {
         if state.holder.is_some() {
             return Ok(Handled::Done);
@@ -293,7 +359,7 @@ async fn admit(worker: &Worker, update: UpdateId, state: &State, cluster: &Clust
     let events = read_all(&*worker.log, &stream, Revision(0)).await.map_err(|e| e.to_string())?;
     let admissions = Admissions::fold(&events);
     match admissions.active {
-        Some(active) if active == update => Ok(Handled::Drive(cluster.clone())),
+        Some(active) if active == update => Ok(Handled::Drive),
         Some(active) => {
             let reason = Reason {
                 code: "clusterBusy".into(),
@@ -308,7 +374,7 @@ async fn admit(worker: &Worker, update: UpdateId, state: &State, cluster: &Clust
             let event = encode_admission(cluster, &event, admissions.last, &worker.writer, worker.clock.wall())
                 .map_err(|e| e.to_string())?;
             match worker.log.append(&stream, Expected::after(admissions.last), vec![event]).await {
-                Ok(_) => Ok(Handled::Drive(cluster.clone())),
+                Ok(_) => Ok(Handled::Drive),
                 Err(AppendError::Conflict { .. }) => Ok(Handled::Again),
                 Err(error) => Err(error.to_string()),
             }
@@ -330,21 +396,52 @@ async fn append(worker: &Worker, update: UpdateId, state: &State, fact: Event) -
     }
 }
 
-/// Looks at the admission streams: an admitted update without an end is resumed, one with an end is released (by its driver).
-pub(super) async fn poll_admissions(worker: Worker, wake: mpsc::Sender<Found>) -> Result<(), WorkerError> {
+/// Looks at the admission streams: an admitted update without an end is resumed, or begun where there is room, and one with an end is
+/// released (by its driver). What waits for room is looked at only where somebody may have begun it all the same.
+pub(super) async fn poll_admissions(
+    worker: Worker,
+    shared: Shared,
+    wake: mpsc::Sender<Found>,
+) -> Result<(), WorkerError> {
+    let mut waiting: BTreeSet<UpdateId> = BTreeSet::new();
+    let mut looked = worker.clock.now();
     loop {
-        for cluster in worker.clusters.keys() {
-            match read_all(&*worker.log, &cluster.admission_stream(), Revision(0)).await {
-                Ok(events) => {
-                    if let Some(update) = Admissions::fold(&events).active {
-                        let _ = wake.send(Found { update, cluster: Some(cluster.clone()) }).await;
-                    }
-                }
-                Err(error) => tracing::warn!(%cluster, %error, "its admissions cannot be read"),
+        let unfinished = {
+            let mut queue = shared.queue.lock().await;
+            if let Err(error) = queue.read(&*worker.log, worker.clusters.keys()).await {
+                tracing::warn!(%error, "admissions cannot be read");
+            }
+            queue.unfinished()
+        };
+        let fresh_look = worker.clock.now().since(looked) >= WAITING_EVERY;
+        if fresh_look {
+            looked = worker.clock.now();
+        }
+        waiting.retain(|update| !fresh_look && unfinished.iter().any(|(u, _)| u == update));
+        for (ahead, (update, cluster)) in unfinished.into_iter().enumerate() {
+            if ahead >= worker.limits.fleet && (waiting.contains(&update) || waits(&worker, update).await) {
+                waiting.insert(update);
+            } else {
+                let _ = wake.send(Found { update, cluster: Some(cluster) }).await;
             }
         }
-        tokio::time::sleep(ADMISSIONS_EVERY).await;
+        // Many clusters are looked at less often: a look is one small read each.
+        let few = u32::try_from(worker.clusters.len()).unwrap_or(u32::MAX);
+        tokio::time::sleep(LOOK_SPARINGLY * few).await;
+        tokio::select! {
+            () = tokio::time::sleep(ADMISSIONS_EVERY.max(LOOK_SPARINGLY * few * 10)) => {}
+            () = shared.look.notified() => {}
+        }
     }
+}
+
+/// Whether nobody has begun an update, and it has not ended. What cannot be read is left to its driver.
+async fn waits(worker: &Worker, update: UpdateId) -> bool {
+    let history = read_update(&*worker.log, update, Revision(0), worker.clock.now()).await;
+    history.is_ok_and(|history| {
+        let state = fold(&history);
+        state.holder.is_none() && state.end.is_none()
+    })
 }
 
 /// Frees a cluster whose active update has ended. `false` if it must be tried again.

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::discovery::release;
-use super::heartbeat::beat_of;
+use super::heartbeat::{beat_of, heartbeat_of};
 use super::observer::{Cadence, Observer, Sight};
 use super::perform::perform;
 use super::store::read_update;
-use super::{ClusterHandle, Stop, Worker, asked, survey};
+use super::{Acknowledged, ClusterHandle, Shared, Stop, Worker, asked, survey};
 use crate::codec::{decode, encode_facts};
 use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, Revision, UpdateId};
 use crate::domain::instance::{Instance, InstanceState};
@@ -29,6 +29,9 @@ use crate::update::state::{Holder, Recorded, State, Step, fold};
 /// The stream is read on at least this often: commands and take-overs are found by it, whatever the subscription does.
 const READ_EVERY: Duration = Duration::from_secs(1);
 
+/// Rest before it is looked again whether the limits let an update begin.
+const LIMITS_EVERY: Duration = Duration::from_secs(5);
+
 /// Rest between two surveys.
 const SURVEY_EVERY: Duration = Duration::from_secs(2);
 
@@ -40,11 +43,14 @@ pub(super) struct Driver {
     update: UpdateId,
     cluster: ClusterName,
     handle: ClusterHandle,
-    own_beats: watch::Receiver<u64>,
+    own_beats: watch::Receiver<Acknowledged>,
     stop: watch::Receiver<Stop>,
+    shared: Shared,
     wake: mpsc::Receiver<()>,
-    /// Everything read so far.
-    history: Vec<Recorded>,
+    /// When this worker first saw that nobody holds the update.
+    unheld_since: Option<Moment>,
+    /// How many events have been folded.
+    events: usize,
     state: State,
     /// When the stream was last read to its end.
     read_at: Option<Moment>,
@@ -83,8 +89,9 @@ impl Driver {
         update: UpdateId,
         cluster: ClusterName,
         handle: ClusterHandle,
-        own_beats: watch::Receiver<u64>,
+        own_beats: watch::Receiver<Acknowledged>,
         stop: watch::Receiver<Stop>,
+        shared: Shared,
         wake: mpsc::Receiver<()>,
     ) -> Self {
         Self {
@@ -94,8 +101,10 @@ impl Driver {
             handle,
             own_beats,
             stop,
+            shared,
             wake,
-            history: Vec::new(),
+            unheld_since: None,
+            events: 0,
             state: State::default(),
             read_at: None,
             silence: Silence::default(),
@@ -128,9 +137,12 @@ impl Driver {
                 After::Leave => return,
                 After::Rest(rest) => self.rest(rest).await,
             }
-            let in_service = self.state.in_hand.as_ref().is_none_or(|h| !h.step.out_of_service());
-            if *self.stop.borrow() == Stop::AtSafePoint && in_service {
-                tracing::info!("left at a safe point: no node is out of service");
+            // What another holds is the other's to bring to a safe point.
+            if *self.stop.borrow() == Stop::AtSafePoint && !(self.is_mine() && self.node_in_hand_is_down()) {
+                if self.is_mine() && self.state.end.is_none() {
+                    tracing::info!("handed over at a safe point: no node is out of service");
+                    self.shared.hands.hand_over(self.update, self.worker.writer.incarnation);
+                }
                 return;
             }
         }
@@ -202,7 +214,7 @@ impl Driver {
             return after;
         }
         match &self.state.holder {
-            None => return self.take(AssignedBecause::Admitted).await,
+            None => return self.begin().await,
             Some(holder) if holder.incarnation != self.worker.writer.incarnation => {
                 if self.state.end.is_some() {
                     return self.leave_ended().await;
@@ -307,9 +319,9 @@ impl Driver {
     }
 
     fn fold_on(&mut self, news: Vec<Recorded>) {
-        for recorded in news {
-            self.state.evolve(&recorded);
-            self.history.push(recorded);
+        for recorded in &news {
+            self.state.evolve(recorded);
+            self.events += 1;
         }
         self.note_take_over();
         // An intent that is not the open one any more has been answered, or replaced.
@@ -345,12 +357,52 @@ impl Driver {
         let reads = self.worker.log.read_everywhere(&self.update.stream()).await;
         let voters = self.worker.log.probe().await.voters;
         let longest: Option<&Vec<StoredEvent>> = reads.iter().map(|r| &r.events).max_by_key(|events| events.len());
-        if let Some(events) = longest.filter(|events| events.len() > self.history.len()) {
+        if let Some(events) = longest.filter(|events| events.len() > self.events) {
             let history: Vec<Recorded> = events.iter().map(|e| decode(e, seen)).collect();
             self.state = fold(&history);
-            self.history = history;
+            self.events = history.len();
         }
         self.store.folded_from_majority = voters > 0 && reads.len() as u32 > voters / 2;
+    }
+
+    fn is_mine(&self) -> bool {
+        self.state.holder.as_ref().is_some_and(|h| h.incarnation == self.worker.writer.incarnation)
+    }
+
+    /// Takes an update that nobody has begun, where a hand is free, nobody with fewer in hand takes it, and the limits let it.
+    async fn begin(&mut self) -> After {
+        if *self.stop.borrow() != Stop::No || self.state.end.is_some() {
+            return self.take(AssignedBecause::Admitted).await;
+        }
+        let since = *self.unheld_since.get_or_insert(self.now());
+        let head_start = self.shared.peers.head_start(&self.worker, &self.cluster, self.shared.hands.count());
+        let left = head_start.saturating_sub(self.now().since(since));
+        if !left.is_zero() {
+            return After::Rest(left.min(READ_EVERY));
+        }
+        if !self.shared.hands.reserve(self.update) {
+            self.say("noFreeHand", "this worker has as many updates in hand as it may");
+            return After::Rest(READ_EVERY);
+        }
+        let (log, clock) = (&*self.worker.log, &*self.worker.clock);
+        let may = {
+            let mut queue = self.shared.queue.lock().await;
+            queue.may_begin(log, clock, self.worker.clusters.keys(), self.worker.limits, self.update).await
+        };
+        let why = match may {
+            Ok(Ok(())) => {
+                let after = self.take(AssignedBecause::Admitted).await;
+                if !self.is_mine() {
+                    self.shared.hands.let_go(self.update);
+                }
+                return after;
+            }
+            Ok(Err(waits)) => waits.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.shared.hands.let_go(self.update);
+        self.say("waitsForRoom", &why);
+        After::Rest(LIMITS_EVERY)
     }
 
     /// Takes an update that nobody holds, or whose holder fell silent.
@@ -373,6 +425,11 @@ impl Driver {
     /// Notices that this worker holds an update that it took from another, whether its append was acknowledged or found by reading.
     fn note_take_over(&mut self) {
         let me = self.worker.writer.incarnation;
+        if self.is_mine() {
+            self.shared.hands.hold(self.update);
+        } else {
+            self.shared.hands.let_go(self.update);
+        }
         let taken = |h: &&Holder| h.incarnation == me && h.reason != AssignedBecause::Admitted;
         self.took_over = match (self.state.holder.as_ref().filter(taken), self.took_over) {
             (Some(holder), Some((revision, at))) if holder.revision == revision => Some((revision, at)),
@@ -386,8 +443,15 @@ impl Driver {
 
     async fn watch_holder(&mut self) -> After {
         let Some(holder) = self.state.holder.clone() else { return After::Again };
-        let beats = *self.own_beats.borrow();
+        let beats = self.own_beats.borrow().beats;
         match self.worker.log.read_last(&holder.worker.stream()).await {
+            Ok(last)
+                if heartbeat_of(last.as_ref()).is_some_and(|beat| {
+                    beat.handed_over.iter().any(|h| h.update == self.update && h.incarnation == holder.incarnation)
+                }) =>
+            {
+                return self.take(AssignedBecause::HandedOver).await;
+            }
             Ok(last) => self.silence.read(holder.incarnation, beat_of(last.as_ref()), beats, self.worker.clock.now()),
             Err(error) => {
                 tracing::warn!(%error, "the holder's heartbeat cannot be read");
@@ -565,5 +629,12 @@ impl Driver {
             self.said = Some(code);
             tracing::info!(code, detail, "waiting");
         }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // However it ends: what is not driven is not in hand.
+        self.shared.hands.let_go(self.update);
     }
 }

@@ -1,31 +1,48 @@
 //! Signs of life, and the check that no namesake gives any.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::from_value;
 use tokio::sync::watch;
 
-use super::{Worker, WorkerError};
+use super::hands::Hands;
+use super::{Acknowledged, Worker, WorkerError};
 use crate::codec::{HEARTBEAT, WorkerHeartbeat, encode_record};
 use crate::domain::ids::{Incarnation, Revision};
 use crate::lease::HEARTBEAT_EVERY;
 use crate::ports::{AppendError, Expected, StoredEvent};
 
-/// The incarnation and revision of a stored heartbeat.
-pub(super) fn beat_of(stored: Option<&StoredEvent>) -> Option<(Incarnation, Revision)> {
-    let stored = stored?;
-    let beat: WorkerHeartbeat = from_value(stored.data.clone()).ok()?;
-    (stored.event_type == HEARTBEAT).then_some((beat.incarnation, stored.revision))
+/// Rest between two heartbeats at least, whatever changes.
+const AT_LEAST: Duration = Duration::from_millis(500);
+
+/// A stored heartbeat.
+pub(super) fn heartbeat_of(stored: Option<&StoredEvent>) -> Option<WorkerHeartbeat> {
+    let stored = stored.filter(|stored| stored.event_type == HEARTBEAT)?;
+    from_value(stored.data.clone()).ok()
 }
 
-/// Appends a heartbeat every five seconds and counts those that were acknowledged. Ends only with an error.
-pub(super) async fn run(worker: Worker, acknowledged: watch::Sender<u64>) -> Result<(), WorkerError> {
+/// The incarnation and revision of a stored heartbeat.
+pub(super) fn beat_of(stored: Option<&StoredEvent>) -> Option<(Incarnation, Revision)> {
+    heartbeat_of(stored).zip(stored).map(|(beat, stored)| (beat.incarnation, stored.revision))
+}
+
+/// Appends a heartbeat every five seconds, and when what is in hand changes, and counts those that were acknowledged. Ends only with an
+/// error.
+pub(super) async fn run(
+    worker: Worker,
+    hands: Arc<Hands>,
+    acknowledged: watch::Sender<Acknowledged>,
+) -> Result<(), WorkerError> {
     let stream = worker.writer.worker.stream();
-    let beat = WorkerHeartbeat {
+    let mut told = hands.told();
+    let mut beat = WorkerHeartbeat {
         worker: worker.writer.worker.clone(),
         incarnation: worker.writer.incarnation,
         clusters: worker.clusters.keys().cloned().collect(),
         tool_version: env!("CARGO_PKG_VERSION").into(),
+        updates_in_hand: None,
+        handed_over: Vec::new(),
     };
     let mut metadata_set = false;
     let mut begun = false;
@@ -39,6 +56,9 @@ pub(super) async fn run(worker: Worker, acknowledged: watch::Sender<u64>) -> Res
                 let other = beat_of(last.as_ref()).filter(|(incarnation, _)| *incarnation != beat.incarnation);
                 if !begun {
                     // Whoever beat last before our first acknowledged beat is the elder, if it lives.
+                    if elder.is_none() && other.is_some() {
+                        hands.inherit(heartbeat_of(last.as_ref()).map(|beat| beat.handed_over).unwrap_or_default());
+                    }
                     elder = other;
                 } else if let (Some((incarnation, revision)), Some((of_elder, newest))) = (other, elder)
                     && incarnation == of_elder
@@ -51,12 +71,15 @@ pub(super) async fn run(worker: Worker, acknowledged: watch::Sender<u64>) -> Res
                 if elders_beats >= 2 {
                     return Err(WorkerError::NamesakeAlive(worker.writer.worker.clone()));
                 }
+                let now = told.borrow_and_update().clone();
+                beat.updates_in_hand = u32::try_from(now.in_hand.len()).ok();
+                beat.handed_over.clone_from(&now.handed_over);
                 let event = encode_record(&stream, HEARTBEAT, &beat, revision, &worker.writer, worker.clock.wall())
                     .map_err(|e| WorkerError::Store(e.to_string()))?;
                 match worker.log.append(&stream, Expected::after(revision), vec![event]).await {
                     Ok(_) => {
                         begun = true;
-                        acknowledged.send_modify(|n| *n += 1);
+                        acknowledged.send_modify(|a| *a = Acknowledged { beats: a.beats + 1, told: now });
                     }
                     // Somebody beat between our read and our append: the next round tells who.
                     Err(AppendError::Conflict { .. }) => {}
@@ -72,6 +95,10 @@ pub(super) async fn run(worker: Worker, acknowledged: watch::Sender<u64>) -> Res
             Err(error) => tracing::warn!(%error, "no heartbeat"),
         }
         let spent = worker.clock.now().since(began);
-        tokio::time::sleep(HEARTBEAT_EVERY.saturating_sub(spent).max(Duration::from_millis(500))).await;
+        tokio::time::sleep(AT_LEAST).await;
+        tokio::select! {
+            () = tokio::time::sleep(HEARTBEAT_EVERY.saturating_sub(spent + AT_LEAST)) => {}
+            Ok(()) = told.changed() => {}
+        }
     }
 }

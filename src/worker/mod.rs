@@ -5,9 +5,12 @@
 
 mod discovery;
 mod driver;
+mod hands;
 mod heartbeat;
 mod observer;
+mod peers;
 mod perform;
+mod queue;
 mod rescue;
 mod store;
 mod survey;
@@ -15,7 +18,7 @@ mod survey;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::codec::Writer;
@@ -25,6 +28,7 @@ use crate::ports::{Clock, ClusterAdmin, EventLog, Fleet};
 use crate::update::observed::Policy;
 
 pub use discovery::StartPoint;
+pub use queue::{FailuresReviewed, Limits, Queue, REVIEW_STREAM, REVIEWED, Waits};
 pub use store::{read_all, read_update};
 pub use survey::survey;
 
@@ -65,6 +69,18 @@ pub struct Worker {
     pub log: Arc<dyn EventLog>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// How much it does at a time.
+    pub limits: Limits,
+}
+
+/// What the parts of one worker share.
+#[derive(Clone)]
+struct Shared {
+    hands: Arc<hands::Hands>,
+    peers: Arc<peers::Peers>,
+    queue: Arc<Mutex<Queue>>,
+    /// Rings when the admissions are worth a look.
+    look: Arc<Notify>,
 }
 
 /// Why a worker stopped by itself.
@@ -96,14 +112,21 @@ impl Worker {
     /// Runs until asked to stop. Resumes every unfinished update of its clusters, admits new ones, and drives them all.
     pub async fn run(self, start: StartPoint, stop: watch::Receiver<Stop>) -> Result<(), WorkerError> {
         let (wake_tx, mut wake_rx) = mpsc::channel::<Found>(256);
-        let (beats_tx, beats_rx) = watch::channel(0_u64);
+        let (beats_tx, beats_rx) = watch::channel(Acknowledged::default());
+        let shared = Shared {
+            hands: Arc::new(hands::Hands::new(self.limits.own)),
+            peers: Arc::default(),
+            queue: Arc::default(),
+            look: Arc::default(),
+        };
         let mut services: JoinSet<Result<(), WorkerError>> = JoinSet::new();
         // Before anything that waits for the store: bringing a node back may be what the store waits for.
         services.spawn(rescue::run(self.clone()));
         let position = discovery::start_position(&self, start).await?;
-        services.spawn(heartbeat::run(self.clone(), beats_tx));
-        services.spawn(discovery::subscribe(self.clone(), position, wake_tx.clone()));
-        services.spawn(discovery::poll_admissions(self.clone(), wake_tx));
+        services.spawn(heartbeat::run(self.clone(), shared.hands.clone(), beats_tx));
+        services.spawn(peers::run(self.clone(), shared.peers.clone()));
+        services.spawn(discovery::subscribe(self.clone(), position, shared.look.clone(), wake_tx.clone()));
+        services.spawn(discovery::poll_admissions(self.clone(), shared.clone(), wake_tx));
 
         let mut drivers: BTreeMap<UpdateId, mpsc::Sender<()>> = BTreeMap::new();
         let mut running: JoinSet<UpdateId> = JoinSet::new();
@@ -121,7 +144,7 @@ impl Worker {
                     {
                         let (tx, rx) = mpsc::channel(8);
                         drivers.insert(update, tx);
-                        let driver = driver::Driver::new(self.clone(), update, cluster, handle.clone(), beats_rx.clone(), stop.clone(), rx);
+                        let driver = driver::Driver::new(self.clone(), update, cluster, handle.clone(), beats_rx.clone(), stop.clone(), shared.clone(), rx);
                         running.spawn(async move {
                             driver.run().await;
                             update
@@ -132,6 +155,8 @@ impl Worker {
                     match ended {
                         Ok(update) => {
                             drivers.remove(&update);
+                            // Somebody who waits for room may have it now.
+                            shared.look.notify_one();
                         }
                         Err(panic) => {
                             tracing::error!(error = %panic, "an update's driver died; its update is resumed from its stream");
@@ -152,8 +177,31 @@ impl Worker {
                 break;
             }
         }
+        say_what_was_handed_over(&shared.hands, beats_rx).await;
         Ok(())
     }
+}
+
+/// Waits until the heartbeat has said what was handed over. Where the store takes none, others wait for the lease.
+async fn say_what_was_handed_over(hands: &hands::Hands, mut beats: watch::Receiver<Acknowledged>) {
+    let last = hands.told().borrow().clone();
+    if last.handed_over.is_empty() {
+        return;
+    }
+    let said = beats.wait_for(|acknowledged| acknowledged.told == last);
+    if !matches!(tokio::time::timeout(LAST_WORD_WITHIN, said).await, Ok(Ok(_))) {
+        tracing::warn!("the store takes no last heartbeat: others take over when the lease has run out");
+    }
+}
+
+/// For so long a worker that stops waits for its last heartbeat to be acknowledged.
+const LAST_WORD_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// The heartbeats that the store has acknowledged: how many, and what the last one said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Acknowledged {
+    beats: u64,
+    told: hands::Told,
 }
 
 /// Waits until something else is asked for. If nobody is left to ask, for ever.

@@ -1,32 +1,49 @@
 //! Reading the store.
 
+use serde_json::Value;
+
 use crate::codec::decode;
 use crate::domain::ids::{Revision, StreamName, UpdateId};
 use crate::domain::time::Moment;
 use crate::ports::{EventLog, ReadError, StoredEvent};
 use crate::update::state::Recorded;
 
-/// Events asked for at once.
-const PAGE: usize = 500;
+/// Events asked for at once: the store takes up to 1 MiB each, and all of a page is held.
+const PAGE: usize = 100;
 
 /// Events of one stream that this program is willing to hold: an update has a few hundred; more is no history but an attack.
 const STREAM_MAX: usize = 50_000;
+
+/// Bytes of one stream that this program is willing to hold; a large update has less than one of them in a hundred.
+const BYTES_MAX: usize = 64 << 20;
+
+/// About how many bytes a value takes.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 32,
+        Value::String(text) => 32 + text.len(),
+        Value::Array(items) => 32 + items.iter().map(weight).sum::<usize>(),
+        Value::Object(map) => 32 + map.iter().map(|(key, value)| 32 + key.len() + weight(value)).sum::<usize>(),
+    }
+}
 
 /// A stream from `from` on, page by page.
 pub async fn read_all(log: &dyn EventLog, stream: &StreamName, from: Revision) -> Result<Vec<StoredEvent>, ReadError> {
     let mut events: Vec<StoredEvent> = Vec::new();
     let mut next = from;
+    let mut bytes = 0;
     loop {
         let page = log.read(stream, next, PAGE).await?;
         let full = page.len() == PAGE;
         if let Some(last) = page.last() {
             next = last.revision.next();
         }
+        bytes += page.iter().map(|e| weight(&e.data) + weight(&e.metadata)).sum::<usize>();
         events.extend(page);
-        if events.len() > STREAM_MAX {
+        if events.len() > STREAM_MAX || bytes > BYTES_MAX {
             return Err(ReadError::Refused {
                 what: stream.to_string(),
-                found: format!("more than {STREAM_MAX} events"),
+                found: format!("more than {STREAM_MAX} events, or {} MiB", BYTES_MAX >> 20),
             });
         }
         if !full {

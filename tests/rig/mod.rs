@@ -17,7 +17,7 @@ use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::{Event, UpdateRequested};
 use esdb_rollout::update::observed::Policy;
 use esdb_rollout::update::state::{Body, Recorded, State, fold};
-use esdb_rollout::worker::{ClusterHandle, StartPoint, Stop, Worker, WorkerError, read_update};
+use esdb_rollout::worker::{ClusterHandle, Limits, StartPoint, Stop, Worker, WorkerError, read_update};
 use serde_json::json;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -103,6 +103,7 @@ impl Rig {
             clusters: Arc::new(BTreeMap::from([(ClusterName::from("prod"), handle)])),
             log: self.log.clone(),
             clock: self.clock.clone(),
+            limits: Limits::default(),
         }
     }
 

@@ -81,6 +81,8 @@ impl Bug {
                 let mut s = Scenario::calm(seed);
                 s.workers = 2;
                 s.worker_starts = vec![Duration::ZERO; 2];
+                // What they read is old when it comes: else one leaves the update to the other.
+                s.wire.slow_ms = 3_000;
                 s
             }
             Bug::CountsVotersFromGossip => {

@@ -4,6 +4,7 @@
 //! again; `ESDB_ROLLOUT_SEED` names one seed, `ESDB_ROLLOUT_SEEDS` says how many (from that one on).
 
 mod bugs;
+mod exhaustive;
 mod judge;
 mod play;
 mod ports;
@@ -45,17 +46,22 @@ fn report(seed: u64, played: &Played) -> String {
 
 /// Plays seeds on as many threads as there are processors.
 fn play_all(first: u64, count: u64, each: impl Fn(u64, Played) + Sync) {
+    on_all_processors(first, count, |seed| each(seed, play(&Scenario::drawn(seed), None)));
+}
+
+/// Does something for each number, on as many threads as there are processors.
+fn on_all_processors(first: u64, count: u64, each: impl Fn(u64) + Sync) {
     let next = AtomicU64::new(first);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed >= first + count {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    if number >= first + count {
                         return;
                     }
-                    each(seed, play(&Scenario::drawn(seed), None));
+                    each(number);
                 }
             });
         }

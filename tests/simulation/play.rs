@@ -14,7 +14,7 @@ use esdb_rollout::sim::model::{Reachability, WorldConfig};
 use esdb_rollout::sim::ports::SimPorts;
 use esdb_rollout::sim::world::{Random, SimWorld, World};
 use esdb_rollout::update::observed::Policy;
-use esdb_rollout::worker::{ClusterHandle, StartPoint, Stop, Worker, WorkerError};
+use esdb_rollout::worker::{ClusterHandle, Limits, StartPoint, Stop, Worker, WorkerError};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -43,6 +43,10 @@ pub struct Played {
     pub verdict: String,
     pub calls: u64,
     pub lasted: Duration,
+    /// Appends and calls of the kinds that can be planned to go wrong.
+    pub counted: [usize; 2],
+    /// How often each instance was stopped.
+    pub stops: Vec<u32>,
 }
 
 /// Plays a scenario on a runtime of its own.
@@ -107,6 +111,8 @@ impl Play {
             faulty: AtomicBool::new(true),
             calendar: Mutex::new(0),
             bug,
+            planned: scenario.planned,
+            counted: Default::default(),
         });
         let began = Instant::now();
         Play {
@@ -180,6 +186,7 @@ impl Play {
         // Everything has ended; whatever was on its way arrives.
         sleep(Duration::from_secs(15)).await;
         let update = self.update;
+        let calm = calm && self.scenario.planned.is_none();
         self.stage.look(|j, w| j.at_the_end(w, update, calm));
         for slot in &mut self.workers {
             if let Some(running) = slot.running.take() {
@@ -187,12 +194,15 @@ impl Play {
             }
         }
         let lasted = self.began.elapsed();
+        let counted = [0, 1].map(|site: usize| self.stage.counted[site].load(Ordering::SeqCst));
         self.stage.judge(|j| Played {
             breaches: std::mem::take(&mut j.breaches),
             verdict: verdict(j, update),
             trace: std::mem::take(&mut j.trace),
             calls: j.calls,
             lasted,
+            counted,
+            stops: j.stops(),
         })
     }
 
@@ -258,6 +268,7 @@ impl Play {
                 stage: self.stage.clone(),
                 inner: SystemClock::start_at(start + self.began.elapsed()),
             }),
+            limits: Limits::default(),
         };
         let (stop, stopped) = watch::channel(Stop::No);
         let task = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::bugs::Bug;
 use crate::judge::{Judge, who};
-use crate::scenario::{EC2_CODES, Side, Wire};
+use crate::scenario::{EC2_CODES, Planned, Side, Site, Wire, Wrong};
 
 /// What one seed's workers share.
 pub struct Stage {
@@ -35,6 +35,9 @@ pub struct Stage {
     /// Seconds by which the calendars are off.
     pub calendar: Mutex<i64>,
     pub bug: Option<Bug>,
+    pub planned: Option<Planned>,
+    /// Appends and calls so far, of those that [`Planned`] counts.
+    pub counted: [AtomicUsize; 2],
 }
 
 impl Stage {
@@ -61,6 +64,14 @@ impl Stage {
                 })
             })
         }
+    }
+
+    /// What goes wrong with this one, which is counted.
+    fn plan(&self, site: Site) -> Option<Wrong> {
+        let at = self.counted[site as usize].fetch_add(1, Ordering::SeqCst);
+        let wrong = self.planned.filter(|p| p.site == site && p.at == at)?.wrong;
+        self.note(format_args!("{wrong:?}"));
+        Some(wrong)
     }
 
     pub fn note(&self, what: impl std::fmt::Display) {
@@ -220,6 +231,15 @@ impl Wired {
             sleep(Duration::from_secs(5)).await;
             return Err(AppendError::Unavailable { stream: stream.clone(), found: "no answer".into() });
         }
+        let planned = if Self::counted(stream) { self.stage.plan(Site::Append) } else { None };
+        match planned {
+            Some(Wrong::CrashBefore) => self.die("before an append").await,
+            Some(Wrong::LostUnheard) => {
+                sleep(Duration::from_secs(5)).await;
+                return Err(unknown());
+            }
+            Some(_) | None => {}
+        }
         if self.chance(|w| w.append_lost) {
             let after = self.draw(|r| r.millis(1, 5000));
             sleep(after).await;
@@ -228,13 +248,27 @@ impl Wired {
         // What was sent arrives, whatever becomes of the sender.
         let (log, to, wired) = (self.log.clone(), stream.clone(), self.clone());
         let late = self.chance(|w| w.append_late).then(|| self.draw(|r| r.millis(1, 12_000)));
-        let twice = self.chance(|w| w.append_twice);
+        let late = if planned == Some(Wrong::Late) { Some(Duration::from_secs(7)) } else { late };
+        let again = match planned {
+            Some(Wrong::Twice(after)) => Some(Duration::from_millis(after)),
+            Some(_) | None => self.chance(|w| w.append_twice).then_some(Duration::ZERO),
+        };
         let sent = tokio::spawn(async move {
             sleep(late.unwrap_or_default()).await;
             let first = log.append(&to, expected, events.clone()).await;
-            if twice {
-                let again = log.append(&to, expected, events).await;
-                wired.stage.note(format_args!("sent twice: {first:?}, {again:?}"));
+            if let Some(after) = again {
+                let once_more = async move {
+                    let again = log.append(&to, expected, events).await;
+                    wired.stage.note(format_args!("sent twice: {again:?}"));
+                };
+                if after.is_zero() {
+                    once_more.await;
+                } else {
+                    tokio::spawn(async move {
+                        sleep(after).await;
+                        once_more.await;
+                    });
+                }
             }
             first
         });
@@ -243,6 +277,14 @@ impl Wired {
             return Err(unknown());
         }
         let answer = sent.await.expect("an append does not panic");
+        match planned {
+            Some(Wrong::CrashAfter) => self.die("after an append").await,
+            Some(Wrong::DoneUnheard) => {
+                sleep(Duration::from_secs(5)).await;
+                return Err(unknown());
+            }
+            Some(_) | None => {}
+        }
         if self.chance(|w| w.append_answer_lost) {
             let after = self.draw(|r| r.millis(1, 4000));
             sleep(after).await;
@@ -255,25 +297,55 @@ impl Wired {
     }
 
     /// A call that changes something, of which the judge hears when it leaves.
-    async fn calls<T: Send + 'static>(
+    async fn calls<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         &self,
         call: Call,
-        effect: impl Future<Output = T> + Send + 'static,
+        effect: impl Fn() -> F + Send + 'static,
+        refusal: impl Fn(Wrong) -> T,
         faults: impl Fn(&Self) -> CallFault<T>,
     ) -> T {
         self.may_die(&format!("before: {call}")).await;
+        let planned = self.stage.plan(Site::Call);
+        if planned == Some(Wrong::CrashBefore) {
+            self.die(&format!("before: {call}")).await;
+        }
         let me = self.life.incarnation;
         self.stage.look(|judge, world| judge.call(world, me, &call));
         let what = call.to_string();
-        let answer = match faults(self) {
-            CallFault::None => tokio::spawn(effect).await.expect("a call does not panic"),
+        let fault = match planned {
+            None | Some(Wrong::CrashBefore | Wrong::CrashAfter) => faults(self),
+            Some(wrong @ (Wrong::Soon | Wrong::Capacity | Wrong::Mending | Wrong::Never)) => {
+                CallFault::Refused(refusal(wrong))
+            }
+            Some(Wrong::DoneUnheard) => CallFault::Late(Duration::ZERO),
+            Some(Wrong::Late) => CallFault::Late(Duration::from_millis(9_900)),
+            Some(Wrong::LostUnheard) => CallFault::Lost,
+            Some(Wrong::Twice(after)) => CallFault::Twice(Duration::from_millis(after)),
+        };
+        let answer = match fault {
+            CallFault::None => tokio::spawn(effect()).await.expect("a call does not panic"),
+            CallFault::Twice(after) => {
+                let answer = tokio::spawn(effect()).await.expect("a call does not panic");
+                let stage = self.stage.clone();
+                tokio::spawn(async move {
+                    sleep(after).await;
+                    stage.note(format_args!("arrives once more: {what}"));
+                    effect().await;
+                });
+                answer
+            }
+            CallFault::Lost => {
+                self.stage.note(format_args!("lost: {what}"));
+                self.stage.judge(|j| j.refused(&call));
+                std::future::pending().await
+            }
             CallFault::Refused(error) => {
                 self.stage.note(format_args!("refused: {what}"));
                 self.stage.judge(|j| j.refused(&call));
                 error
             }
             CallFault::AnswerLost(error, after) => {
-                let done = tokio::spawn(effect);
+                let done = tokio::spawn(effect());
                 sleep(after).await;
                 drop(done.await);
                 self.stage.note(format_args!("answer lost: {what}"));
@@ -284,12 +356,15 @@ impl Wired {
                 tokio::spawn(async move {
                     sleep(after).await;
                     stage.note(format_args!("arrives late: {what}"));
-                    effect.await;
+                    effect().await;
                 });
                 std::future::pending().await
             }
         };
         self.may_die(&format!("after: {call}")).await;
+        if planned == Some(Wrong::CrashAfter) {
+            self.die(&format!("after: {call}")).await;
+        }
         self.back(answer).await
     }
 
@@ -302,19 +377,31 @@ impl Wired {
             Call::SetPriority { .. } | Call::Resign { .. } => "none of EC2's",
         };
         let again = call.clone();
-        let effect = async move {
-            match again {
-                Call::StopInstance { instance } => fleet.stop(&instance).await,
-                Call::ModifyType { instance, to } => fleet.modify_type(&instance, &to).await,
-                Call::StartInstance { instance } => fleet.start(&instance).await,
-                Call::SetPriority { .. } | Call::Resign { .. } => Ok(Done { request_id: None }),
+        let effect = move || {
+            let (fleet, call) = (fleet.clone(), again.clone());
+            async move {
+                match call {
+                    Call::StopInstance { instance } => fleet.stop(&instance).await,
+                    Call::ModifyType { instance, to } => fleet.modify_type(&instance, &to).await,
+                    Call::StartInstance { instance } => fleet.start(&instance).await,
+                    Call::SetPriority { .. } | Call::Resign { .. } => Ok(Done { request_id: None }),
+                }
             }
         };
-        self.calls(call, effect, |wired| {
-            let error = |code: &str, class: CallClass| {
-                let message = "as the catalogue says".into();
-                Err(FleetError { call: name.into(), class, code: code.into(), message, request_id: None })
+        let error = |code: &str, class: CallClass| {
+            let message = "as the catalogue says".into();
+            Err(FleetError { call: name.into(), class, code: code.into(), message, request_id: None })
+        };
+        let refusal = |wrong| {
+            let code = match wrong {
+                Wrong::Capacity => "InsufficientInstanceCapacity",
+                Wrong::Mending => "UnauthorizedOperation",
+                Wrong::Never => "InvalidParameterValue",
+                _ => "RequestLimitExceeded",
             };
+            error(code, class(code))
+        };
+        self.calls(call, effect, refusal, |wired| {
             if wired.life.cut(Side::Ec2) {
                 return CallFault::Refused(error("Unreachable", CallClass::Retry));
             }
@@ -337,14 +424,25 @@ impl Wired {
     async fn node_call(&self, node: &Address, call: Call) -> Result<(), NodeError> {
         let admin = self.admin.clone();
         let again = call.clone();
-        let effect = async move {
-            match again {
-                Call::SetPriority { address, priority } => admin.set_priority(&address, priority).await,
-                Call::Resign { address } => admin.resign(&address).await,
-                Call::StopInstance { .. } | Call::ModifyType { .. } | Call::StartInstance { .. } => Ok(()),
+        let effect = move || {
+            let (admin, call) = (admin.clone(), again.clone());
+            async move {
+                match call {
+                    Call::SetPriority { address, priority } => admin.set_priority(&address, priority).await,
+                    Call::Resign { address } => admin.resign(&address).await,
+                    Call::StopInstance { .. } | Call::ModifyType { .. } | Call::StartInstance { .. } => Ok(()),
+                }
             }
         };
-        self.calls(call, effect, |wired| {
+        let refusal = |wrong| {
+            let status = match wrong {
+                Wrong::Mending => 401,
+                Wrong::Never => 404,
+                _ => 503,
+            };
+            Err(NodeError::Status { node: node.clone(), what: "the call".into(), status })
+        };
+        self.calls(call, effect, refusal, |wired| {
             let lost = || Err(NodeError::TimedOut { node: node.clone(), after_ms: 3000 });
             if wired.life.cut(Side::Nodes) {
                 return CallFault::Refused(lost());
@@ -389,6 +487,10 @@ enum CallFault<T> {
     AnswerLost(T, Duration),
     /// It has its effect after so long, and nothing is heard.
     Late(Duration),
+    /// It has no effect, and nothing is heard.
+    Lost,
+    /// It has its effect, is answered, and arrives once more after so long.
+    Twice(Duration),
 }
 
 #[async_trait]

@@ -116,6 +116,47 @@ pub const EC2_CODES: &[&str] = &[
     "Blocked",
 ];
 
+/// One thing that goes wrong, at one place, once: for the cases that are played exhaustively.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    pub site: Site,
+    /// Which of them, counted over all workers from 0.
+    pub at: usize,
+    pub wrong: Wrong,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// An append to an update's stream or to the admissions of a cluster.
+    Append,
+    /// A call that changes something.
+    Call,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// Refused without effect: trying again soon may help.
+    Soon,
+    /// Refused without effect, for want of capacity.
+    Capacity,
+    /// Refused without effect until somebody mends something.
+    Mending,
+    /// Refused without effect, for good.
+    Never,
+    /// It has its effect, and no answer comes.
+    DoneUnheard,
+    /// It has no effect, and no answer comes.
+    LostUnheard,
+    /// It arrives, is answered, and arrives once more after so many milliseconds.
+    Twice(u64),
+    /// It arrives after the worker stopped listening.
+    Late,
+    /// The worker dies before it leaves.
+    CrashBefore,
+    /// The worker dies after it was done and before it is heard.
+    CrashAfter,
+}
+
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub seed: u64,
@@ -130,6 +171,7 @@ pub struct Scenario {
     pub request: serde_json::Value,
     pub wire: Wire,
     pub acts: Vec<(Duration, Act)>,
+    pub planned: Option<Planned>,
     /// From then on half of the cluster is well again, and a majority with it; a minute later everything is.
     pub heal_at: Duration,
     /// How long a worker that died stays away, at most.
@@ -174,6 +216,7 @@ impl Scenario {
             request: serde_json::json!({ "cluster": "prod", "targetInstanceType": TARGET, "by": "ann" }),
             wire: Wire::default(),
             acts: vec![],
+            planned: None,
             heal_at: Duration::ZERO,
             respawn: Duration::from_secs(30),
         }

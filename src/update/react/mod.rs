@@ -15,7 +15,7 @@ use super::event::*;
 use super::limits::{ACT_WINDOW, EC2_CALL_TIMEOUT, SETTLE_AFTER};
 use super::observed::{InstanceSeen, Observed};
 use super::safety::Scene;
-use super::state::{End, InHand, State, Step, round_ms};
+use super::state::{End, InHand, State, Step, UNANSWERED_MAX, round_ms};
 use crate::domain::cluster::MemberEntry;
 use crate::domain::ids::{NodeName, Revision};
 use crate::domain::time::Moment;
@@ -78,7 +78,10 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     if holder.incarnation != observed.me {
         return Next::Done(Verdict::HeldByAnother);
     }
-    if let Some(answer) = answer_command(state) {
+    // A flood of commands does not keep a node from coming back.
+    let flooded =
+        state.unanswered.len() > UNANSWERED_MAX && state.in_hand.as_ref().is_some_and(|h| h.step.out_of_service());
+    if !flooded && let Some(answer) = answer_command(state) {
         return Next::Record(vec![answer]);
     }
     if state.end.is_some() {
