@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use esdb_rollout::domain::ids::{InstanceId, InstanceType};
+use esdb_rollout::domain::inspection::Inspection;
 use esdb_rollout::domain::instance::{Instance, TypeInfo};
 use esdb_rollout::ports::{CallClass, Done, Fleet, FleetError, Wanted};
 use esdb_rollout::update::state::End;
@@ -28,6 +29,9 @@ impl Fleet for Odd {
     }
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
         self.inner.type_info(t).await
+    }
+    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
+        self.inner.inspect(ids).await
     }
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {
         panic!("{id} is stopped")

@@ -6,8 +6,10 @@
 mod discovery;
 mod driver;
 mod heartbeat;
+mod inspect;
 mod observer;
 mod perform;
+mod preview;
 mod rescue;
 mod store;
 mod survey;
@@ -25,6 +27,7 @@ use crate::ports::{Clock, ClusterAdmin, EventLog, Fleet};
 use crate::update::observed::Policy;
 
 pub use discovery::StartPoint;
+pub use preview::{Preview, preview};
 pub use store::{read_all, read_update};
 pub use survey::survey;
 

@@ -3,6 +3,7 @@
 mod admin;
 mod batch;
 mod ec2;
+mod ec2_facts;
 mod http;
 mod life;
 pub mod proto;
