@@ -148,6 +148,11 @@ fn a_whole_update_with_moto_as_ec2() {
     command.args(["worker", "--name", "w1"]);
     let _worker = moto.background("worker.log", command);
 
+    let plan = moto.rollout(&["plan", "--target-type", "m6i.xlarge", "--output", "json"]);
+    let plan: Value = serde_json::from_slice(&plan.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&plan.stderr)));
+    println!("{plan:#}");
+
     let started = moto.rollout(&["start", "--target-type", "m6i.xlarge", "--wait", "--timeout", "5m"]);
     let said = format!("{}\n{}", String::from_utf8_lossy(&started.stderr), moto.log("worker.log"));
     assert_eq!(started.status.code(), Some(0), "{said}");

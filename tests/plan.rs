@@ -294,18 +294,70 @@ const TOGETHER: &[(&[&str], fn(&mut Scene))] = &[
     (&["stopProtection", "terminateOnShutdown"], |s| s.world = |w| deny(w, "DescribeInstanceAttribute")),
 ];
 
-/// Checks that other tests show, and where.
+/// Checks that other tests show to fail, and where.
 const ELSEWHERE: &[(&str, &str)] = &[
-    ("typeNotAllowed", "tests/cli_store.rs"),
+    ("typeNotAllowed", "tests/survey.rs"),
     ("clusterNotObservable", "tests/survey.rs"),
     ("nodeNotTrusted", "tests/secure.rs"),
     ("nodeUserDenied", "tests/secure.rs"),
-    ("votersUnknown", "tests/secure.rs"),
+    ("votersUnknown", "tests/survey.rs"),
     ("noInstance", "tests/survey.rs"),
     ("severalInstances", "tests/survey.rs"),
     ("oneInstanceTwoNodes", "tests/survey.rs"),
     ("ec2Denied", "tests/survey.rs"),
 ];
+
+/// The table of `docs/checks.md`, from the catalogue.
+fn document() -> String {
+    let mut text = String::new();
+    let mut theme = None;
+    for c in CATALOGUE {
+        if theme != Some(c.theme) {
+            theme = Some(c.theme);
+            text += &format!(
+                "\n## {}\n\n| code | means | waivable | digest | wanted | remedy | shown by |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+                c.theme
+            );
+        }
+        let severity = match c.severity {
+            Severity::Refuse => "refuses",
+            Severity::Warn => "warns",
+            Severity::Info => "told",
+        };
+        let shown = ELSEWHERE.iter().find(|(code, _)| *code == c.code).map_or("tests/plan.rs", |(_, file)| file);
+        let mark = |set: bool| if set { "yes" } else { "" };
+        text += &format!(
+            "| `{}` | {severity} | {} | {} | {} | {} | `{shown}` |\n",
+            c.code,
+            mark(c.waivable),
+            mark(c.digested),
+            c.wanted,
+            c.remedy
+        );
+    }
+    text
+}
+
+const MARK: &str = "<!-- from the catalogue: ESDB_ROLLOUT_BLESS=1 cargo test --test plan -->\n";
+
+#[test]
+fn the_document_of_the_checks_is_the_catalogue_and_each_is_shown_where_it_says() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = root.join("docs/checks.md");
+    let written = std::fs::read_to_string(&path).unwrap();
+    let (head, table) = written.split_once(MARK).expect("the mark");
+    if std::env::var_os("ESDB_ROLLOUT_BLESS").is_some() {
+        std::fs::write(&path, format!("{head}{MARK}{}", document())).unwrap();
+    } else {
+        assert_eq!(table, document(), "docs/checks.md is out of date");
+    }
+    for (code, file) in ELSEWHERE {
+        let source = std::fs::read_to_string(root.join(file)).unwrap();
+        assert!(source.contains(&format!("\"{code}\"")), "{file} shows {code}");
+    }
+    let codes: BTreeSet<&str> = CATALOGUE.iter().map(|c| c.code).collect();
+    assert_eq!(codes.len(), CATALOGUE.len(), "a code is one check's");
+}
 
 /// An address of the machine that the tests run on: the one it would send from.
 fn own_address() -> Address {

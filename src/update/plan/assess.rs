@@ -300,8 +300,8 @@ fn waive(check: &mut PlannedCheck, waivers: &[Waiver], wall: jiff::Timestamp) {
     }
     // Whatever a stream says: what may not be waived is not.
     let waivable = catalogue::find(&check.code).is_some_and(|c| c.waivable);
-    let covering = waivers.iter().filter(|w| w.covers(&check.code, check.node.as_ref(), wall));
-    if let Some(waiver) = covering.last().filter(|_| waivable) {
+    let mut covering = waivers.iter().filter(|w| w.covers(&check.code, check.node.as_ref(), wall));
+    if let Some(waiver) = covering.next_back().filter(|_| waivable) {
         check.waived_by = Some(waiver.by.clone().unwrap_or_else(|| "somebody unnamed".into()));
         check.why = waiver.why.clone();
         check.until = waiver.until;
