@@ -190,7 +190,9 @@ thread_local! {
     static NEWCOMER: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
-type Row = (&'static str, CheckOutcome, Severity, fn(&mut Scene));
+type Spoil = fn(&mut Scene);
+
+type Row = (&'static str, CheckOutcome, Severity, Spoil);
 
 /// Each check, and a way to spoil the sound scene that it alone objects to.
 const TABLE: &[Row] = &[
@@ -286,7 +288,7 @@ const TABLE: &[Row] = &[
 ];
 
 /// Several checks must object, each for its own reason.
-const TOGETHER: &[(&[&str], fn(&mut Scene))] = &[
+const TOGETHER: &[(&[&str], Spoil)] = &[
     // Two voters that lag leave no margin.
     (&["notCaughtUp", "quorumMargin"], |s| s.view = voters_behind),
     // What EC2 may not be asked is unknown, of each.
@@ -424,7 +426,7 @@ async fn nothing_is_objected_to_a_sound_scene_and_each_check_objects_to_its_own_
 
 #[tokio::test(start_paused = true)]
 async fn variants_that_are_no_fault() {
-    let table: &[fn(&mut Scene)] = &[
+    let table: &[Spoil] = &[
         // An Elastic IP outlives a stop; a public address that gossip does not use may go.
         |s| s.world = |w| (of_instance(w).public_ip, of_instance(w).elastic_ip) = (Some([10, 0, 1, 4].into()), true),
         |s| s.world = |w| of_instance(w).public_ip = Some([54, 1, 2, 3].into()),
