@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use esdb_rollout::domain::cluster::{MemberEntry, NodeState, View};
 use esdb_rollout::domain::ids::{Address, Incarnation, InstanceId, InstanceType, NodeName, ProcessId, Revision};
-use esdb_rollout::domain::instance::{Instance, InstanceState};
+use esdb_rollout::domain::instance::{Instance, InstanceDetails, InstanceState};
 use esdb_rollout::domain::time::Moment;
 use esdb_rollout::domain::watch::{Answer, ClusterWatch};
 use esdb_rollout::update::action::{Action, Call, Warrant};
@@ -174,6 +174,7 @@ impl Scene {
             architecture: None,
             auto_scaling_group: None,
             hibernation: false,
+            details: InstanceDetails::default(),
         };
         let seen = InstanceSeen { instance, at: NOW, state_since: NOW, times: 2, pending_seen: false };
         let observed = Observed {

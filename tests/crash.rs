@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use esdb_rollout::domain::cluster::{ReplicaSubscription, View};
 use esdb_rollout::domain::ids::{Address, InstanceId, InstanceType, Revision, StreamName};
+use esdb_rollout::domain::inspection::Inspection;
 use esdb_rollout::domain::instance::{Instance, TypeInfo};
 use esdb_rollout::ports::*;
 use esdb_rollout::update::state::End;
@@ -108,6 +109,9 @@ impl ClusterAdmin for Mined<dyn ClusterAdmin> {
     async fn replication(&self, n: &Address) -> Result<Vec<ReplicaSubscription>, NodeError> {
         self.inner.replication(n).await
     }
+    async fn scavenge(&self, n: &Address) -> Result<Option<String>, NodeError> {
+        self.inner.scavenge(n).await
+    }
     async fn set_priority(&self, n: &Address, p: i32) -> Result<(), NodeError> {
         self.bomb.around(self.inner.set_priority(n, p)).await
     }
@@ -129,6 +133,9 @@ impl Fleet for Mined<dyn Fleet> {
     }
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
         self.inner.type_info(t).await
+    }
+    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
+        self.inner.inspect(ids).await
     }
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {
         self.bomb.around(self.inner.stop(id)).await

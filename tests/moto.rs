@@ -3,7 +3,7 @@
 //!
 //! Where moto is more lenient than AWS, and this proves nothing: it knows no `stopping` and no `pending` (StopInstances ends in `stopped` at
 //! once), changes the type of an instance that runs, has capacity for every type, keeps the launch time over a stop, takes loopback
-//! addresses for a subnet, and checks no signature.
+//! addresses for a subnet, checks no signature, authorizes every dry run, schedules no event, and does not say whether ENA is enabled.
 #![cfg(all(feature = "esdb", feature = "ec2"))]
 
 use std::fs::File;
@@ -147,6 +147,20 @@ fn a_whole_update_with_moto_as_ec2() {
     let mut command = moto.command(env!("CARGO_BIN_EXE_esdb-rollout"));
     command.args(["worker", "--name", "w1"]);
     let _worker = moto.background("worker.log", command);
+
+    let plan = moto.rollout(&["plan", "--target-type", "m6i.xlarge", "--output", "json"]);
+    let plan: Value = serde_json::from_slice(&plan.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&plan.stderr)));
+    let objects = |c: &&Value| c["outcome"] != "passed" && c["severity"] != "info";
+    let mut objections: Vec<&str> =
+        plan["checks"].as_array().unwrap().iter().filter(objects).filter_map(|c| c["code"].as_str()).collect();
+    objections.dedup();
+    assert_eq!(plan["verdict"], "readyWithWarnings", "{plan:#}");
+    assert_eq!(
+        objections,
+        ["enaMissing", "vcpuQuota"],
+        "what moto does not say is unknown, and nothing else: {plan:#}"
+    );
 
     let started = moto.rollout(&["start", "--target-type", "m6i.xlarge", "--wait", "--timeout", "5m"]);
     let said = format!("{}\n{}", String::from_utf8_lossy(&started.stderr), moto.log("worker.log"));

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use esdb_rollout::domain::ids::{InstanceId, InstanceType};
+use esdb_rollout::domain::cluster::{ReplicaSubscription, View};
+use esdb_rollout::domain::ids::{Address, InstanceId, InstanceType};
+use esdb_rollout::domain::inspection::Inspection;
 use esdb_rollout::domain::instance::{Instance, TypeInfo};
-use esdb_rollout::ports::{CallClass, Done, Fleet, FleetError, Wanted};
+use esdb_rollout::ports::{CallClass, ClusterAdmin, Done, Fleet, FleetError, NodeError, Wanted};
 use esdb_rollout::update::state::End;
+use esdb_rollout::worker::{ClusterHandle, NodeMapping, StartPoint, Stop};
 use rig::{Rig, lines, quick_world, request};
 
 /// An EC2 that differs from the world's in what it finds.
@@ -28,6 +31,9 @@ impl Fleet for Odd {
     }
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
         self.inner.type_info(t).await
+    }
+    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
+        self.inner.inspect(ids).await
     }
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {
         panic!("{id} is stopped")
@@ -97,5 +103,68 @@ async fn what_is_not_exactly_one_sound_instance_a_node_refuses_the_update() {
         let Some(End::Rejected(end)) = state.end else { panic!("{code}: {}", lines(&history)) };
         assert!(end.reasons.iter().any(|r| r.code == code && !r.remedy.is_empty()), "{code}: {:?}", end.reasons);
         worker.abort();
+    }
+}
+
+type Configured = fn(&mut ClusterHandle);
+
+#[tokio::test(start_paused = true)]
+async fn what_the_configuration_says_refuses_too() {
+    let one_for_two = |h: &mut ClusterHandle| {
+        let mapping =
+            |n: usize| NodeMapping { instance: "i-0000000000000000a".into(), address: Some(h.seeds[n].clone()) };
+        h.nodes = [("a".into(), mapping(0)), ("b".into(), mapping(1))].into();
+    };
+    let nobody_says = |h: &mut ClusterHandle| {
+        h.voters = None;
+        h.admin = Arc::new(Mute(h.admin.clone()));
+    };
+    let bounded = |h: &mut ClusterHandle| h.policy.allowed_types = vec!["r6i.*".into()];
+    let table: [(Configured, &str); 3] =
+        [(one_for_two, "oneInstanceTwoNodes"), (nobody_says, "votersUnknown"), (bounded, "typeNotAllowed")];
+    for (spoil, code) in table {
+        let rig = Rig::new(quick_world(32));
+        let mut worker = rig.worker(0);
+        let mut handle = worker.clusters.values().next().unwrap().clone();
+        spoil(&mut handle);
+        worker.clusters = Arc::new([("prod".into(), handle)].into());
+        rig.append(request("m6i.xlarge").into(), 1).await;
+        let (_stop, stopped) = tokio::sync::watch::channel(Stop::No);
+        let worker = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
+        let (history, state) = rig.ended(Duration::from_secs(600)).await;
+        let Some(End::Rejected(end)) = state.end else { panic!("{code}: {}", lines(&history)) };
+        assert_eq!(end.reasons.iter().map(|r| r.code.as_str()).collect::<Vec<_>>(), [code], "{:?}", end.reasons);
+        worker.abort();
+    }
+}
+
+/// Nodes that do not say how many they are.
+struct Mute(Arc<dyn ClusterAdmin>);
+
+#[async_trait]
+impl ClusterAdmin for Mute {
+    async fn gossip(&self, n: &Address) -> Result<View, NodeError> {
+        self.0.gossip(n).await
+    }
+    async fn live(&self, n: &Address) -> Result<bool, NodeError> {
+        self.0.live(n).await
+    }
+    async fn cluster_size(&self, _: &Address) -> Result<Option<u32>, NodeError> {
+        Ok(None)
+    }
+    async fn replication(&self, n: &Address) -> Result<Vec<ReplicaSubscription>, NodeError> {
+        self.0.replication(n).await
+    }
+    async fn scavenge(&self, n: &Address) -> Result<Option<String>, NodeError> {
+        self.0.scavenge(n).await
+    }
+    async fn set_priority(&self, n: &Address, _: i32) -> Result<(), NodeError> {
+        panic!("{n} is told something")
+    }
+    async fn resign(&self, n: &Address) -> Result<(), NodeError> {
+        panic!("{n} is told something")
+    }
+    async fn resolve(&self, h: &str) -> Result<Vec<std::net::IpAddr>, NodeError> {
+        self.0.resolve(h).await
     }
 }

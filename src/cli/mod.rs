@@ -9,10 +9,12 @@ pub mod follow;
 pub mod history;
 pub mod init;
 pub mod list;
+pub mod plan;
 #[cfg(all(feature = "esdb", feature = "ec2"))]
 pub mod projections;
 #[cfg(all(feature = "esdb", feature = "ec2"))]
 pub mod rehearse;
+pub mod request;
 #[cfg(all(feature = "esdb", feature = "ec2"))]
 pub mod sim;
 pub mod start;
@@ -51,7 +53,9 @@ const AFTER_HELP: &str = "\
 First time, on the machine that is to do the work:
   esdb-rollout init
   esdb-rollout worker
-Then, from anywhere:
+Then, where the cluster can be reached, to see what would be done:
+  esdb-rollout plan --cluster prod --target-type m6i.xlarge
+And from anywhere:
   esdb-rollout start --cluster prod --target-type m6i.xlarge --why 'more memory' --wait
   esdb-rollout watch ID
 
@@ -78,6 +82,8 @@ impl std::fmt::Debug for Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show what an update would do, and what speaks against it; nothing is done
+    Plan(plan::PlanArgs),
     /// Ask for an update of a cluster
     Start(start::StartArgs),
     /// Show where an update is

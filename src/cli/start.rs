@@ -1,43 +1,30 @@
 //! `start`: asks for an update.
 
-use std::io::Read;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
-use clap::builder::PossibleValuesParser;
-use clap::{Args, builder::TypedValueParser};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use clap::Args;
 
-use crate::cli::command::Asked;
 use crate::cli::failure::Failure;
 use crate::cli::follow::{Follow, follow, show};
+use crate::cli::request::{FROM_HELP, RequestArgs, Wish};
 use crate::cli::store::{self, Followed};
 use crate::cli::watch::JSON_HELP;
-use crate::cli::{Output, cluster_or_only, duration, fresh_id, note, print};
+use crate::cli::{Output, duration, fresh_id, note, print};
 use crate::config::Config;
-use crate::domain::ids::{InstanceType, NodeName, UpdateId};
+use crate::domain::ids::UpdateId;
 use crate::exit::{self, Exit};
 use crate::ports::{Clock, EventLog};
-use crate::update::event::{Gate, OnFailure, UpdateRequested};
+use crate::update::event::Event;
 use crate::update::plan::check_request;
-use crate::update::strategy::Strategy;
-use crate::views::article;
 
 /// Options of `start`.
 #[derive(Args, Debug)]
 #[command(after_help = format!("\
-The request is appended as the first event of a stream of its own, clusterUpdate-ID; a worker that knows the cluster takes it. The id
+The request is appended as the first event of a stream of its own, clusterUpdate-ID, and the waivers with it; a worker that knows the
+cluster takes it. `esdb-rollout plan` with the same options shows beforehand what it will make of it. The id
 is printed on stdout. With --wait the update is followed as by `watch`; Ctrl-C ends the waiting, not the update.
 
---from takes an UpdateRequested document of ours (cluster, strategy, targetInstanceType, nodes, fallbackTypes, onFailure, onSilentNode,
-nodeTimeoutSeconds, planDigest, gates, notBefore, window, dwellSeconds, acceptDowntime, replicasTogether, supersedes, resumes, by,
-why), or the article's (UpdateStrategy, TargetInstanceType, MaxNumberOfIterationsPerNodeUpdate: each iteration is 5 s of the node's time
-limit). The article's status document (`status --output article`) may be edited by hand and given here too: a new update goes on from
-there, with the nodes it lists. Nodes with Success are verified, not believed; the original priority and the time spent on the node in
-progress are taken from it.
-Options on the command line outrank it.
+{FROM_HELP}
 
 {JSON_HELP}
 
@@ -49,45 +36,9 @@ Examples:
   esdb-rollout start --cluster prod --strategy Ec2InstanceRestart --nodes esdb-2,esdb-3
   esdb-rollout start --from input.json --cluster prod --wait --timeout 3h --output json", exit::HELP))]
 pub struct StartArgs {
-    /// The cluster, as the workers' configuration names it [default: the document's, or the only one configured]
-    #[arg(long, value_name = "NAME")]
-    pub cluster: Option<String>,
-    /// What is done to each node [default: Ec2InstanceTypeUpdate]
-    #[arg(long, value_parser = word::<Strategy>(Strategy::NAMES))]
-    pub strategy: Option<Strategy>,
-    /// The instance type every node shall have
-    #[arg(long, value_name = "TYPE")]
-    pub target_type: Option<String>,
-    /// Only these nodes, by name
-    #[arg(long, value_name = "NODE,…", value_delimiter = ',')]
-    pub nodes: Vec<String>,
-    /// Types to try, in order, where the wanted one will not start
-    #[arg(long, value_name = "TYPE,…", value_delimiter = ',')]
-    pub fallback_types: Vec<String>,
-    /// What to do after a failure [default: rollBackNode]
-    #[arg(long, value_parser = word::<OnFailure>(&["rollBackNode", "rollBackAll", "hold"]))]
-    pub on_failure: Option<OnFailure>,
-    /// Where to wait for an approval
-    #[arg(long, value_name = "GATE,…", value_delimiter = ',', value_parser = word::<Gate>(&["beforeLeader", "afterFirst", "eachNode"]))]
-    pub gates: Vec<Gate>,
-    /// Not before this moment, such as 2026-01-31T02:00:00Z
-    #[arg(long, value_name = "TIME")]
-    pub not_before: Option<jiff::Timestamp>,
-    /// Rest between two nodes
-    #[arg(long, value_name = "SECONDS")]
-    pub dwell_seconds: Option<f64>,
-    /// Time limit of each node
-    #[arg(long, value_name = "SECONDS")]
-    pub node_timeout_seconds: Option<f64>,
-    /// Accept that a cluster with fewer than three voters is not available meanwhile
-    #[arg(long)]
-    pub accept_downtime: bool,
-    /// Who and why.
+    /// What is asked for.
     #[command(flatten)]
-    pub asked: Asked,
-    /// A document with the request; - is stdin
-    #[arg(long, value_name = "FILE")]
-    pub from: Option<PathBuf>,
+    pub request: RequestArgs,
     /// Follow the update, and end with its exit code
     #[arg(long)]
     pub wait: bool,
@@ -102,24 +53,18 @@ pub struct StartArgs {
     pub output: Output,
 }
 
-/// A parser of the stored words of an enum.
-fn word<T: DeserializeOwned + Clone + Send + Sync + 'static>(
-    words: &'static [&'static str],
-) -> impl TypedValueParser<Value = T> {
-    PossibleValuesParser::new(words).try_map(|text| serde_json::from_value::<T>(Value::String(text)))
-}
-
 /// Asks for an update.
 pub async fn run(args: StartArgs, config: &Config, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
-    let document = args.from.as_ref().map(read_document).transpose()?;
-    let request = request(&args, document, config)?;
+    let Wish { request, waivers } = args.request.wish(config)?;
     let reasons = check_request(&request, &[]);
     if !reasons.is_empty() {
         let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
         return Err(Failure::refused(reasons.join("\n")).during("nothing was asked for"));
     }
     let update = UpdateId(fresh_id());
-    store::request(log, clock, update, &request.into()).await?;
+    let mut commands = vec![Event::from(request)];
+    commands.extend(waivers.into_iter().map(Event::from));
+    store::request(log, clock, update, &commands).await?;
     if args.output == Output::Table {
         print(&update.to_string())?;
     }
@@ -132,187 +77,4 @@ pub async fn run(args: StartArgs, config: &Config, log: &dyn EventLog, clock: &d
     }
     note(&format!("asked for; follow it with: esdb-rollout watch {update}"));
     Ok(Exit::Completed)
-}
-
-fn read_document(path: &PathBuf) -> Result<Value, Failure> {
-    let name = path.display();
-    let text = if path.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        std::fs::read_to_string(path)
-    };
-    let usage = |error: anyhow::Error| Failure::usage(format!("{error:#}"));
-    let text = text.with_context(|| format!("{name}: cannot be read")).map_err(usage)?;
-    let value: Value =
-        serde_json::from_str(&text).with_context(|| format!("{name}: expected a JSON object")).map_err(usage)?;
-    if value.is_object() { Ok(value) } else { Err(Failure::usage(format!("{name}: expected a JSON object"))) }
-}
-
-/// Fields of a request document.
-const FIELDS: &[&str] = &[
-    "cluster",
-    "strategy",
-    "targetInstanceType",
-    "nodes",
-    "fallbackTypes",
-    "onFailure",
-    "onSilentNode",
-    "nodeTimeoutSeconds",
-    "planDigest",
-    "gates",
-    "notBefore",
-    "window",
-    "dwellSeconds",
-    "acceptDowntime",
-    "replicasTogether",
-    "supersedes",
-    "resumes",
-    "by",
-    "why",
-];
-
-/// The request: the document's, with what the command line says.
-fn request(args: &StartArgs, document: Option<Value>, config: &Config) -> Result<UpdateRequested, Failure> {
-    let named = document.as_ref().and_then(|d| d.get("cluster")).and_then(Value::as_str);
-    let cluster = cluster_or_only(args.cluster.as_deref().or(named), config)?;
-    let mut request = match document {
-        Some(document) if article::Input::recognises(&document) => {
-            let input: article::Input =
-                serde_json::from_value(document).map_err(|e| Failure::usage(e).during("the article's document"))?;
-            input.into_request(cluster)
-        }
-        Some(mut document) => {
-            if let Some(map) = document.as_object_mut() {
-                if let Some(unknown) = map.keys().find(|k| !FIELDS.contains(&k.as_str())) {
-                    let text =
-                        format!("expected one of {}; found `{unknown}`; correct or remove it", FIELDS.join(", "));
-                    return Err(Failure::usage(text).during("the request document"));
-                }
-                map.insert("cluster".into(), Value::String(cluster.0));
-            }
-            serde_json::from_value(document).map_err(|e| Failure::usage(e).during("the request document"))?
-        }
-        None => article::Input {
-            update_strategy: Strategy::default(),
-            target_instance_type: None,
-            max_number_of_iterations_per_node_update: None,
-            event_store_node_updates: None,
-        }
-        .into_request(cluster),
-    };
-    if let Some(strategy) = args.strategy {
-        request.strategy = strategy;
-    }
-    if let Some(target) = &args.target_type {
-        request.target_instance_type = Some(InstanceType(target.clone()));
-    }
-    if !args.nodes.is_empty() {
-        request.nodes = Some(args.nodes.iter().cloned().map(NodeName).collect());
-    }
-    if !args.fallback_types.is_empty() {
-        request.fallback_types = Some(args.fallback_types.iter().cloned().map(InstanceType).collect());
-    }
-    if !args.gates.is_empty() {
-        request.gates = Some(args.gates.clone());
-    }
-    if args.accept_downtime {
-        request.accept_downtime = Some(true);
-    }
-    request.on_failure = args.on_failure.or(request.on_failure);
-    request.not_before = args.not_before.or(request.not_before);
-    request.dwell_seconds = args.dwell_seconds.or(request.dwell_seconds);
-    request.node_timeout_seconds = args.node_timeout_seconds.or(request.node_timeout_seconds);
-    // Whoever runs this is the default only: the document may name who asked.
-    request.by = request.by.or_else(|| args.asked.by.clone());
-    request.why = args.asked.why.clone().or(request.why);
-    Ok(request)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-    use serde_json::json;
-
-    use super::*;
-    use crate::cli::{Cli, Command};
-
-    fn args(line: &[&str]) -> StartArgs {
-        let line = ["esdb-rollout", "start"].iter().chain(line);
-        let cli = Cli::try_parse_from(line).unwrap_or_else(|e| panic!("{e}"));
-        let Command::Start(args) = cli.command else { panic!("no start command") };
-        args
-    }
-
-    fn made(line: &[&str], document: Option<Value>) -> Value {
-        serde_json::to_value(request(&args(line), document, &Config::default()).unwrap_or_else(|e| panic!("{e}")))
-            .unwrap()
-    }
-
-    #[test]
-    fn options_become_a_request() {
-        let line = [
-            "--cluster",
-            "prod",
-            "--target-type",
-            "m6i.xlarge",
-            "--nodes",
-            "a,b",
-            "--fallback-types",
-            "m5.large",
-            "--on-failure",
-            "hold",
-            "--gates",
-            "beforeLeader,eachNode",
-            "--not-before",
-            "2026-01-31T02:00:00Z",
-            "--dwell-seconds",
-            "5",
-            "--node-timeout-seconds",
-            "900",
-            "--accept-downtime",
-            "--by",
-            "ada",
-            "--why",
-            "x",
-        ];
-        assert_eq!(
-            made(&line, None),
-            json!({
-                "cluster": "prod", "strategy": "Ec2InstanceTypeUpdate", "targetInstanceType": "m6i.xlarge", "nodes": ["a", "b"],
-                "fallbackTypes": ["m5.large"], "onFailure": "hold", "gates": ["beforeLeader", "eachNode"],
-                "notBefore": "2026-01-31T02:00:00Z", "dwellSeconds": 5.0, "nodeTimeoutSeconds": 900.0, "acceptDowntime": true,
-                "by": "ada", "why": "x"
-            })
-        );
-    }
-
-    #[test]
-    fn documents_of_both_kinds() {
-        let ours = json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "by": "bob", "why": "y" });
-        let made_of_ours = made(&["--target-type", "m7i.large", "--by", "ada"], Some(ours));
-        assert_eq!(
-            made_of_ours,
-            json!({ "cluster": "prod", "strategy": "Ec2InstanceTypeUpdate", "targetInstanceType": "m7i.large", "by": "bob", "why": "y" })
-        );
-        let theirs = json!({ "UpdateStrategy": "Ec2InstanceTypeUpdate", "TargetInstanceType": "t2.xlarge", "MaxNumberOfIterationsPerNodeUpdate": 1000 });
-        let made_of_theirs = made(&["--cluster", "prod", "--by", "ada"], Some(theirs));
-        assert_eq!(made_of_theirs["nodeTimeoutSeconds"], json!(5000.0));
-        assert_eq!(made_of_theirs["targetInstanceType"], "t2.xlarge");
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        let failure = |line: &[&str], document: Value| {
-            let failure = request(&args(line), Some(document), &Config::default()).unwrap_err();
-            assert_eq!(failure.exit(), Exit::Usage);
-            failure.to_string()
-        };
-        assert!(failure(&[], json!({ "targetInstanceType": "x" })).contains("--cluster"));
-        assert!(failure(&[], json!({ "cluster": "p", "targetType": "x" })).contains("found `targetType`"));
-        assert!(failure(&[], json!({ "cluster": "p", "gates": ["never"] })).contains("beforeLeader"));
-        assert!(failure(&["--cluster", "p"], json!({ "UpdateStrategy": "Reboot" })).contains("Ec2InstanceRestart"));
-        assert!(Cli::try_parse_from(["x", "start", "--gates", "never"]).is_err());
-        assert!(Cli::try_parse_from(["x", "start", "--timeout", "5"]).is_err(), "--timeout needs --wait");
-    }
 }

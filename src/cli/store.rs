@@ -152,16 +152,16 @@ fn written(command: &Event, update: UpdateId, clock: &dyn Clock) -> Result<NewEv
     encode_command(command, fresh_id(), command_metadata(update, clock.wall())).map_err(Failure::other)
 }
 
-/// Sends one append until its outcome is known or patience ends; the event's id makes repeats harmless.
+/// Sends one append until its outcome is known or patience ends; the events' ids make repeats harmless.
 async fn send(
     log: &dyn EventLog,
     update: UpdateId,
     expected: Expected,
-    event: &NewEvent,
+    events: &[NewEvent],
 ) -> Result<Revision, AppendError> {
     let mut sends = 1;
     loop {
-        match log.append(&update.stream(), expected, vec![event.clone()]).await {
+        match log.append(&update.stream(), expected, events.to_vec()).await {
             Ok(appended) => return Ok(appended.last),
             Err(AppendError::Unknown { .. } | AppendError::Unavailable { .. }) if sends < SENDS_MAX => {
                 sends += 1;
@@ -172,10 +172,15 @@ async fn send(
     }
 }
 
-/// Begins an update: its request becomes the first event of its stream.
-pub async fn request(log: &dyn EventLog, clock: &dyn Clock, update: UpdateId, request: &Event) -> Result<(), Failure> {
-    let event = written(request, update, clock)?;
-    match send(log, update, Expected::NoStream, &event).await {
+/// Begins an update: its request becomes the first event of its stream, with the waivers behind it in the same append.
+pub async fn request(
+    log: &dyn EventLog,
+    clock: &dyn Clock,
+    update: UpdateId,
+    commands: &[Event],
+) -> Result<(), Failure> {
+    let events = commands.iter().map(|c| written(c, update, clock)).collect::<Result<Vec<_>, _>>()?;
+    match send(log, update, Expected::NoStream, &events).await {
         Ok(_) => Ok(()),
         Err(error) => Err(Failure::from(error).during(format!("asking for update {update}"))),
     }
@@ -196,7 +201,7 @@ pub async fn command(
             let verdict = crate::update::react::verdict_word(&followed.state);
             return Err(Failure::refused(format!("update {update} has ended: {verdict}; start a new one")));
         }
-        match send(log, update, Expected::after(followed.state.last_revision()), &event).await {
+        match send(log, update, Expected::after(followed.state.last_revision()), std::slice::from_ref(&event)).await {
             Ok(revision) => return Ok(revision),
             Err(AppendError::Conflict { .. }) => {}
             Err(error) => return Err(Failure::from(error).during(format!("appending {name} to update {update}"))),

@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::cli::failure::Failure;
 use crate::cli::worker::LogFormat;
 use crate::cli::{
-    Cli, Command, command, configuration, fresh_id, history, init, list, projections, rehearse, sim, start, status,
-    watch, worker,
+    Cli, Command, command, configuration, fresh_id, history, init, list, plan, projections, rehearse, sim, start,
+    status, watch, worker,
 };
 use crate::codec::Writer;
 use crate::config::{Cluster, Config, LoginSource};
@@ -54,6 +54,11 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     }
     let log = store(&config, "esdb-rollout")?;
     match command {
+        Command::Plan(args) => {
+            let wish = args.request.wish(&config)?;
+            let cluster = handle(plan::cluster_of(&wish, &config)?).await?;
+            plan::run(&args, wish, &cluster, &log, Arc::new(clock)).await
+        }
         Command::Start(args) => start::run(args, &config, &log, &clock).await,
         Command::Status(args) => status::run(args, &config, &log, &clock).await,
         Command::Watch(args) => watch::run(args, &log, &clock).await,

@@ -1,5 +1,6 @@
 //! An EC2 instance as it was seen.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -71,6 +72,35 @@ pub struct Instance {
     pub auto_scaling_group: Option<String>,
     /// Whether hibernation is configured: the type cannot be changed then.
     pub hibernation: bool,
+    /// What only a plan needs to know.
+    pub details: InstanceDetails,
+}
+
+/// What `DescribeInstances` says of one instance, as far as it bears on whether it may be stopped and will start as another type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstanceDetails {
+    /// `hvm` or `paravirtual`.
+    pub virtualization: Option<String>,
+    /// Whether enhanced networking with ENA is enabled.
+    pub ena: Option<bool>,
+    /// Boot mode that its image asks for: `uefi`, `legacy-bios`, `uefi-preferred`.
+    pub boot_mode: Option<String>,
+    /// Public address.
+    pub public_ip: Option<IpAddr>,
+    /// Whether the public address is an Elastic one, which outlives a stop.
+    pub elastic_ip: bool,
+    /// Network interfaces attached.
+    pub interfaces: u32,
+    /// EBS volumes attached.
+    pub volumes: Vec<String>,
+    /// Placement group.
+    pub placement_group: Option<String>,
+    /// `default`, `dedicated` or `host`.
+    pub tenancy: Option<String>,
+    /// Capacity reservation, or group of them, that it targets.
+    pub capacity_reservation: Option<String>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// What EC2 offers under a type's name.
@@ -82,6 +112,37 @@ pub struct TypeInfo {
     pub architectures: Vec<String>,
     /// Availability zones that offer it.
     pub zones: Vec<String>,
+    /// What only a plan needs to know.
+    pub details: TypeDetails,
+}
+
+/// What `DescribeInstanceTypes` says of a type, as far as it bears on whether an instance will start and serve with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TypeDetails {
+    /// Virtual processors.
+    pub vcpus: Option<u32>,
+    /// Memory, MiB.
+    pub memory_mib: Option<u64>,
+    /// `nitro` or `xen`; absent for bare metal.
+    pub hypervisor: Option<String>,
+    /// `hvm`, `paravirtual`.
+    pub virtualization: Vec<String>,
+    /// `required`, `supported` or `unsupported`.
+    pub ena: Option<String>,
+    /// Boot modes it supports.
+    pub boot_modes: Vec<String>,
+    /// Most network interfaces.
+    pub max_interfaces: Option<u32>,
+    /// Most EBS volumes.
+    pub max_volumes: Option<u32>,
+    /// Whether interfaces count against the most EBS volumes (`shared`).
+    pub shared_attachments: bool,
+    /// I/O operations per second to EBS that it sustains.
+    pub baseline_iops: Option<u32>,
+    /// Whether its processors earn and spend credits.
+    pub burstable: Option<bool>,
+    /// Whether it has disks of its own, which are empty after a stop.
+    pub instance_storage: Option<bool>,
 }
 
 /// Codes by which EC2 says, of a call or as an instance's state reason, that it has no room for the type now.

@@ -9,6 +9,7 @@ pub mod agreement;
 pub mod catch_up;
 pub mod cluster;
 pub mod ids;
+pub mod inspection;
 pub mod instance;
 pub mod quorum;
 pub mod time;

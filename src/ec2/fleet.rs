@@ -17,8 +17,9 @@ use aws_sdk_ec2::operation::RequestId;
 use aws_sdk_ec2::types::{AttributeValue, Filter, InstanceStateName, LocationType};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 
-use super::{AwsConfig, classify};
+use super::{AwsConfig, classify, details};
 use crate::domain::ids::{InstanceId, InstanceType};
+use crate::domain::inspection::Inspection;
 use crate::domain::instance::{Instance, InstanceState, TypeInfo};
 use crate::ports::{CallClass, Done, Fleet, FleetError, Wanted};
 
@@ -39,7 +40,7 @@ const LASTING: [&str; 4] = ["pending", "running", "stopping", "stopped"];
 /// Reads are repeated by the SDK; calls that change something are sent once, since each repeat needs an intent of its own.
 #[derive(Clone, Debug)]
 pub struct Ec2Fleet {
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl Ec2Fleet {
@@ -157,7 +158,7 @@ fn once() -> aws_sdk_ec2::config::Builder {
     aws_sdk_ec2::Config::builder().retry_config(RetryConfig::disabled()).timeout_config(time_outs)
 }
 
-fn filter(name: &str, values: impl IntoIterator<Item = impl AsRef<str>>) -> Filter {
+pub(super) fn filter(name: &str, values: impl IntoIterator<Item = impl AsRef<str>>) -> Filter {
     let values = values.into_iter().map(|v| literal(v.as_ref())).collect();
     Filter::builder().name(name).set_values(Some(values)).build()
 }
@@ -167,7 +168,7 @@ fn literal(value: &str) -> String {
     value.chars().flat_map(|c| matches!(c, '*' | '?' | '\\').then_some('\\').into_iter().chain([c])).collect()
 }
 
-fn text(value: &Option<String>) -> Option<String> {
+pub(super) fn text(value: &Option<String>) -> Option<String> {
     value.clone().filter(|v| !v.is_empty())
 }
 
@@ -191,6 +192,7 @@ fn observed(found: &aws_sdk_ec2::types::Instance) -> Result<Instance, FleetError
         architecture: found.architecture.as_ref().map(|a| a.as_str().to_owned()),
         auto_scaling_group: tag("aws:autoscaling:groupName"),
         hibernation: found.hibernation_options.as_ref().and_then(|h| h.configured).unwrap_or(false),
+        details: details::instance(found),
     })
 }
 
@@ -217,7 +219,7 @@ fn ours(call: &str, code: &str, message: impl Into<String>) -> FleetError {
 }
 
 /// An SDK error as ours: EC2's code if it sent one, else what stopped the call on its way.
-fn failed<E>(call: &str, error: SdkError<E>) -> FleetError
+pub(super) fn failed<E>(call: &str, error: SdkError<E>) -> FleetError
 where
     E: Error + ProvideErrorMetadata + 'static,
 {
@@ -361,7 +363,12 @@ impl Fleet for Ec2Fleet {
             instance_type: instance_type.clone(),
             architectures: architectures.iter().map(|a| a.as_str().to_owned()).collect(),
             zones: zones.into_iter().collect(),
+            details: details::of_type(info),
         }))
+    }
+
+    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
+        self.inspected(ids).await
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {

@@ -1,7 +1,9 @@
 //! The EC2 adapter: the only place that says `aws_`. Nothing of the SDK leaves it.
 
 mod classify;
+mod details;
 mod fleet;
+mod inspect;
 mod key;
 #[cfg(all(test, feature = "esdb"))]
 mod tests;

@@ -284,6 +284,12 @@ impl ClusterAdmin for HttpAdmin {
         gossip::parse_replication(&body).map_err(|e| unreadable(node, "GET /stats/replication", e))
     }
 
+    async fn scavenge(&self, node: &Address) -> Result<Option<String>, NodeError> {
+        let path = "/admin/scavenge/current";
+        let body = self.get(node, path, self.credentials.as_ref()).await?;
+        gossip::parse_scavenge(&body).ok_or_else(|| unreadable(node, path, String::from_utf8_lossy(&body)))
+    }
+
     async fn set_priority(&self, node: &Address, priority: i32) -> Result<(), NodeError> {
         let path = format!("/admin/node/priority/{priority}");
         self.tell(node, &path, "SetNodePriority", &SetNodePriorityReq { priority }).await

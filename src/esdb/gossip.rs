@@ -149,12 +149,27 @@ pub(super) fn parse_cluster_size(json: &[u8]) -> Result<Option<u32>, String> {
     }
 }
 
+/// The scavenge that the answer to `GET /admin/scavenge/current` names (`ScavengeId: …, ScavengeLink: …`, both empty where none runs);
+/// `None` if it is no such answer.
+pub(super) fn parse_scavenge(text: &[u8]) -> Option<Option<String>> {
+    let (id, _) = std::str::from_utf8(text).ok()?.strip_prefix("ScavengeId:")?.split_once(',')?;
+    Some(Some(id.trim().to_owned()).filter(|id| !id.is_empty()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const V23: &str = include_str!("../../tests/recorded/gossip-23.10.5.json");
     const V26: &str = include_str!("../../tests/recorded/gossip-26.1.0.json");
+
+    #[test]
+    fn scavenges() {
+        assert_eq!(parse_scavenge(b"ScavengeId: , ScavengeLink: "), Some(None), "recorded on 23.10.5 and 26.1.0");
+        let runs = b"ScavengeId: 9cd55be2-b38c-4bfa-921d-b9e8a8da0733, ScavengeLink: /admin/scavenge/9cd55be2";
+        assert_eq!(parse_scavenge(runs), Some(Some("9cd55be2-b38c-4bfa-921d-b9e8a8da0733".into())));
+        assert_eq!(parse_scavenge(b"<html>"), None);
+    }
 
     #[test]
     fn recorded_views() {

@@ -66,6 +66,8 @@ pub trait ClusterAdmin: Send + Sync {
     async fn cluster_size(&self, node: &Address) -> Result<Option<u32>, NodeError>;
     /// `GET /stats/replication`: non-empty on the leader only. Needs credentials on a secure cluster.
     async fn replication(&self, node: &Address) -> Result<Vec<ReplicaSubscription>, NodeError>;
+    /// `GET /admin/scavenge/current`: the scavenge that runs on the node, if one does. Needs credentials on a secure cluster.
+    async fn scavenge(&self, node: &Address) -> Result<Option<String>, NodeError>;
     /// Sets the node's priority in memory. Success says nothing of the effect.
     async fn set_priority(&self, node: &Address, priority: i32) -> Result<(), NodeError>;
     /// Asks the node to resign. Success says nothing of the effect: a node that does not lead says yes and does nothing.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 
 use crate::domain::ids::{InstanceId, InstanceType};
+use crate::domain::inspection::Inspection;
 use crate::domain::instance::{Instance, TypeInfo};
 
 /// What an EC2 error asks for. Decided by code, never by text.
@@ -70,6 +71,8 @@ pub trait Fleet: Send + Sync {
     async fn find(&self, wanted: &Wanted) -> Result<Vec<Instance>, FleetError>;
     /// What EC2 offers under this name; `None` if there is no such type.
     async fn type_info(&self, instance_type: &InstanceType) -> Result<Option<TypeInfo>, FleetError>;
+    /// What else bears on stopping these instances and changing their type. Changes nothing; what could not be asked is named in the answer.
+    async fn inspect(&self, ids: &[InstanceId]) -> Inspection;
     /// Stops an instance (never by force).
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError>;
     /// Changes the type of a stopped instance.

@@ -1,5 +1,6 @@
 //! The port face: the worker's ports over a simulated world, in process and in the time of tokio's clock.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::model::{
 use super::world::{AllPage, CompiledFilter, Random, SimWorld, World};
 use crate::domain::cluster::{NodeState, ReplicaSubscription, View};
 use crate::domain::ids::{Address, InstanceId, InstanceType, Revision, StreamName};
+use crate::domain::inspection::{Attributes, Inspection, Right, Verb};
 use crate::domain::instance::{Instance, TypeInfo, lacks_capacity};
 use crate::ports::{
     AppendError, Appended, CallClass, ClusterAdmin, Done, EventLog, Expected, Feed, Fleet, FleetError, LocalRead,
@@ -424,6 +426,13 @@ impl SimPorts {
     }
 }
 
+impl SimPorts {
+    async fn attribute(&self, id: &InstanceId, name: &str) -> Result<String, String> {
+        let answer = self.ec2("DescribeInstanceAttribute", |w| w.instance_attribute(id, name)).await;
+        answer.map(|(value, _)| value).map_err(|e| e.to_string())
+    }
+}
+
 /// What an EC2 code asks for, as the EC2 adapter classes it.
 pub fn class(code: &str) -> CallClass {
     match code {
@@ -493,6 +502,10 @@ impl ClusterAdmin for SimPorts {
 
     async fn replication(&self, node: &Address) -> Result<Vec<ReplicaSubscription>, NodeError> {
         self.ask(node, "GET /stats/replication", |w, n| w.replication(n)).await
+    }
+
+    async fn scavenge(&self, node: &Address) -> Result<Option<String>, NodeError> {
+        self.ask(node, "GET /admin/scavenge/current", |w, n| w.facts().scavenges.get(&n).cloned()).await
     }
 
     async fn set_priority(&self, node: &Address, priority: i32) -> Result<(), NodeError> {
@@ -697,11 +710,44 @@ impl Fleet for SimPorts {
 
     async fn type_info(&self, instance_type: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
         self.travel().await;
-        let (architectures, zones) = self.world.with(|w| {
-            let of_type = w.config().offered_types.iter().filter(|(name, _)| *name == instance_type.0);
-            (of_type.map(|(_, architecture)| architecture.clone()).collect::<Vec<_>>(), w.zones())
-        });
-        Ok((!architectures.is_empty()).then(|| TypeInfo { instance_type: instance_type.clone(), architectures, zones }))
+        Ok(self.world.with(|w| {
+            let mut of_type = w.config().offered_types.iter().filter(|(name, _)| *name == instance_type.0);
+            let architecture = of_type.next().map(|(_, architecture)| architecture.clone())?;
+            let offered = |zone: &String| !w.facts().not_offered.contains(&(instance_type.0.clone(), zone.clone()));
+            Some(TypeInfo {
+                instance_type: instance_type.clone(),
+                zones: w.zones().into_iter().filter(offered).collect(),
+                details: w.facts().type_details(&instance_type.0, &architecture),
+                architectures: vec![architecture],
+            })
+        }))
+    }
+
+    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
+        let mut attributes = BTreeMap::new();
+        for id in ids {
+            let stop_protected = self.attribute(id, "disableApiStop").await.map(|value| value == "true");
+            let shutdown_behavior = self.attribute(id, "instanceInitiatedShutdownBehavior").await;
+            attributes.insert(id.clone(), Attributes { stop_protected, shutdown_behavior });
+        }
+        let events = self.ec2("DescribeInstanceStatus", |w| w.scheduled_events(ids)).await;
+        let volumes = self.ec2("DescribeVolumes", |w| w.volumes(ids)).await;
+        let mut rights = BTreeMap::new();
+        for verb in Verb::ALL {
+            let right = match self.ec2(verb.action(), |w| w.dry_run(verb.action())).await {
+                Err(e) if e.code == "DryRunOperation" => Right::Allowed,
+                Err(e) if e.code == "UnauthorizedOperation" => Right::Denied(e.message),
+                Err(e) => Right::Unknown(e.to_string()),
+                Ok(((), _)) => Right::Unknown("a dry run was carried out".to_owned()),
+            };
+            rights.insert(verb, right);
+        }
+        Inspection {
+            attributes,
+            events: Some(events.map(|(events, _)| events.into_iter().collect()).map_err(|e| e.to_string())),
+            volumes: Some(volumes.map(|(volumes, _)| volumes).map_err(|e| e.to_string())),
+            rights,
+        }
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {

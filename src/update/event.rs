@@ -486,13 +486,61 @@ pub struct PlannedMember {
 }
 
 /// A check of the plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlannedCheck {
     /// Stable code.
     pub code: String,
     /// What was found.
     pub found: String,
+    /// What came of it. Missing, like all that follows, in histories older than the field: there every check listed had passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<CheckOutcome>,
+    /// What it means if it has not passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
+    /// The node it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// What was wanted, if it has not passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<String>,
+    /// How to mend it, if it has not passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    /// Who waived it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waived_by: Option<String>,
+    /// Why it was waived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Until when it is waived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<jiff::Timestamp>,
+}
+
+/// What came of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CheckOutcome {
+    /// It is as wanted.
+    Passed,
+    /// It is not.
+    Failed,
+    /// It could not be told.
+    Unknown,
+}
+
+/// What a check that has not passed means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Severity {
+    /// The update is refused.
+    Refuse,
+    /// A person should know before it begins.
+    Warn,
+    /// Told for the record.
+    Info,
 }
 
 /// What will be done.

@@ -1,10 +1,12 @@
 //! What a decision may rest on beside the stream: all of it fresh, none of it recorded.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::action::CallOutcome;
 use crate::domain::ids::{Incarnation, InstanceId, InstanceType, NodeName, Revision};
+use crate::domain::inspection::{Asked, Inspection};
 use crate::domain::instance::{Instance, TypeInfo};
 use crate::domain::quorum::Voters;
 use crate::domain::time::Moment;
@@ -57,6 +59,14 @@ pub struct Survey {
     pub members: BTreeMap<NodeName, SurveyedMember>,
     /// The wanted types: what EC2 offers under each name (`None`: no such type).
     pub types: BTreeMap<InstanceType, Option<TypeInfo>>,
+    /// The types that the instances have now, as far as EC2 describes them.
+    pub present_types: BTreeMap<InstanceType, TypeInfo>,
+    /// What else EC2 says of the instances.
+    pub inspection: Inspection,
+    /// Scavenges that run, by node (`Err`: the node does not say).
+    pub scavenges: BTreeMap<NodeName, Asked<Option<String>>>,
+    /// Seconds out of service of each node in past updates of this cluster, the latest first.
+    pub past: Asked<Vec<PastChange>>,
     /// What speaks against the update already: mapping, rights, names.
     pub reasons: Vec<Reason>,
     /// What is still missing, for people; empty when complete.
@@ -68,10 +78,21 @@ pub struct Survey {
 pub struct SurveyedMember {
     /// Where it listens.
     pub address: crate::domain::ids::Address,
+    /// What its address resolves to, seen from here; empty if it does not.
+    pub resolved: Vec<IpAddr>,
     /// Its instance.
     pub instance: Instance,
     /// Whether it is the machine this worker runs on.
     pub is_own_machine: bool,
+}
+
+/// One node of a past update.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PastChange {
+    /// The node.
+    pub node: NodeName,
+    /// From the request to stop it until it had caught up, seconds.
+    pub out_of_service: f64,
 }
 
 /// Limits from the worker's own configuration.

@@ -6,6 +6,7 @@ use std::fmt;
 use uuid::Uuid;
 
 use super::event::*;
+use super::plan::Waiver;
 use crate::domain::catch_up::{Baseline, DataKept};
 use crate::domain::ids::{Incarnation, InstanceId, InstanceType, NodeName, ProcessId, Revision, WorkerName};
 use crate::domain::time::Moment;
@@ -311,6 +312,8 @@ pub struct State {
     pub in_hand: Option<InHand>,
     /// Commands without an answer.
     pub unanswered: Vec<Unanswered>,
+    /// Waivers that came before the plan, for the plan to take.
+    pub waivers: Vec<Waiver>,
     /// Whether it is paused.
     pub paused: Option<UpdatePaused>,
     /// Whether it shall end, and the command that says so.
@@ -479,6 +482,7 @@ impl State {
                 if self.accepted_at.is_some() {
                     return illegal("after acceptance");
                 }
+                self.waivers_answered();
                 self.end = Some(End::Rejected(e.clone()));
             }
             Event::UpdatePlanned(e) => {
@@ -486,6 +490,7 @@ impl State {
                     return illegal("before acceptance, or twice");
                 }
                 self.types = e.members.iter().map(|m| (m.node.clone(), m.old_type.clone())).collect();
+                self.waivers_answered();
                 self.plan = Some(e.clone());
             }
             Event::CommandRefused(e) => self.answer(e.command.revision)?,
@@ -554,12 +559,23 @@ impl State {
         Ok(())
     }
 
+    /// The plan, or the rejection, answers the waivers it took.
+    fn waivers_answered(&mut self) {
+        let taken: BTreeSet<Revision> = self.waivers.iter().map(|w| w.revision).collect();
+        self.unanswered.retain(|u| !taken.contains(&u.revision));
+    }
+
     /// Commands take hold as soon as they stand in the stream; the fact that follows only acknowledges them.
     fn obey(&mut self, revision: Revision, event: &Event) {
         if let Event::CancelRequested(c) = event
             && self.cancelled.is_none()
         {
             self.cancelled = Some(c.clone());
+        }
+        if let Event::CheckWaived(w) = event
+            && self.plan.is_none()
+        {
+            self.waivers.extend(Waiver::of(revision, w));
         }
         if let Event::ApprovalGranted(a) = event
             && let Some(awaited) = &self.awaited

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no randomness. Knows [`crate::domain`], [`crate::update`] and [`crate::lease`] only.
 
 pub mod article;
+pub mod plan;
 pub mod progress;
 pub mod projected;
 #[cfg(test)]

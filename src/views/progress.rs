@@ -45,6 +45,60 @@ pub struct NodeProgress {
     pub seconds: PhaseSeconds,
 }
 
+/// A check that a person has taken upon themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveWaiver {
+    /// The check.
+    pub check: String,
+    /// The node; absent: every one.
+    pub node: Option<NodeName>,
+    /// Who waived it.
+    pub by: Option<String>,
+    /// Why.
+    pub why: Option<String>,
+    /// Until when.
+    pub until: Option<jiff::Timestamp>,
+}
+
+impl fmt::Display for LiveWaiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = self.node.as_ref().map(|n| format!(" of {n}")).unwrap_or_default();
+        let until = self.until.map(|at| format!(" until {at}")).unwrap_or_default();
+        let (by, why) =
+            (self.by.as_deref().unwrap_or("somebody unnamed"), self.why.as_deref().unwrap_or("no reason given"));
+        write!(f, "{}{of} by {by}{until}: {why}", self.check)
+    }
+}
+
+/// Waivers that hold at `now`: those that the plan took, or, before there is one, those that it will be offered.
+fn waivers(state: &State, now: jiff::Timestamp) -> Vec<LiveWaiver> {
+    let offered = state.waivers.iter().map(|w| LiveWaiver {
+        check: w.check.clone(),
+        node: w.node.clone(),
+        by: w.by.clone(),
+        why: w.why.clone(),
+        until: w.until,
+    });
+    let all: Vec<LiveWaiver> = match (&state.end, &state.plan) {
+        (Some(_), _) => Vec::new(),
+        (None, None) => offered.collect(),
+        (None, Some(plan)) => plan
+            .checks
+            .iter()
+            .filter(|c| c.waived_by.is_some())
+            .map(|c| LiveWaiver {
+                check: c.code.clone(),
+                node: c.node.clone(),
+                by: c.waived_by.clone(),
+                why: c.why.clone(),
+                until: c.until,
+            })
+            .collect(),
+    };
+    all.into_iter().filter(|w| w.until.is_none_or(|until| until > now)).collect()
+}
+
 /// Where an update is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -79,6 +133,9 @@ pub struct Progress {
     pub elections: u32,
     /// Nodes that are not running: those that the end names, and the one in hand while it is out of service.
     pub not_running: Vec<NodeName>,
+    /// Checks that are waived now; none once it has ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waivers: Vec<LiveWaiver>,
     /// What it is waiting for; absent once it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Why>,
@@ -142,6 +199,7 @@ impl Progress {
             nodes: nodes(state, spans, now),
             elections: state.elections,
             not_running,
+            waivers: waivers(state, now),
             waiting: why(update, state, now),
             code,
             remedy,
@@ -295,6 +353,9 @@ impl fmt::Display for Progress {
             }
             f.write_str(&columns(&rows))?;
         }
+        for waiver in &self.waivers {
+            writeln!(f, "WAIVED: {}", plain(&waiver.to_string()))?;
+        }
         if let Some(waiting) = &self.waiting {
             writeln!(f, "waiting: {}", plain(&waiting.line()))?;
         }
@@ -397,6 +458,23 @@ esdb-1  Leader           m6i.large → m6i.xlarge  m6i.xlarge  updated  84.0
         for line in ["failed: running as m6i.large", "failed: nodeTimeout; look at the node", "NOT RUNNING: esdb-2"] {
             assert!(shown.contains(line), "{line} in {shown}");
         }
+    }
+
+    #[test]
+    fn live_waivers_are_shouted_and_expired_ones_are_not() {
+        let mut story = Story::requested();
+        let waived = |until: Option<&str>| CheckWaived {
+            answers: crate::domain::ids::Revision(0),
+            check: Some("stopProtection".into()),
+            node: Some("esdb-2".into()),
+            until: until.map(|t| t.parse().expect("a time")),
+            by: Some("ada".into()),
+            why: Some("lifted at noon".into()),
+        };
+        story.say(waived(None)).say(waived(Some("2025-12-31T00:00:00Z")));
+        let shown = of(&story).to_string();
+        assert_eq!(shown.matches("WAIVED: ").count(), 1, "{shown}");
+        assert!(shown.contains("WAIVED: stopProtection of esdb-2 by ada: lifted at noon\n"), "{shown}");
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Story {
                 member("esdb-4", Role::ReadOnlyReplica, 0),
             ],
             order: ["esdb-4", "esdb-2", "esdb-3", "esdb-1"].map(NodeName::from).to_vec(),
-            checks: vec![PlannedCheck { code: "votersUp".into(), found: "3 of 3".into() }],
+            checks: vec![PlannedCheck { code: "votersUp".into(), found: "3 of 3".into(), ..PlannedCheck::default() }],
             digest: "d1".into(),
         });
         story

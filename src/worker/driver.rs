@@ -484,7 +484,7 @@ impl Driver {
         if !due {
             return;
         }
-        let found = survey(&self.handle, self.state.request.as_ref()).await;
+        let found = survey(&self.handle, self.state.request.as_ref().map(|r| (r, &*self.worker.log))).await;
         let nodes: BTreeMap<NodeName, Address> =
             found.members.iter().map(|(n, m)| (n.clone(), m.address.clone())).collect();
         let known: Vec<NodeName> = self.watch.nodes().map(|(n, _)| n.clone()).collect();

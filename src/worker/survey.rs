@@ -4,20 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, UdpSocket};
 
 use super::ClusterHandle;
+use super::inspect::inspect;
 use crate::domain::cluster::NodeState;
 use crate::domain::ids::{Address, InstanceId, NodeName};
+use crate::domain::inspection::Inspection;
 use crate::domain::instance::Instance;
 use crate::domain::quorum::Voters;
-use crate::ports::{CallClass, FleetError, NodeError, Wanted};
+use crate::ports::{CallClass, EventLog, FleetError, NodeError, Wanted};
 use crate::update::event::{Reason, UpdateRequested};
 use crate::update::observed::{Survey, SurveyedMember};
 
 /// Surveys a cluster. Whatever did not answer is named in `missing`, and worth another survey; `reasons` are final.
-pub async fn survey(cluster: &ClusterHandle, request: Option<&UpdateRequested>) -> Survey {
+/// With a request, and the store that holds the cluster's past updates, all that the request's plan is judged by is asked as well.
+pub async fn survey(cluster: &ClusterHandle, asked: Option<(&UpdateRequested, &dyn EventLog)>) -> Survey {
     let mut survey = Survey {
         voters: cluster.voters,
         members: BTreeMap::new(),
         types: BTreeMap::new(),
+        present_types: BTreeMap::new(),
+        inspection: Inspection::default(),
+        scavenges: BTreeMap::new(),
+        past: Err("past updates were not asked for".into()),
         reasons: Vec::new(),
         missing: Vec::new(),
     };
@@ -29,7 +36,7 @@ pub async fn survey(cluster: &ClusterHandle, request: Option<&UpdateRequested>) 
         fleet_failed(error, &mut survey);
         return survey;
     }
-    if let Some(request) = request {
+    if let Some((request, log)) = asked {
         for t in request.target_instance_type.iter().chain(request.fallback_types.iter().flatten()) {
             match cluster.fleet.type_info(t).await {
                 Ok(info) => {
@@ -37,6 +44,10 @@ pub async fn survey(cluster: &ClusterHandle, request: Option<&UpdateRequested>) 
                 }
                 Err(error) => fleet_failed(error, &mut survey),
             }
+        }
+        // What is refused or must be looked at again anyway needs no more questions.
+        if survey.reasons.is_empty() && survey.missing.is_empty() {
+            inspect(cluster, request, log, &mut survey).await;
         }
     }
     survey
@@ -232,9 +243,13 @@ async fn match_instances(
             name = NodeName(address.to_string());
         }
         let is_own_machine = instance.private_ip.is_some_and(is_own_address);
-        survey
-            .members
-            .insert(name, SurveyedMember { address: address.clone(), instance: (*instance).clone(), is_own_machine });
+        let member = SurveyedMember {
+            address: address.clone(),
+            resolved: resolved.clone(),
+            instance: (*instance).clone(),
+            is_own_machine,
+        };
+        survey.members.insert(name, member);
     }
     Ok(())
 }

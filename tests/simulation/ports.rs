@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use esdb_rollout::domain::cluster::{NodeState, ReplicaSubscription, View};
 use esdb_rollout::domain::ids::{Address, Incarnation, InstanceId, InstanceType, Revision, StreamName};
+use esdb_rollout::domain::inspection::Inspection;
 use esdb_rollout::domain::instance::{Instance, TypeInfo};
 use esdb_rollout::domain::time::Moment;
 use esdb_rollout::ports::*;
@@ -632,6 +633,10 @@ impl ClusterAdmin for Wired {
         self.asks(n, self.admin.replication(n)).await
     }
 
+    async fn scavenge(&self, n: &Address) -> Result<Option<String>, NodeError> {
+        self.asks(n, self.admin.scavenge(n)).await
+    }
+
     async fn set_priority(&self, n: &Address, p: i32) -> Result<(), NodeError> {
         let call = Call::SetPriority { address: n.clone(), priority: p };
         match self.stage.bug {
@@ -694,6 +699,11 @@ impl Fleet for Wired {
 
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
         let answer = self.fleet.type_info(t).await;
+        self.back(answer).await
+    }
+
+    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
+        let answer = self.fleet.inspect(ids).await;
         self.back(answer).await
     }
 

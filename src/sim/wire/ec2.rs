@@ -9,13 +9,14 @@ use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
 use uuid::Uuid;
 
+use super::ec2_facts;
 use crate::domain::ids::{InstanceId, InstanceType};
 use crate::domain::instance::{Instance, InstanceState};
 use crate::sim::model::Ec2Fault;
 use crate::sim::world::{SimWorld, StateChange, World};
 
 const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
-const OWNER: &str = "123456789012";
+pub(super) const OWNER: &str = "123456789012";
 /// The world begins with all instances up; EC2 wants a time for that.
 const LAUNCHED: &str = "2026-01-01T00:00:00.000Z";
 
@@ -70,7 +71,7 @@ fn status_of(code: &str) -> StatusCode {
     }
 }
 
-fn fault(code: &str, message: impl Into<String>) -> Ec2Fault {
+pub(super) fn fault(code: &str, message: impl Into<String>) -> Ec2Fault {
     Ec2Fault { code: code.to_owned(), message: message.into() }
 }
 
@@ -81,13 +82,16 @@ fn perform(world: &mut World, action: &str, parameters: &Parameters) -> Result<S
         | "StartInstances"
         | "RebootInstances"
         | "ModifyInstanceAttribute"
+        | "DescribeInstanceAttribute"
+        | "DescribeInstanceStatus"
+        | "DescribeVolumes"
         | "DescribeInstanceTypes"
         | "DescribeInstanceTypeOfferings" => parameters.flag("DryRun"),
         "" => return Err(fault("MissingAction", "The request must contain the parameter Action")),
         _ => return Err(fault("InvalidAction", format!("The action {action} is not valid for this web service."))),
     };
     if dry {
-        return Err(fault("DryRunOperation", "Request would have succeeded, but DryRun flag is set."));
+        return world.dry_run(action).map(|()| String::new());
     }
     match action {
         "DescribeInstances" => describe_instances(world, parameters),
@@ -100,6 +104,9 @@ fn perform(world: &mut World, action: &str, parameters: &Parameters) -> Result<S
             Ok(text("return", "true"))
         }
         "ModifyInstanceAttribute" => modify_instance_attribute(world, parameters),
+        "DescribeInstanceAttribute" => ec2_facts::instance_attribute(world, parameters),
+        "DescribeInstanceStatus" => ec2_facts::instance_status(world, parameters),
+        "DescribeVolumes" => ec2_facts::volumes(world, parameters),
         "DescribeInstanceTypes" => describe_instance_types(world, parameters),
         _ => describe_instance_type_offerings(world, parameters),
     }
@@ -107,7 +114,7 @@ fn perform(world: &mut World, action: &str, parameters: &Parameters) -> Result<S
 
 /// The fields of a form, in their order.
 #[derive(Debug)]
-struct Parameters(Vec<(String, String)>);
+pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
     fn parse(form: &[u8]) -> Parameters {
@@ -143,11 +150,11 @@ impl Parameters {
         )
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    fn flag(&self, name: &str) -> bool {
+    pub(super) fn flag(&self, name: &str) -> bool {
         self.get(name).is_some_and(|v| v.eq_ignore_ascii_case("true"))
     }
 
@@ -157,7 +164,7 @@ impl Parameters {
     }
 
     /// The instances of a request that must name some.
-    fn instances(&self) -> Result<Vec<InstanceId>, Ec2Fault> {
+    pub(super) fn instances(&self) -> Result<Vec<InstanceId>, Ec2Fault> {
         let ids: Vec<InstanceId> = self.list("InstanceId").into_iter().map(InstanceId).collect();
         if ids.is_empty() {
             Err(fault("MissingParameter", "The request must contain the parameter InstanceId"))
@@ -167,7 +174,7 @@ impl Parameters {
     }
 
     /// The filters: each a name and the values of which one must hold.
-    fn filters(&self) -> Vec<(String, Vec<String>)> {
+    pub(super) fn filters(&self) -> Vec<(String, Vec<String>)> {
         (1..)
             .map_while(|i| {
                 Some((self.get(&format!("Filter.{i}.Name"))?.to_owned(), self.list(&format!("Filter.{i}.Value"))))
@@ -202,7 +209,7 @@ fn describe_instances(world: &mut World, parameters: &Parameters) -> Result<Stri
 }
 
 /// A page of a list, and the element that names the next one.
-fn paged<'a, T>(all: &'a [T], parameters: &Parameters) -> Result<(&'a [T], String), Ec2Fault> {
+pub(super) fn paged<'a, T>(all: &'a [T], parameters: &Parameters) -> Result<(&'a [T], String), Ec2Fault> {
     let number = |name: &str| {
         parameters
             .get(name)
@@ -258,10 +265,11 @@ fn like(pattern: &str, text: &str) -> bool {
     step(&pattern.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>())
 }
 
-fn tags(instance: &Instance) -> Vec<(&'static str, String)> {
+fn tags(instance: &Instance) -> Vec<(&str, String)> {
     let name = instance.name_tag.clone().map(|name| ("Name", name));
     let group = instance.auto_scaling_group.clone().map(|group| ("aws:autoscaling:groupName", group));
-    name.into_iter().chain(group).collect()
+    let others = instance.details.tags.iter().map(|(key, value)| (key.as_str(), value.clone()));
+    name.into_iter().chain(group).chain(others).collect()
 }
 
 fn instance(i: &Instance) -> String {
@@ -281,12 +289,10 @@ fn instance(i: &Instance) -> String {
     put("architecture", i.architecture.clone());
     put("rootDeviceType", i.root_device.clone());
     put("rootDeviceName", Some("/dev/xvda".to_owned()));
-    put("virtualizationType", Some("hvm".to_owned()));
     put("hypervisor", Some("xen".to_owned()));
     put("instanceLifecycle", i.lifecycle.clone());
-    if let Some(zone) = &i.zone {
-        xml += &element("placement", &(text("availabilityZone", zone) + "<groupName/>" + &text("tenancy", "default")));
-    }
+    xml += &ec2_facts::placement(i);
+    xml += &ec2_facts::instance_details(i);
     if let Some(reason) = &i.state_reason {
         let message = format!("{reason}: State change");
         xml += &element("stateReason", &(text("code", reason) + &text("message", &message)));
@@ -294,15 +300,10 @@ fn instance(i: &Instance) -> String {
     let tags: String = tags(i).iter().map(|(k, v)| element("item", &(text("key", k) + &text("value", v)))).collect();
     xml += &element("tagSet", &tags);
     xml += &element("hibernationOptions", &text("configured", &i.hibernation.to_string()));
-    if let Some(ip) = i.private_ip {
-        let address = element("item", &(text("privateIpAddress", &ip.to_string()) + &text("primary", "true")));
-        let interface = text("privateIpAddress", &ip.to_string()) + &element("privateIpAddressesSet", &address);
-        xml += &element("networkInterfaceSet", &element("item", &interface));
-    }
     xml
 }
 
-fn state(state: InstanceState) -> String {
+pub(super) fn state(state: InstanceState) -> String {
     let code = match state {
         InstanceState::Pending => 0,
         InstanceState::Running => 16,
@@ -366,9 +367,9 @@ fn describe_instance_types(world: &World, parameters: &Parameters) -> Result<Str
     let (page, next) = paged(&shown, parameters)?;
     let mut set = String::new();
     for (name, architecture) in page {
-        let mut what = text("instanceType", name) + &text("currentGeneration", "true") + &text("hypervisor", "nitro");
+        let mut what = text("instanceType", name) + &text("currentGeneration", "true");
+        what += &ec2_facts::type_details(&world.facts().type_details(name, architecture));
         what += &element("supportedRootDeviceTypes", &text("item", "ebs"));
-        what += &element("supportedVirtualizationTypes", &text("item", "hvm"));
         what += &element("supportedUsageClasses", &text("item", "on-demand"));
         what += &element("processorInfo", &element("supportedArchitectures", &text("item", architecture)));
         set += &element("item", &what);
@@ -397,7 +398,7 @@ fn describe_instance_type_offerings(world: &mut World, parameters: &Parameters) 
             let holds = |(filter, values): &(String, Vec<String>)| {
                 values.iter().any(|v| like(v, if filter == "instance-type" { name } else { place }))
             };
-            if filters.iter().all(holds) {
+            if filters.iter().all(holds) && !world.facts().not_offered.contains(&(name.clone(), place.clone())) {
                 offers.push((name.clone(), place.clone()));
             }
         }
@@ -411,13 +412,13 @@ fn describe_instance_type_offerings(world: &mut World, parameters: &Parameters) 
 }
 
 /// An element around what is XML already; `tag` may carry attributes.
-fn element(tag: &str, inside: &str) -> String {
+pub(super) fn element(tag: &str, inside: &str) -> String {
     let name = tag.split(' ').next().unwrap_or(tag);
     format!("<{tag}>{inside}</{name}>")
 }
 
 /// An element around a text.
-fn text(tag: &str, inside: &str) -> String {
+pub(super) fn text(tag: &str, inside: &str) -> String {
     let mut escaped = String::with_capacity(inside.len());
     for c in inside.chars() {
         match c {

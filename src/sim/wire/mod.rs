@@ -4,6 +4,7 @@ mod admin;
 mod atom;
 mod batch;
 mod ec2;
+mod ec2_facts;
 mod http;
 mod life;
 mod projections;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{Event, World};
+use super::{Event, InstanceFacts, World};
 use crate::domain::ids::{InstanceId, InstanceType};
 use crate::domain::instance::{Instance, InstanceState};
 use crate::sim::model::{Ec2Fault, Fault, NodeIx, WorldConfig};
@@ -34,7 +34,7 @@ pub(super) struct Machine {
 impl Machine {
     pub fn new(n: NodeIx, config: &WorldConfig) -> Machine {
         Machine {
-            id: InstanceId(format!("i-{:017x}", 10 + n)),
+            id: instance_id(n),
             instance_type: config.instance_type.clone(),
             state: InstanceState::Running,
             reason: None,
@@ -47,7 +47,7 @@ impl Machine {
         }
     }
 
-    fn describe(&self) -> Instance {
+    fn describe(&self, facts: &InstanceFacts) -> Instance {
         let dns =
             self.ip.map(|ip| format!("ip-{}.eu-west-1.compute.internal", ip.to_string().replace(['.', ':'], "-")));
         Instance {
@@ -59,13 +59,19 @@ impl Machine {
             private_dns: dns,
             zone: Some(self.zone.clone()),
             name_tag: Some(self.name.clone()),
-            root_device: Some("ebs".to_owned()),
-            lifecycle: None,
+            root_device: Some(facts.root_device.clone()),
+            lifecycle: facts.lifecycle.clone(),
             architecture: Some(self.architecture.clone()),
-            auto_scaling_group: None,
-            hibernation: false,
+            auto_scaling_group: facts.auto_scaling_group.clone(),
+            hibernation: facts.hibernation,
+            details: facts.details.clone(),
         }
     }
+}
+
+/// The instance of a node, at the beginning.
+pub(super) fn instance_id(n: NodeIx) -> InstanceId {
+    InstanceId(format!("i-{:017x}", 10 + n))
 }
 
 /// The private address of a node's instance. Names are not resolved here; what `localhost` is need not be asked.
@@ -130,17 +136,29 @@ impl World {
     pub fn describe_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<Instance>, Ec2Fault> {
         self.throttle()?;
         if ids.is_empty() {
-            return Ok(self.nodes.iter().map(|n| n.machine.describe()).collect());
+            return Ok((0..self.nodes.len()).map(|n| self.described(n)).collect());
         }
-        Ok(self.machines(ids)?.into_iter().map(|n| self.nodes[n].machine.describe()).collect())
+        Ok(self.machines(ids)?.into_iter().map(|n| self.described(n)).collect())
+    }
+
+    fn described(&self, n: NodeIx) -> Instance {
+        self.nodes[n].machine.describe(&self.facts.instances[n])
     }
 
     /// `StopInstances`, without force. An instance that is stopped or stopping stays so, without error.
     pub fn stop_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<StateChange>, Ec2Fault> {
         self.throttle()?;
+        self.authorize("StopInstances")?;
         let nodes = self.machines(ids)?;
         for &n in &nodes {
             let m = &self.nodes[n].machine;
+            if self.facts.instances[n].stop_protected {
+                let message = format!(
+                    "The instance '{}' may not be stopped. Modify its 'disableApiStop' instance attribute and try again.",
+                    m.id
+                );
+                return Err(fault("OperationNotPermitted", message));
+            }
             if !matches!(m.state, InstanceState::Running | InstanceState::Stopping | InstanceState::Stopped) {
                 let message = format!("The instance '{}' is not in a state from which it can be stopped.", m.id);
                 return Err(fault("IncorrectInstanceState", message));
@@ -152,6 +170,7 @@ impl World {
     /// `StartInstances`. An instance that is running or pending stays so, without error.
     pub fn start_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<StateChange>, Ec2Fault> {
         self.throttle()?;
+        self.authorize("StartInstances")?;
         let nodes = self.machines(ids)?;
         for &n in &nodes {
             let m = &self.nodes[n].machine;
@@ -171,6 +190,7 @@ impl World {
     /// `ModifyInstanceAttribute` of the type; the instance must be stopped.
     pub fn modify_instance_type(&mut self, id: &InstanceId, to: &InstanceType) -> Result<(), Ec2Fault> {
         self.throttle()?;
+        self.authorize("ModifyInstanceAttribute")?;
         let n = self.machine(id)?;
         let Some(wanted) = architecture(&self.config, &to.0).map(str::to_owned) else {
             return Err(fault("InvalidParameterValue", format!("Invalid value '{to}' for InstanceType.")));
@@ -246,7 +266,7 @@ impl World {
         self.touch();
     }
 
-    fn throttle(&mut self) -> Result<(), Ec2Fault> {
+    pub(super) fn throttle(&mut self) -> Result<(), Ec2Fault> {
         let percent = self
             .config
             .faults
@@ -258,7 +278,7 @@ impl World {
         Ok(())
     }
 
-    fn machine(&self, id: &InstanceId) -> Result<NodeIx, Ec2Fault> {
+    pub(super) fn machine(&self, id: &InstanceId) -> Result<NodeIx, Ec2Fault> {
         if !well_formed(id) {
             return Err(fault("InvalidInstanceID.Malformed", format!("Invalid id: \"{id}\"")));
         }
@@ -268,7 +288,7 @@ impl World {
             .ok_or_else(|| fault("InvalidInstanceID.NotFound", format!("The instance ID '{id}' does not exist")))
     }
 
-    fn machines(&self, ids: &[InstanceId]) -> Result<Vec<NodeIx>, Ec2Fault> {
+    pub(super) fn machines(&self, ids: &[InstanceId]) -> Result<Vec<NodeIx>, Ec2Fault> {
         ids.iter().map(|id| self.machine(id)).collect()
     }
 

@@ -5,6 +5,7 @@
 
 mod ec2;
 mod election;
+mod facts;
 mod faults;
 mod filter;
 mod gossip;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use ec2::StateChange;
+pub use facts::{Facts, InstanceFacts};
 pub use filter::CompiledFilter;
 pub use handle::SimWorld;
 pub use log::{AllPage, DELETED};
@@ -118,6 +120,7 @@ pub struct World {
     truth: Vec<Arc<Stored>>,
     /// How often each fault of the configuration was played.
     played: Vec<u32>,
+    facts: Facts,
 }
 
 impl World {
@@ -158,6 +161,7 @@ impl World {
             written: 0,
             truth: Vec::new(),
             played: vec![0; config.faults.len()],
+            facts: Facts::new(&config),
             config,
         };
         for n in 0..count {

@@ -1,6 +1,7 @@
 //! What answers a command.
 
 use super::super::event::*;
+use super::super::plan::answer_waiver;
 use super::super::state::State;
 
 pub(super) fn refusal(command: CommandRef, code: &str, found: String, wanted: &str, remedy: &str) -> Event {
@@ -76,7 +77,15 @@ pub fn answer_command(state: &State) -> Option<Event> {
                     )
                 }
             }
-            Event::RollbackRequested(_) | Event::RetryRequested(_) | Event::CheckWaived(_) => refusal(
+            // One that the plan takes is answered by the plan.
+            Event::CheckWaived(c) => {
+                let taken = state.waivers.iter().any(|w| w.revision == u.revision);
+                match answer_waiver(c, command, state.plan.is_some()) {
+                    Some(answer) if !taken => answer,
+                    Some(_) | None => continue,
+                }
+            }
+            Event::RollbackRequested(_) | Event::RetryRequested(_) => refusal(
                 command,
                 "notSupported",
                 format!("{} to this version", u.type_name),

@@ -33,12 +33,17 @@ pub(super) fn before_plan(state: &State, observed: &Observed<'_>, now: Moment) -
     let Some(survey) = observed.survey else {
         return wait(state, "surveying", "the cluster and its instances are being looked at", vec![]);
     };
-    match plan::plan(request, survey, observed, now) {
+    // Whoever was to begin later is looked at from then on.
+    let since = request.not_before.map_or(taken, |at| {
+        let due_for = observed.wall.duration_since(at).unsigned_abs();
+        taken.max(Moment(now.0.saturating_sub(due_for)))
+    });
+    match plan::plan(request, survey, &state.waivers, observed, since, now) {
         Planning::Ready(plan, cluster_id) => {
             Next::Record(vec![UpdateAccepted { request: request.clone(), cluster_id }.into(), (*plan).into()])
         }
         Planning::Refused(reasons) => reject(reasons),
-        Planning::Incomplete(missing) if now.since(taken) > SURVEY_TIMEOUT => reject(vec![Reason {
+        Planning::Incomplete(missing) if now.since(since) > SURVEY_TIMEOUT => reject(vec![Reason {
             code: "clusterNotObservable".into(),
             found: missing.join(", "),
             wanted: "an answer from every expected member and its instance".into(),

@@ -1,0 +1,101 @@
+//! What else can be asked of EC2 before anything is touched. Each answer stands for itself: what could not be asked says so, and is
+//! never taken for a good one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::ids::InstanceId;
+
+/// An answer, or why there is none.
+pub type Asked<T> = Result<T, String>;
+
+/// A call that an update makes, as IAM names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// `ec2:StopInstances`.
+    Stop,
+    /// `ec2:StartInstances`.
+    Start,
+    /// `ec2:ModifyInstanceAttribute`.
+    Modify,
+    /// `ec2:RebootInstances`.
+    Reboot,
+}
+
+impl Verb {
+    /// All of them.
+    pub const ALL: [Verb; 4] = [Verb::Stop, Verb::Start, Verb::Modify, Verb::Reboot];
+
+    /// The API's name of the call.
+    pub fn action(self) -> &'static str {
+        match self {
+            Verb::Stop => "StopInstances",
+            Verb::Start => "StartInstances",
+            Verb::Modify => "ModifyInstanceAttribute",
+            Verb::Reboot => "RebootInstances",
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.action())
+    }
+}
+
+/// What came of a dry run, which proves permission and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// `DryRunOperation`: the call would have been made.
+    Allowed,
+    /// `UnauthorizedOperation`, with EC2's words.
+    Denied(String),
+    /// Any other answer.
+    Unknown(String),
+}
+
+/// Attributes of one instance that `DescribeInstances` does not tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// `disableApiStop`: whether EC2 refuses to stop it.
+    pub stop_protected: Asked<bool>,
+    /// `instanceInitiatedShutdownBehavior`: `stop` or `terminate`.
+    pub shutdown_behavior: Asked<String>,
+}
+
+/// Something AWS will do to an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduledEvent {
+    /// `instance-stop`, `instance-retirement`, `system-reboot`, …
+    pub code: String,
+    /// Words of AWS.
+    pub description: String,
+    /// The earliest moment.
+    pub not_before: Option<jiff::Timestamp>,
+}
+
+/// An EBS volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its id.
+    pub id: String,
+    /// The instance it is attached to.
+    pub instance: InstanceId,
+    /// I/O operations per second it is provisioned with.
+    pub iops: Option<u32>,
+    /// The key it is encrypted with, if it is.
+    pub kms_key: Option<String>,
+}
+
+/// What was asked, and answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// By instance.
+    pub attributes: BTreeMap<InstanceId, Attributes>,
+    /// By instance; one without events may be missing.
+    pub events: Option<Asked<BTreeMap<InstanceId, Vec<ScheduledEvent>>>>,
+    /// Volumes of all instances.
+    pub volumes: Option<Asked<Vec<Volume>>>,
+    /// Dry runs: the worst answer over all instances.
+    pub rights: BTreeMap<Verb, Right>,
+}

@@ -1,0 +1,60 @@
+//! What EC2's answers say of instances and types, in our words.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ec2::types;
+
+use super::fleet::text;
+use crate::domain::instance::{InstanceDetails, TypeDetails};
+
+/// Owner of addresses that a stop takes away; an Elastic IP has the account for owner.
+const AMAZON: &str = "amazon";
+
+pub(super) fn instance(found: &types::Instance) -> InstanceDetails {
+    let interfaces = found.network_interfaces();
+    let owned = interfaces.iter().filter_map(|i| i.association.as_ref()).filter_map(|a| a.ip_owner_id.as_deref());
+    let placement = found.placement.as_ref();
+    let target = found.capacity_reservation_specification.as_ref();
+    let target = target.and_then(|s| s.capacity_reservation_target.as_ref());
+    let of_target = |t: &types::CapacityReservationTargetResponse| {
+        text(&t.capacity_reservation_id).or_else(|| text(&t.capacity_reservation_resource_group_arn))
+    };
+    let mappings = found.block_device_mappings().iter();
+    let tags = found.tags().iter();
+    // What it was started with outranks what its image prefers.
+    let current = found.current_instance_boot_mode.as_ref().map(|m| m.as_str().to_owned());
+    InstanceDetails {
+        virtualization: found.virtualization_type.as_ref().map(|v| v.as_str().to_owned()),
+        ena: found.ena_support,
+        boot_mode: current.or_else(|| found.boot_mode.as_ref().map(|m| m.as_str().to_owned())),
+        public_ip: found.public_ip_address.as_ref().and_then(|ip| ip.parse().ok()),
+        elastic_ip: owned.into_iter().any(|owner| owner != AMAZON),
+        interfaces: u32::try_from(interfaces.len()).unwrap_or(u32::MAX),
+        volumes: mappings.filter_map(|m| text(&m.ebs.as_ref()?.volume_id)).collect(),
+        placement_group: placement.and_then(|p| text(&p.group_name)),
+        tenancy: placement.and_then(|p| p.tenancy.as_ref()).map(|t| t.as_str().to_owned()),
+        capacity_reservation: target.and_then(of_target),
+        tags: tags.filter_map(|t| Some((t.key.clone()?, t.value.clone()?))).collect::<BTreeMap<_, _>>(),
+    }
+}
+
+pub(super) fn of_type(found: &types::InstanceTypeInfo) -> TypeDetails {
+    let positive = |n: Option<i32>| n.and_then(|n| u32::try_from(n).ok());
+    let network = found.network_info.as_ref();
+    let ebs = found.ebs_info.as_ref();
+    let limit = ebs.and_then(|e| e.attachment_limit_type.as_ref());
+    TypeDetails {
+        vcpus: positive(found.v_cpu_info.as_ref().and_then(|v| v.default_v_cpus)),
+        memory_mib: found.memory_info.as_ref().and_then(|m| m.size_in_mib).and_then(|m| u64::try_from(m).ok()),
+        hypervisor: found.hypervisor.as_ref().map(|h| h.as_str().to_owned()).filter(|h| !h.is_empty()),
+        virtualization: found.supported_virtualization_types().iter().map(|v| v.as_str().to_owned()).collect(),
+        ena: network.and_then(|n| n.ena_support.as_ref()).map(|e| e.as_str().to_owned()),
+        boot_modes: found.supported_boot_modes().iter().map(|m| m.as_str().to_owned()).collect(),
+        max_interfaces: positive(network.and_then(|n| n.maximum_network_interfaces)),
+        max_volumes: positive(ebs.and_then(|e| e.maximum_ebs_attachments)),
+        shared_attachments: limit.is_some_and(|l| l.as_str() == "shared"),
+        baseline_iops: positive(ebs.and_then(|e| e.ebs_optimized_info.as_ref()).and_then(|o| o.baseline_iops)),
+        burstable: found.burstable_performance_supported,
+        instance_storage: found.instance_storage_supported,
+    }
+}

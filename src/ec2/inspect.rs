@@ -1,0 +1,131 @@
+//! What else can be asked of EC2 about instances: attributes, events, volumes, and rights by dry runs. Nothing here changes anything.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::types::{AttributeValue, InstanceAttributeName};
+
+use super::fleet::{Ec2Fleet, failed, filter, text};
+use crate::domain::ids::InstanceId;
+use crate::domain::inspection::{Asked, Attributes, Inspection, Right, ScheduledEvent, Verb, Volume};
+
+/// A type that every region has had for long: the permission to modify does not depend on which one is named.
+const ANY_TYPE: &str = "m5.large";
+
+impl Ec2Fleet {
+    pub(super) async fn inspected(&self, ids: &[InstanceId]) -> Inspection {
+        if ids.is_empty() {
+            return Inspection::default();
+        }
+        let mut attributes = BTreeMap::new();
+        for id in ids {
+            attributes.insert(id.clone(), self.attributes(id).await);
+        }
+        let mut rights = BTreeMap::new();
+        for verb in Verb::ALL {
+            rights.insert(verb, self.right(verb, ids).await);
+        }
+        Inspection { attributes, events: Some(self.events(ids).await), volumes: Some(self.volumes(ids).await), rights }
+    }
+
+    async fn attributes(&self, id: &InstanceId) -> Attributes {
+        let ask = |name| self.client.describe_instance_attribute().instance_id(id.as_str()).attribute(name).send();
+        let none = |what: &str| format!("EC2 does not say {what} of {id}");
+        let stop_protected = match ask(InstanceAttributeName::DisableApiStop).await {
+            Ok(found) => found.disable_api_stop.and_then(|a| a.value).ok_or_else(|| none("disableApiStop")),
+            Err(e) => Err(failed("DescribeInstanceAttribute", e).to_string()),
+        };
+        let shutdown_behavior = match ask(InstanceAttributeName::InstanceInitiatedShutdownBehavior).await {
+            Ok(found) => found
+                .instance_initiated_shutdown_behavior
+                .and_then(|a| text(&a.value))
+                .ok_or_else(|| none("instanceInitiatedShutdownBehavior")),
+            Err(e) => Err(failed("DescribeInstanceAttribute", e).to_string()),
+        };
+        Attributes { stop_protected, shutdown_behavior }
+    }
+
+    async fn events(&self, ids: &[InstanceId]) -> Asked<BTreeMap<InstanceId, Vec<ScheduledEvent>>> {
+        let request = self.client.describe_instance_status().include_all_instances(true);
+        let request = request.set_instance_ids(Some(ids.iter().map(|id| id.0.clone()).collect()));
+        let mut pages = request.into_paginator().items().send();
+        let mut events = BTreeMap::new();
+        while let Some(status) = pages.next().await {
+            let status = status.map_err(|e| failed("DescribeInstanceStatus", e).to_string())?;
+            let Some(id) = text(&status.instance_id) else { continue };
+            let event = |e: &aws_sdk_ec2::types::InstanceStatusEvent| ScheduledEvent {
+                code: e.code.as_ref().map_or("an event without a code", |c| c.as_str()).to_owned(),
+                description: e.description.clone().unwrap_or_default(),
+                not_before: e.not_before.and_then(|at| jiff::Timestamp::from_second(at.secs()).ok()),
+            };
+            events.insert(InstanceId(id), status.events().iter().map(event).collect());
+        }
+        Ok(events)
+    }
+
+    async fn volumes(&self, ids: &[InstanceId]) -> Asked<Vec<Volume>> {
+        let of = filter("attachment.instance-id", ids.iter().map(InstanceId::as_str));
+        let mut pages = self.client.describe_volumes().filters(of).into_paginator().items().send();
+        let mut volumes = Vec::new();
+        while let Some(found) = pages.next().await {
+            let found = found.map_err(|e| failed("DescribeVolumes", e).to_string())?;
+            let unnamed = || "an encryption key that EC2 does not name".to_owned();
+            for instance in found.attachments().iter().filter_map(|a| text(&a.instance_id)) {
+                volumes.push(Volume {
+                    id: found.volume_id.clone().unwrap_or_default(),
+                    instance: InstanceId(instance),
+                    iops: found.iops.and_then(|n| u32::try_from(n).ok()),
+                    kms_key: (found.encrypted == Some(true)).then(|| text(&found.kms_key_id).unwrap_or_else(unnamed)),
+                });
+            }
+        }
+        Ok(volumes)
+    }
+
+    /// A dry run for all instances; where the call takes one, the worst answer.
+    async fn right(&self, verb: Verb, ids: &[InstanceId]) -> Right {
+        let all = || Some(ids.iter().map(|id| id.0.clone()).collect());
+        match verb {
+            Verb::Stop => judged(verb, self.client.stop_instances().set_instance_ids(all()).dry_run(true).send().await),
+            Verb::Start => {
+                judged(verb, self.client.start_instances().set_instance_ids(all()).dry_run(true).send().await)
+            }
+            Verb::Reboot => {
+                judged(verb, self.client.reboot_instances().set_instance_ids(all()).dry_run(true).send().await)
+            }
+            Verb::Modify => {
+                let mut worst = Right::Allowed;
+                for id in ids {
+                    let to = AttributeValue::builder().value(ANY_TYPE).build();
+                    let request = self.client.modify_instance_attribute().instance_id(id.as_str()).instance_type(to);
+                    match judged(verb, request.dry_run(true).send().await) {
+                        Right::Allowed => {}
+                        denied @ Right::Denied(_) => return denied,
+                        unknown @ Right::Unknown(_) => worst = unknown,
+                    }
+                }
+                worst
+            }
+        }
+    }
+}
+
+/// The answer of a dry run that would have succeeded is an error.
+fn judged<T, E>(verb: Verb, answer: Result<T, SdkError<E>>) -> Right
+where
+    E: Error + ProvideErrorMetadata + 'static,
+{
+    match answer {
+        Ok(_) => Right::Unknown("a dry run was answered as if it had been carried out".to_owned()),
+        Err(e) if e.code() == Some("DryRunOperation") => Right::Allowed,
+        Err(e) => {
+            let error = failed(verb.action(), e);
+            if error.code == "UnauthorizedOperation" {
+                Right::Denied(error.message)
+            } else {
+                Right::Unknown(error.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Rights and quotas of the account.
+
+use super::check::{Scene, Verdict};
+use crate::domain::inspection::{Right, Verb};
+use crate::update::event::OnSilentNode;
+
+fn right(scene: &Scene<'_>, verb: Verb) -> Verdict {
+    if scene.order.is_empty() {
+        return Verdict::NotApplicable;
+    }
+    match scene.survey.inspection.rights.get(&verb) {
+        None => Verdict::Unknown(format!("{verb} was not tried")),
+        Some(Right::Allowed) => Verdict::Passed(format!("a dry run of {verb} is allowed")),
+        Some(Right::Denied(why)) => Verdict::Failed(format!("{verb}: {why}")),
+        Some(Right::Unknown(why)) => Verdict::Unknown(format!("{verb}: {why}")),
+    }
+}
+
+pub(super) fn stop_denied(scene: &Scene<'_>) -> Verdict {
+    right(scene, Verb::Stop)
+}
+
+pub(super) fn start_denied(scene: &Scene<'_>) -> Verdict {
+    right(scene, Verb::Start)
+}
+
+pub(super) fn modify_denied(scene: &Scene<'_>) -> Verdict {
+    let changes = scene.members.iter().any(|m| scene.order.contains(&m.node) && m.old_type != m.new_type);
+    if changes { right(scene, Verb::Modify) } else { Verdict::NotApplicable }
+}
+
+pub(super) fn reboot_denied(scene: &Scene<'_>) -> Verdict {
+    match scene.request.on_silent_node {
+        Some(OnSilentNode::Reboot) => right(scene, Verb::Reboot),
+        Some(OnSilentNode::Hold) | None => Verdict::NotApplicable,
+    }
+}
+
+/// The quota itself is a matter of another service than EC2; what it must leave room for can be said.
+pub(super) fn vcpu_quota(scene: &Scene<'_>) -> Verdict {
+    let mut more: u64 = 0;
+    for node in scene.order.iter().filter_map(|n| scene.planned(n)) {
+        let Some(member) = scene.survey.members.get(&node.node) else { continue };
+        let before = scene.present_type(&member.instance).and_then(|t| t.details.vcpus);
+        let after = match scene.survey.types.get(&node.new_type) {
+            Some(info) => info.as_ref().and_then(|t| t.details.vcpus),
+            None => before,
+        };
+        match (before, after) {
+            (Some(before), Some(after)) => more += u64::from(after.saturating_sub(before)),
+            (None, _) | (_, None) => {
+                return Verdict::Unknown(format!(
+                    "EC2 does not say the vCPUs of {} and {}",
+                    node.old_type, node.new_type
+                ));
+            }
+        }
+    }
+    if more == 0 {
+        Verdict::Passed("no more vCPUs than now".into())
+    } else {
+        Verdict::Unknown(format!("{more} vCPUs more than now, and the quota cannot be asked of EC2"))
+    }
+}

@@ -1,0 +1,167 @@
+//! The instances: whether they can be stopped, and come back with their data.
+
+use jiff::SignedDuration;
+
+use super::check::{OneNode, Scene, Verdict};
+use crate::domain::inspection::{Asked, Attributes};
+use crate::domain::instance::InstanceState;
+
+/// An event that AWS may begin within this time is as good as begun: an update of a few nodes takes hours at most.
+const EVENT_IS_NEAR: SignedDuration = SignedDuration::from_hours(24);
+
+pub(super) fn instance_state(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    let found = format!("{} of {} is {}", node.instance.id, node.name, node.instance.state);
+    match node.instance.state {
+        InstanceState::Running => Verdict::Passed("running".into()),
+        // A node that is down is taken before every other.
+        InstanceState::Stopped | InstanceState::Pending | InstanceState::Stopping => Verdict::Warned(found),
+        InstanceState::ShuttingDown | InstanceState::Terminated | InstanceState::Unrecognized => Verdict::Failed(found),
+    }
+}
+
+pub(super) fn instance_store_root(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    match node.instance.root_device.as_deref() {
+        None => Verdict::Unknown(format!("EC2 does not say what the root device of {} is", node.instance.id)),
+        Some("instance-store") => {
+            Verdict::Failed(format!("{} of {} has an instance-store root", node.instance.id, node.name))
+        }
+        Some(other) => Verdict::Passed(other.to_owned()),
+    }
+}
+
+pub(super) fn instance_store_data(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    let present = &node.instance.instance_type;
+    match scene.present_type(node.instance).and_then(|t| t.details.instance_storage) {
+        None => Verdict::Unknown(format!("EC2 does not say whether {present} has disks of its own")),
+        Some(false) => Verdict::Passed("no disks of its own".into()),
+        Some(true) => {
+            Verdict::Failed(format!("{present} of {} has disks of its own, which are empty after a stop", node.name))
+        }
+    }
+}
+
+fn attribute<T>(
+    scene: &Scene<'_>,
+    node: &OneNode<'_>,
+    pick: impl Fn(&Attributes) -> &Asked<T>,
+    judge: impl Fn(&T) -> Verdict,
+) -> Verdict {
+    match scene.survey.inspection.attributes.get(&node.instance.id).map(pick) {
+        None => Verdict::Unknown(format!("{} was not asked about", node.instance.id)),
+        Some(Err(why)) => Verdict::Unknown(why.clone()),
+        Some(Ok(value)) => judge(value),
+    }
+}
+
+pub(super) fn stop_protection(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    attribute(
+        scene,
+        node,
+        |a| &a.stop_protected,
+        |protected| {
+            let found =
+                if *protected { format!("{} of {} is protected", node.instance.id, node.name) } else { "off".into() };
+            Verdict::failed_if(*protected, found)
+        },
+    )
+}
+
+pub(super) fn terminate_on_shutdown(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    attribute(
+        scene,
+        node,
+        |a| &a.shutdown_behavior,
+        |behavior| {
+            let found = if behavior == "stop" {
+                behavior.clone()
+            } else {
+                format!("{} of {} is set to {behavior}", node.instance.id, node.name)
+            };
+            Verdict::failed_if(behavior != "stop", found)
+        },
+    )
+}
+
+pub(super) fn spot_instance(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    match node.instance.lifecycle.as_deref() {
+        Some("spot") => Verdict::Failed(format!("{} of {} is a Spot instance", node.instance.id, node.name)),
+        Some(other) => Verdict::Passed(other.to_owned()),
+        None => Verdict::Passed("on-demand".into()),
+    }
+}
+
+pub(super) fn hibernation(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    if node.new_types.is_empty() {
+        return Verdict::NotApplicable;
+    }
+    if node.instance.hibernation {
+        Verdict::Failed(format!("{} of {} has hibernation configured", node.instance.id, node.name))
+    } else {
+        Verdict::Passed("not configured".into())
+    }
+}
+
+pub(super) fn auto_scaling_group(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    match &node.instance.auto_scaling_group {
+        Some(group) => Verdict::Failed(format!("{} of {} belongs to {group}", node.instance.id, node.name)),
+        None => Verdict::Passed("none".into()),
+    }
+}
+
+pub(super) fn scheduled_event(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    let events = match &scene.survey.inspection.events {
+        None => return Verdict::Unknown(format!("{} was not asked about", node.instance.id)),
+        Some(Err(why)) => return Verdict::Unknown(why.clone()),
+        Some(Ok(events)) => events.get(&node.instance.id),
+    };
+    // AWS keeps what is over for a week, and marks it in its words only.
+    let over = |text: &str| text.starts_with("[Completed]") || text.starts_with("[Canceled]");
+    let judge = |e: &crate::domain::inspection::ScheduledEvent| {
+        let when = e.not_before.map_or("at a time not told".into(), |at| format!("not before {at}"));
+        let found = format!("{} of {}: {} {when}", node.instance.id, node.name, e.code);
+        match e.not_before {
+            Some(at) if at.duration_since(scene.observed.wall) > EVENT_IS_NEAR => Verdict::Warned(found),
+            Some(_) | None => Verdict::Failed(found),
+        }
+    };
+    let live = events.into_iter().flatten().filter(|e| !over(&e.description)).map(judge);
+    Verdict::worst(live.chain([Verdict::Passed("none".into())]))
+}
+
+pub(super) fn placement_group(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    match &node.instance.details.placement_group {
+        Some(group) => Verdict::Failed(format!("{} of {} is in {group}", node.instance.id, node.name)),
+        None => Verdict::Passed("none".into()),
+    }
+}
+
+pub(super) fn dedicated_host(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    match node.instance.details.tenancy.as_deref() {
+        Some("host") => Verdict::Failed(format!("{} of {} runs on a dedicated host", node.instance.id, node.name)),
+        Some(other) => Verdict::Passed(other.to_owned()),
+        None => Verdict::Unknown(format!("EC2 does not say the tenancy of {}", node.instance.id)),
+    }
+}
+
+pub(super) fn capacity_reservation(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    if node.new_types.is_empty() {
+        return Verdict::NotApplicable;
+    }
+    match &node.instance.details.capacity_reservation {
+        Some(target) => Verdict::Failed(format!("{} of {} targets {target}", node.instance.id, node.name)),
+        None => Verdict::Passed("none".into()),
+    }
+}
+
+pub(super) fn encrypted_volumes(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    let volumes = match &scene.survey.inspection.volumes {
+        None => return Verdict::Unknown(format!("the volumes of {} were not asked about", node.name)),
+        Some(Err(why)) => return Verdict::Unknown(why.clone()),
+        Some(Ok(volumes)) => volumes,
+    };
+    let mine = volumes.iter().filter(|v| v.instance == node.instance.id);
+    match mine.filter_map(|v| Some((&v.id, v.kms_key.as_ref()?))).next() {
+        None => Verdict::Passed("no encrypted volume".into()),
+        Some((id, key)) => Verdict::Unknown(format!("{id} of {} is encrypted with {key}", node.name)),
+    }
+}

@@ -1,0 +1,33 @@
+//! Which instance belongs to which node, and whether the node is found again after a stop.
+
+use super::check::{OneNode, Scene, Verdict};
+
+pub(super) fn own_machine(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    if node.member.is_own_machine {
+        Verdict::Failed(format!("{} runs on {}, as this worker does", node.name, node.instance.id))
+    } else {
+        Verdict::Passed("another machine than this worker's".into())
+    }
+}
+
+/// A stop takes a public address away, unless it is an Elastic one; whoever gossips it is not found again.
+pub(super) fn public_address(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    let host = &node.member.address.host;
+    match node.instance.details.public_ip {
+        None => Verdict::Passed("no public address".into()),
+        Some(ip) if node.instance.details.elastic_ip => Verdict::Passed(format!("{ip} is an Elastic IP")),
+        Some(ip) if node.member.resolved.is_empty() => Verdict::Unknown(format!(
+            "{} has the public address {ip}, and what {host} resolves to cannot be seen from here",
+            node.name
+        )),
+        Some(ip) => {
+            let gossiped = node.member.resolved.contains(&ip);
+            let found = if gossiped {
+                format!("{} gossips {host}, the public address {ip} that a stop takes away", node.name)
+            } else {
+                "gossip does not use the public address".to_owned()
+            };
+            Verdict::failed_if(gossiped, found)
+        }
+    }
+}

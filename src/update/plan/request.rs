@@ -1,0 +1,66 @@
+//! What is wrong with a request itself, whatever the cluster.
+
+use crate::domain::ids::InstanceType;
+use crate::update::event::*;
+
+/// What is wrong with the request itself, whatever the cluster.
+pub fn check_request(request: &UpdateRequested, allowed_types: &[String]) -> Vec<Reason> {
+    let mut reasons = request.strategy.check(request);
+    let wanted: Vec<&InstanceType> =
+        request.target_instance_type.iter().chain(request.fallback_types.iter().flatten()).collect();
+    for t in wanted {
+        if !allowed_types.is_empty() && !allowed_types.iter().any(|pattern| matches_pattern(pattern, t.as_str())) {
+            reasons.push(Reason {
+                code: "typeNotAllowed".into(),
+                found: t.to_string(),
+                wanted: format!("a type matching one of {}", allowed_types.join(", ")),
+                remedy: "ask for an allowed type, or widen allowed_types of the cluster in the worker's configuration"
+                    .into(),
+            });
+        }
+    }
+    let mut unsupported = |set: bool, field: &str, instead: &str| {
+        if set {
+            reasons.push(Reason {
+                code: "unsupportedField".into(),
+                found: field.to_owned(),
+                wanted: "a request this worker can obey to the letter".into(),
+                remedy: instead.to_owned(),
+            });
+        }
+    };
+    unsupported(request.window.is_some(), "window", "use notBefore, or pause and resume the update");
+    unsupported(request.replicas_together == Some(true), "replicasTogether", "leave it out: replicas go one at a time");
+    unsupported(request.supersedes.is_some(), "supersedes", "cancel the other update first");
+    unsupported(
+        matches!(request.on_failure, Some(OnFailure::RollBackAll)),
+        "onFailure: rollBackAll",
+        "use rollBackNode, and ask for the old type in a new update",
+    );
+    unsupported(matches!(request.on_silent_node, Some(OnSilentNode::Reboot)), "onSilentNode: reboot", "use hold");
+    let spent = request.resumes.iter().flatten().map(|r| ("spentSeconds", r.spent_seconds));
+    let given =
+        [("nodeTimeoutSeconds", request.node_timeout_seconds), ("dwellSeconds", request.dwell_seconds)].into_iter();
+    for (name, value) in given.chain(spent) {
+        if value.is_some_and(|v| !(0.0..=1e7).contains(&v)) {
+            reasons.push(Reason {
+                code: "badNumber".into(),
+                found: format!("{name} {}", value.unwrap_or_default()),
+                wanted: "seconds, from 0 to 10000000".into(),
+                remedy: "append a corrected UpdateRequested to a fresh stream".into(),
+            });
+        }
+    }
+    reasons
+}
+
+/// Whether a type matches a pattern in which `*` stands for anything.
+pub fn matches_pattern(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((head, rest)) => text.strip_prefix(head).is_some_and(|tail| {
+            rest.is_empty()
+                || (0..=tail.len()).filter(|i| tail.is_char_boundary(*i)).any(|i| matches_pattern(rest, &tail[i..]))
+        }),
+    }
+}

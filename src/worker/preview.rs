@@ -1,0 +1,112 @@
+//! Looks at a cluster as a driver would before it plans, and does nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::observer::{Cadence, Observer, Sight};
+use super::{ClusterHandle, survey};
+use crate::domain::ids::{Address, Incarnation, NodeName};
+use crate::domain::watch::ClusterWatch;
+use crate::ports::{Clock, EventLog};
+use crate::update::event::UpdateRequested;
+use crate::update::limits::SURVEY_TIMEOUT;
+use crate::update::observed::{Observed, StoreSeen, Survey};
+use crate::update::plan::{Assessment, Waiver, assess};
+
+/// Rest between two surveys.
+const SURVEY_EVERY: Duration = Duration::from_secs(2);
+
+/// Rest between two looks at what has been seen.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What came of looking: what a worker would find, and the survey it rests on.
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// What was found.
+    pub assessment: Assessment,
+    /// What it rests on.
+    pub survey: Survey,
+}
+
+/// Looks until everything has been seen, or for as long as a worker would before it gives up.
+pub async fn preview(
+    cluster: &ClusterHandle,
+    log: &dyn EventLog,
+    clock: &std::sync::Arc<dyn Clock>,
+    request: &UpdateRequested,
+    waivers: &[Waiver],
+) -> Preview {
+    let since = clock.now();
+    let mut seen: Option<Survey> = None;
+    let mut surveyed_at = since;
+    let mut watch = ClusterWatch::default();
+    let mut eyes: Option<Observer> = None;
+    loop {
+        let due = seen.as_ref().is_none_or(|s| !s.missing.is_empty() && clock.now().since(surveyed_at) >= SURVEY_EVERY);
+        let survey = match seen.take() {
+            Some(survey) if !due => survey,
+            Some(_) | None => {
+                let found = survey(cluster, Some((request, log))).await;
+                surveyed_at = clock.now();
+                if let Some((fresh, opened)) = open(cluster, clock, &found, &watch) {
+                    watch = fresh;
+                    eyes = Some(opened);
+                }
+                found
+            }
+        };
+        while let Some(sight) = eyes.as_mut().and_then(|eyes| eyes.sights.try_recv().ok()) {
+            absorb(&mut watch, sight);
+        }
+        let now = clock.now();
+        let (instances, store) = (BTreeMap::new(), StoreSeen::default());
+        let observed = Observed {
+            // Nobody's: nothing is held, and nothing is done.
+            me: Incarnation(uuid::Uuid::nil()),
+            watch: &watch,
+            instances: &instances,
+            fleet_trouble: None,
+            intent: None,
+            ticket_called: None,
+            store: &store,
+            survey: Some(&survey),
+            policy: &cluster.policy,
+            took_over_at: None,
+            wall: clock.wall(),
+        };
+        let assessment = assess(request, &survey, waivers, &observed, since, now);
+        if assessment.missing.is_empty() || !survey.reasons.is_empty() || now.since(since) > SURVEY_TIMEOUT {
+            return Preview { assessment, survey };
+        }
+        seen = Some(survey);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Opens the eyes on the members found, if they are others than before.
+fn open(
+    cluster: &ClusterHandle,
+    clock: &std::sync::Arc<dyn Clock>,
+    survey: &Survey,
+    watch: &ClusterWatch,
+) -> Option<(ClusterWatch, Observer)> {
+    let nodes: BTreeMap<NodeName, Address> =
+        survey.members.iter().map(|(n, m)| (n.clone(), m.address.clone())).collect();
+    if nodes.is_empty() || watch.nodes().map(|(n, _)| n).eq(nodes.keys()) {
+        return None;
+    }
+    let fresh = ClusterWatch::new(nodes.keys().cloned());
+    let instances = survey.members.values().map(|m| m.instance.id.clone()).collect();
+    let eyes = Observer::new(nodes, instances, cluster.admin.clone(), cluster.fleet.clone(), clock.clone());
+    eyes.set_cadence(Cadence::BUSY);
+    Some((fresh, eyes))
+}
+
+fn absorb(watch: &mut ClusterWatch, sight: Sight) {
+    match sight {
+        Sight::Node(node, at, answer) => watch.absorb(&node, at, answer),
+        Sight::Replication(at, subscriptions) => watch.absorb_replication(at, &subscriptions),
+        // The survey has described them.
+        Sight::Instances(..) => {}
+    }
+}
