@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::event::*;
 use super::observed::{Observed, Survey};
+use super::window;
 use crate::domain::cluster::NodeState;
 use crate::domain::ids::{InstanceType, NodeName};
 use crate::domain::time::Moment;
@@ -36,16 +37,9 @@ pub fn check_request(request: &UpdateRequested, allowed_types: &[String]) -> Vec
             });
         }
     };
-    unsupported(request.window.is_some(), "window", "use notBefore, or pause and resume the update");
     unsupported(request.plan_digest.is_some(), "planDigest", "leave it out");
     unsupported(request.replicas_together == Some(true), "replicasTogether", "leave it out: replicas go one at a time");
-    unsupported(request.supersedes.is_some(), "supersedes", "cancel the other update first");
-    unsupported(
-        matches!(request.on_failure, Some(OnFailure::RollBackAll)),
-        "onFailure: rollBackAll",
-        "use rollBackNode, and ask for the old type in a new update",
-    );
-    unsupported(matches!(request.on_silent_node, Some(OnSilentNode::Reboot)), "onSilentNode: reboot", "use hold");
+    reasons.extend(request.window.iter().flat_map(window::check));
     let spent = request.resumes.iter().flatten().map(|r| ("spentSeconds", r.spent_seconds));
     let given =
         [("nodeTimeoutSeconds", request.node_timeout_seconds), ("dwellSeconds", request.dwell_seconds)].into_iter();
@@ -203,6 +197,7 @@ pub fn plan(request: &UpdateRequested, survey: &Survey, observed: &Observed<'_>,
             new_type: change.new_type,
             priority: own.priority,
             version: own.version.clone(),
+            instance_state: Some(m.instance.state),
         });
     }
     let voting = members.iter().filter(|m| m.role != Role::ReadOnlyReplica).count();

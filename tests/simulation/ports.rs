@@ -299,6 +299,7 @@ impl Wired {
             Call::StopInstance { .. } => "StopInstances",
             Call::ModifyType { .. } => "ModifyInstanceAttribute",
             Call::StartInstance { .. } => "StartInstances",
+            Call::RebootInstance { .. } => "RebootInstances",
             Call::SetPriority { .. } | Call::Resign { .. } => "none of EC2's",
         };
         let again = call.clone();
@@ -307,6 +308,7 @@ impl Wired {
                 Call::StopInstance { instance } => fleet.stop(&instance).await,
                 Call::ModifyType { instance, to } => fleet.modify_type(&instance, &to).await,
                 Call::StartInstance { instance } => fleet.start(&instance).await,
+                Call::RebootInstance { instance } => fleet.reboot(&instance).await,
                 Call::SetPriority { .. } | Call::Resign { .. } => Ok(Done { request_id: None }),
             }
         };
@@ -341,7 +343,10 @@ impl Wired {
             match again {
                 Call::SetPriority { address, priority } => admin.set_priority(&address, priority).await,
                 Call::Resign { address } => admin.resign(&address).await,
-                Call::StopInstance { .. } | Call::ModifyType { .. } | Call::StartInstance { .. } => Ok(()),
+                Call::StopInstance { .. }
+                | Call::ModifyType { .. }
+                | Call::StartInstance { .. }
+                | Call::RebootInstance { .. } => Ok(()),
             }
         };
         self.calls(call, effect, |wired| {
@@ -609,6 +614,10 @@ impl Fleet for Wired {
 
     async fn start(&self, id: &InstanceId) -> Result<Done, FleetError> {
         self.fleet_call(Call::StartInstance { instance: id.clone() }).await
+    }
+
+    async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        self.fleet_call(Call::RebootInstance { instance: id.clone() }).await
     }
 }
 
