@@ -279,7 +279,13 @@ impl Driver {
         eyes.set_cadence(match self.state.in_hand.as_ref().map(|h| h.step) {
             None => Cadence::BUSY,
             Some(
-                Step::Stopping | Step::Stopped | Step::Modifying | Step::Modified | Step::Starting | Step::StartFailed,
+                Step::Stopping
+                | Step::Stopped
+                | Step::Modifying
+                | Step::Modified
+                | Step::Starting
+                | Step::StartFailed
+                | Step::Rebooting,
             ) => Cadence::CHANGING,
             Some(Step::Started | Step::Rejoined) => Cadence::RETURNING,
             Some(

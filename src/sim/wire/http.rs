@@ -46,7 +46,6 @@ pub(super) fn router(node: Node) -> Router {
         .route("/info/options", get(options).fallback(route_get(GET)))
         .route("/ping", get(ping).fallback(route_get(GET)))
         .route("/stats/replication", get(replication).fallback(route_get("GET, GET, OPTIONS")))
-        .route("/admin/scavenge/current", get(scavenge).fallback(route_get("DELETE, GET, OPTIONS")))
         .route("/admin/node/priority/:priority", post(priority).fallback(route_get(POST)))
         .route("/admin/node/resign", post(resign).fallback(route_get(POST)))
         .route("/admin/scavenge", post(scavenge).fallback(route_get(POST)))
@@ -432,13 +431,6 @@ async fn replication(State(node): State<Node>) -> Response {
     json(&node.version, "GET, GET, OPTIONS", Some("max-age=1, public"), &replicas)
 }
 
-async fn scavenge(State(node): State<Node>) -> Response {
-    let id = node.world.with(|w| w.facts().scavenges.get(&node.n).cloned());
-    let link = id.as_ref().map(|id| format!("/admin/scavenge/{id}")).unwrap_or_default();
-    let text = format!("ScavengeId: {}, ScavengeLink: {link}", id.unwrap_or_default());
-    answer(&node.version, StatusCode::OK, Some("DELETE, GET, OPTIONS"), Some("text/plain; charset=utf-8"), text)
-}
-
 async fn priority(State(node): State<Node>, Path(priority): Path<String>) -> Response {
     match priority.parse() {
         Ok(priority) => {
@@ -460,10 +452,12 @@ async fn resign(State(node): State<Node>) -> Response {
     answer(&node.version, StatusCode::OK, Some(POST), None, Body::empty())
 }
 
-/// None runs, ever.
+/// None runs, unless the world is told that one does.
 async fn current_scavenge(State(node): State<Node>) -> Response {
-    let text = Some("text/plain; charset=utf-8");
-    answer(&node.version, StatusCode::OK, Some(NAMED_SCAVENGE), text, "ScavengeId: , ScavengeLink: ")
+    let id = node.world.with(|w| w.facts().scavenges.get(&node.n).cloned());
+    let link = id.as_ref().map(|id| format!("/admin/scavenge/{id}")).unwrap_or_default();
+    let found = format!("ScavengeId: {}, ScavengeLink: {link}", id.unwrap_or_default());
+    answer(&node.version, StatusCode::OK, Some(NAMED_SCAVENGE), Some("text/plain; charset=utf-8"), found)
 }
 
 /// Since 25.0 the last one is told; there never was any.
