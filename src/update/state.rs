@@ -566,7 +566,7 @@ impl State {
                 }
                 self.taken(&e.node, e.role);
                 let rolling_back = self.results.contains_key(&e.node);
-                let has = self.types.get(&e.node).filter(|_| rolling_back).unwrap_or(&member.old_type).clone();
+                let has = self.types.get(&e.node).unwrap_or(&member.old_type).clone();
                 self.in_hand = Some(InHand::new(&member, has, rolling_back, e.role, recorded));
             }
             Event::NodeSkipped(e) => {

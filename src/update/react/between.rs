@@ -287,7 +287,7 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
     if is_off(seen.instance.state) && ran_when_last_known(state, member) && !state.foreign_nodes.contains(*node) {
         return wait(state, "foreignStopSettling", format!("EC2 says that {node} is {}", seen.instance.state), vec![]);
     }
-    let has = state.types.get(*node).filter(|_| rolling_back).unwrap_or(&member.old_type);
+    let has = state.types.get(*node).unwrap_or(&member.old_type);
     let change = change(state, request, node, seen, has, rolling_back);
     if let Some(already) = &change.already
         && seen.instance.state == InstanceState::Running
