@@ -457,7 +457,7 @@ impl State {
                 command: Err(problem.clone()),
             }),
             Body::Event(event) => {
-                if self.broken.is_some() && !matches!(**event, Event::UpdateParked(_)) {
+                if self.broken.is_some() && !self.counts_although_broken(event) {
                     return;
                 }
                 if let Err(why) = self.apply(recorded, event) {
@@ -465,6 +465,22 @@ impl State {
                 }
             }
         }
+    }
+
+    /// What is folded even after something illegal: who holds the update, what answers and waits were written down, and what becomes of
+    /// the node that is down. Else the same would be recorded for ever, and the node would stay down.
+    fn counts_although_broken(&self, event: &Event) -> bool {
+        let returns = self.in_hand.as_ref().is_some_and(|h| h.step.out_of_service() && node_of(event) == Some(&h.node));
+        returns
+            || matches!(
+                event,
+                Event::UpdateParked(_)
+                    | Event::WorkerAssigned(_)
+                    | Event::CommandRefused(_)
+                    | Event::UpdatePaused(_)
+                    | Event::UpdateResumed(_)
+                    | Event::StepDelayed(_)
+            )
     }
 
     fn break_at(&mut self, recorded: &Recorded, why: String) {

@@ -9,6 +9,7 @@ use super::discovery::release;
 use super::heartbeat::{beat_of, heartbeat_of};
 use super::observer::{Cadence, Observer, Sight};
 use super::perform::perform;
+use super::queue::Waits;
 use super::store::read_update;
 use super::{Acknowledged, ClusterHandle, Shared, Stop, Worker, asked, survey};
 use crate::codec::{decode, encode_facts};
@@ -403,11 +404,13 @@ impl Driver {
                 }
                 return after;
             }
-            Ok(Err(waits)) => waits.to_string(),
+            // It is driven again when there is room.
+            Ok(Err(Waits::Room { .. } | Waits::NotAdmitted)) => return After::Leave,
+            Ok(Err(waits @ Waits::Failures { .. })) => waits.to_string(),
             Err(error) => error.to_string(),
         };
         self.shared.hands.let_go(self.update);
-        self.say("waitsForRoom", &why);
+        self.say("notBegun", &why);
         After::Rest(LIMITS_EVERY)
     }
 
