@@ -68,8 +68,10 @@ async fn a_rollback_brings_back_what_was_done_and_is_a_cancellation() {
     assert!(outline(&history).contains("CommandRefused"), "a second one is refused\n{shown}");
     stop.send(Stop::AtSafePoint).unwrap();
     worker.await.unwrap().unwrap();
-    // Two done and brought back, and one brought back from where it was.
-    assert_eq!(truth.check().iter().sum::<u32>(), 5, "{shown}");
+    // Two done and brought back; the third brought back from where it was, or done just then and brought back as well.
+    let stops = truth.check().iter().sum::<u32>();
+    assert_eq!(stops as usize, outline(&history).matches("InstanceStopped").count(), "{shown}");
+    assert!(matches!(stops, 5 | 6), "{shown}");
 }
 
 #[tokio::test(start_paused = true)]
