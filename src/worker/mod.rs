@@ -81,6 +81,8 @@ struct Shared {
     queue: Arc<Mutex<Queue>>,
     /// Rings when the admissions are worth a look.
     look: Arc<Notify>,
+    /// This worker's own heartbeats.
+    beats: watch::Receiver<Acknowledged>,
 }
 
 /// Why a worker stopped by itself.
@@ -118,6 +120,7 @@ impl Worker {
             peers: Arc::default(),
             queue: Arc::default(),
             look: Arc::default(),
+            beats: beats_rx.clone(),
         };
         let mut services: JoinSet<Result<(), WorkerError>> = JoinSet::new();
         // Before anything that waits for the store: bringing a node back may be what the store waits for.
@@ -144,7 +147,7 @@ impl Worker {
                     {
                         let (tx, rx) = mpsc::channel(8);
                         drivers.insert(update, tx);
-                        let driver = driver::Driver::new(self.clone(), update, cluster, handle.clone(), beats_rx.clone(), stop.clone(), shared.clone(), rx);
+                        let driver = driver::Driver::new(self.clone(), update, cluster, handle.clone(), stop.clone(), shared.clone(), rx);
                         running.spawn(async move {
                             driver.run().await;
                             update
