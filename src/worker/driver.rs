@@ -11,7 +11,7 @@ use super::observer::{Cadence, Observer, Sight};
 use super::perform::perform;
 use super::queue::Waits;
 use super::store::read_update;
-use super::{Acknowledged, ClusterHandle, Shared, Stop, Worker, asked, survey};
+use super::{ClusterHandle, Shared, Stop, Worker, asked, survey};
 use crate::codec::{decode, encode_facts};
 use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, Revision, UpdateId};
 use crate::domain::instance::{Instance, InstanceState};
@@ -44,7 +44,6 @@ pub(super) struct Driver {
     update: UpdateId,
     cluster: ClusterName,
     handle: ClusterHandle,
-    own_beats: watch::Receiver<Acknowledged>,
     stop: watch::Receiver<Stop>,
     shared: Shared,
     wake: mpsc::Receiver<()>,
@@ -90,7 +89,6 @@ impl Driver {
         update: UpdateId,
         cluster: ClusterName,
         handle: ClusterHandle,
-        own_beats: watch::Receiver<Acknowledged>,
         stop: watch::Receiver<Stop>,
         shared: Shared,
         wake: mpsc::Receiver<()>,
@@ -100,7 +98,6 @@ impl Driver {
             update,
             cluster,
             handle,
-            own_beats,
             stop,
             shared,
             wake,
@@ -452,7 +449,7 @@ impl Driver {
 
     async fn watch_holder(&mut self) -> After {
         let Some(holder) = self.state.holder.clone() else { return After::Again };
-        let beats = self.own_beats.borrow().beats;
+        let beats = self.shared.beats.borrow().beats;
         match self.worker.log.read_last(&holder.worker.stream()).await {
             Ok(last)
                 if heartbeat_of(last.as_ref()).is_some_and(|beat| {
