@@ -249,6 +249,7 @@ fn look(history: &[Recorded], state: &State, instance_state: InstanceState, now:
                 architecture: None,
                 auto_scaling_group: None,
                 hibernation: false,
+                details: Default::default(),
             };
             let seen =
                 InstanceSeen { instance, at: now, state_since: Moment::default(), times: 3, pending_seen: false };
@@ -265,7 +266,11 @@ fn look(history: &[Recorded], state: &State, instance_state: InstanceState, now:
         ticket_called: None,
         store: &StoreSeen::default(),
         survey: None,
-        policy: &Policy { allowed_types: vec![], max_replication_delay: Duration::from_secs(5) },
+        policy: &Policy {
+            allowed_types: vec![],
+            max_replication_delay: Duration::from_secs(5),
+            first_answer_timeout: esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT,
+        },
         took_over_at: None,
         wall: jiff::Timestamp::UNIX_EPOCH,
     };
