@@ -148,6 +148,8 @@ pub struct Cluster {
     pub allowed_types: Vec<String>,
     /// Limit of replication and index delay.
     pub max_replication_delay: Duration,
+    /// How long a node may be silent after its instance was started; the product's own limit if absent.
+    pub first_answer_timeout: Option<Duration>,
     /// EC2.
     pub aws: Aws,
     /// Nodes that are named.
@@ -350,6 +352,10 @@ fn clusters(reader: &mut Reader, section: Option<Section>) -> BTreeMap<ClusterNa
     clusters
 }
 
+fn seconds(value: &Value) -> Option<f64> {
+    value.as_float().or_else(|| value.as_integer().map(|n| n as f64))
+}
+
 fn cluster(reader: &mut Reader, mut section: Section) -> Cluster {
     let example = "a list of host:port, such as [\"10.0.1.11:2113\"]";
     let mut seeds = Vec::new();
@@ -375,8 +381,10 @@ fn cluster(reader: &mut Reader, mut section: Section) -> Cluster {
     let login = section.path(reader, "credentials_file").map(LoginSource::File);
     let allowed_types = section.strings(reader, "allowed_types").unwrap_or_default();
     let delay = section.take(reader, "max_replication_delay_seconds", "seconds, more than 0 and at most 3600", |v| {
-        let seconds = v.as_float().or_else(|| v.as_integer().map(|n| n as f64))?;
-        (seconds > 0.0 && seconds <= 3600.0).then(|| Duration::from_secs_f64(seconds))
+        seconds(v).filter(|s| *s > 0.0 && *s <= 3600.0).map(Duration::from_secs_f64)
+    });
+    let first_answer_timeout = section.take(reader, "first_answer_timeout_seconds", "seconds, from 10 to 86400", |v| {
+        seconds(v).filter(|s| (10.0..=86_400.0).contains(s)).map(Duration::from_secs_f64)
     });
     let aws = section.table(reader, "aws").map(|s| aws(reader, s)).unwrap_or_default();
     let mut nodes = BTreeMap::new();
@@ -387,7 +395,18 @@ fn cluster(reader: &mut Reader, mut section: Section) -> Cluster {
     }
     section.end(reader);
     let max_replication_delay = delay.unwrap_or(DEFAULT_MAX_REPLICATION_DELAY);
-    Cluster { seeds, voters, tls, ca_file, login, allowed_types, max_replication_delay, aws, nodes }
+    Cluster {
+        seeds,
+        voters,
+        tls,
+        ca_file,
+        login,
+        allowed_types,
+        max_replication_delay,
+        first_answer_timeout,
+        aws,
+        nodes,
+    }
 }
 
 fn aws(reader: &mut Reader, mut section: Section) -> Aws {

@@ -11,6 +11,7 @@ use esdb_rollout::domain::watch::{Answer, ClusterWatch};
 use esdb_rollout::update::action::{Action, Call, Warrant};
 use esdb_rollout::update::audit::{Stranded, audit, audit_rescue};
 use esdb_rollout::update::event::Event;
+use esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT;
 use esdb_rollout::update::observed::{InstanceSeen, IntentInHand, Observed, Policy, StoreSeen};
 use esdb_rollout::update::state::{Body, Recorded, State, fold};
 use serde_json::{Value, json};
@@ -186,7 +187,11 @@ impl Scene {
             ticket_called: None,
             store: &self.store,
             survey: None,
-            policy: &Policy { allowed_types: vec![], max_replication_delay: Duration::from_secs(5) },
+            policy: &Policy {
+                allowed_types: vec![],
+                max_replication_delay: Duration::from_secs(5),
+                first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+            },
             took_over_at: self.took_over_at,
             wall: jiff::Timestamp::UNIX_EPOCH,
         };

@@ -146,6 +146,9 @@ impl Fleet for Mined<dyn Fleet> {
     async fn start(&self, id: &InstanceId) -> Result<Done, FleetError> {
         self.bomb.around(self.inner.start(id)).await
     }
+    async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        self.bomb.around(self.inner.reboot(id)).await
+    }
 }
 
 fn mined(rig: &Rig, bomb: &Arc<Bomb>) -> Rig {

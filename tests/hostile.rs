@@ -1,15 +1,31 @@
-//! Streams that nobody should have written: whatever stands there is folded without a panic, and told apart from what is sound.
+//! Streams that nobody should have written: whatever stands there is folded without a panic, and told apart from what is sound; the worker
+//! answers or parks that one update, and the others go on.
 
+mod rig;
+
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use esdb_rollout::codec::decode;
-use esdb_rollout::domain::ids::{Revision, StreamName};
+use esdb_rollout::domain::ids::{ClusterName, Incarnation, InstanceId, Revision, StreamName, UpdateId};
+use esdb_rollout::domain::instance::{Instance, InstanceState};
 use esdb_rollout::domain::time::Moment;
+use esdb_rollout::domain::watch::ClusterWatch;
 use esdb_rollout::ports::StoredEvent;
+use esdb_rollout::sim::model::{ExpectedRevision, ProposedEvent, Write, WriteOutcome};
+use esdb_rollout::update::audit::audit;
 use esdb_rollout::update::event::{Event, Kind};
-use esdb_rollout::update::react::answer_command;
-use esdb_rollout::update::state::{Body, Recorded, fold};
+use esdb_rollout::update::observed::{InstanceSeen, Observed, Policy, StoreSeen};
+use esdb_rollout::update::react::{Next, answer_command, react};
+use esdb_rollout::update::state::{Body, End, Recorded, State, fold};
+use esdb_rollout::views::article::StatusDocument;
+use esdb_rollout::views::progress::Progress;
+use esdb_rollout::views::timeline::Line;
+use esdb_rollout::worker::{Limits, StartPoint, Stop, Worker};
 use proptest::prelude::*;
+use rig::{Rig, lines, outline, quick_world, request};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -107,4 +123,358 @@ proptest! {
             prop_assert_eq!(answer.kind(), Kind::Fact);
         }
     }
+}
+
+/// The stream of an update that really ran.
+fn real_history() -> &'static [StoredEvent] {
+    static HISTORY: OnceLock<Vec<StoredEvent>> = OnceLock::new();
+    HISTORY.get_or_init(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let rig = Rig::new(quick_world(21));
+            let (history, state) = rig.run(request("m6i.xlarge"), Duration::from_secs(3600)).await;
+            assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+            rig.log.read(&rig.update.stream(), Revision(0), 1000).await.unwrap()
+        })
+    })
+}
+
+/// One thing that is done to a history.
+#[derive(Clone, Debug)]
+enum Forgery {
+    Drop(usize),
+    Repeat(usize, usize),
+    Swap(usize, usize),
+    Cut(usize),
+    Say(usize, usize),
+    /// Another leaf at this place of this event.
+    Leaf(usize, usize, Value),
+}
+
+fn forgery() -> impl Strategy<Value = Forgery> {
+    let at = 0..400_usize;
+    let leaf = prop::sample::select(vec![
+        json!(-1),
+        json!(0),
+        json!(i32::MIN),
+        json!(i32::MAX),
+        json!(u32::MAX),
+        json!(i64::MIN),
+        json!(u64::MAX),
+        json!(1e308),
+        json!(-1e308),
+        json!(""),
+        json!("9999-12-31T23:59:59Z"),
+        json!("-009999-01-01T00:00:00Z"),
+        json!("esdb-1"),
+        json!(null),
+        json!([]),
+    ]);
+    prop_oneof![
+        1 => at.clone().prop_map(Forgery::Drop),
+        1 => (at.clone(), at.clone()).prop_map(|(a, b)| Forgery::Repeat(a, b)),
+        1 => (at.clone(), at.clone()).prop_map(|(a, b)| Forgery::Swap(a, b)),
+        2 => at.clone().prop_map(Forgery::Cut),
+        1 => (at.clone(), at.clone()).prop_map(|(a, b)| Forgery::Say(a, b)),
+        6 => (at.clone(), at, leaf).prop_map(|(a, b, v)| Forgery::Leaf(a, b, v)),
+    ]
+}
+
+/// Every leaf of a value, in order.
+fn leaves(value: &mut Value) -> Vec<&mut Value> {
+    let is_leaf = match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    };
+    match value {
+        leaf if is_leaf => vec![leaf],
+        Value::Array(items) => items.iter_mut().flat_map(leaves).collect(),
+        Value::Object(map) => map.values_mut().flat_map(leaves).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+    }
+}
+
+fn forged(forgeries: &[Forgery]) -> Vec<StoredEvent> {
+    let mut history = real_history().to_vec();
+    for forgery in forgeries {
+        let len = history.len();
+        match forgery {
+            Forgery::Drop(a) if len > 1 => drop(history.remove(a % len)),
+            Forgery::Repeat(a, b) => history.insert(b % len, history[a % len].clone()),
+            Forgery::Swap(a, b) => history.swap(a % len, b % len),
+            Forgery::Cut(a) => history.truncate(1 + a % len),
+            Forgery::Say(a, b) => {
+                let words = vocabulary();
+                let (name, data) = &words[a % words.len()];
+                history.insert(b % len, stored(0, name, data.clone(), true));
+            }
+            Forgery::Leaf(a, b, with) => {
+                let event = &mut history[a % len];
+                let (mut data, mut metadata) = (event.data.take(), event.metadata.take());
+                {
+                    let mut all = leaves(&mut data);
+                    all.extend(leaves(&mut metadata));
+                    let count = all.len();
+                    *all[b % count] = with.clone();
+                }
+                (event.data, event.metadata) = (data, metadata);
+            }
+            Forgery::Drop(_) => {}
+        }
+    }
+    for (n, event) in history.iter_mut().enumerate() {
+        event.revision = Revision(n as u64);
+    }
+    history
+}
+
+/// What a worker that holds the update, and whoever looks at it, would do with this state.
+fn look(history: &[Recorded], state: &State, instance_state: InstanceState, now: Moment) {
+    let members = state.plan.iter().flat_map(|p| &p.members);
+    let instances: BTreeMap<InstanceId, InstanceSeen> = members
+        .clone()
+        .map(|m| {
+            let instance = Instance {
+                id: m.instance.clone(),
+                instance_type: m.old_type.clone(),
+                state: instance_state,
+                state_reason: None,
+                private_ip: None,
+                private_dns: None,
+                zone: None,
+                name_tag: None,
+                root_device: None,
+                lifecycle: None,
+                architecture: None,
+                auto_scaling_group: None,
+                hibernation: false,
+                details: Default::default(),
+            };
+            let seen =
+                InstanceSeen { instance, at: now, state_since: Moment::default(), times: 3, pending_seen: false };
+            (m.instance.clone(), seen)
+        })
+        .collect();
+    let watch = ClusterWatch::new(members.map(|m| m.node.clone()));
+    let observed = Observed {
+        me: state.holder.as_ref().map_or(Incarnation(Uuid::nil()), |h| h.incarnation),
+        watch: &watch,
+        instances: &instances,
+        fleet_trouble: None,
+        intent: None,
+        ticket_called: None,
+        store: &StoreSeen::default(),
+        survey: None,
+        policy: &Policy {
+            allowed_types: vec![],
+            max_replication_delay: Duration::from_secs(5),
+            first_answer_timeout: esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT,
+        },
+        took_over_at: None,
+        wall: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let next = react(state, &observed, now);
+    if let Next::Act(action) = &next {
+        assert!(
+            audit(action, state, &observed, now).is_err(),
+            "nothing has been seen, and {} is let pass",
+            action.call
+        );
+    }
+    let wall = jiff::Timestamp::UNIX_EPOCH;
+    let shown = Progress::of(UpdateId(Uuid::nil()), state, history, wall).to_string();
+    assert!(!shown.is_empty());
+    serde_json::to_string(&StatusDocument::of(state, history, wall)).unwrap();
+    for recorded in history {
+        assert!(!Line::of(recorded).to_string().is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_history_that_was_tampered_with_is_folded_judged_and_shown_without_a_panic(
+        forgeries in prop::collection::vec(forgery(), 1..8),
+        which in 0..4_usize,
+        late in any::<bool>(),
+    ) {
+        let instance_state =
+            [InstanceState::Running, InstanceState::Stopped, InstanceState::Stopping, InstanceState::Terminated][which];
+        let now = Moment(Duration::from_secs(if late { 100_000_000 } else { 1 }));
+        let history: Vec<Recorded> =
+            forged(&forgeries).iter().map(|e| decode(e, Moment::default())).collect();
+        let mut state = State::default();
+        for (n, recorded) in history.iter().enumerate() {
+            state.evolve(recorded);
+            if n % 7 == 0 || n + 1 == history.len() {
+                look(&history[..=n], &state, instance_state, now);
+            }
+        }
+    }
+}
+
+/// What somebody writes who wishes us ill: type, data, metadata.
+fn ill(incarnation: Uuid) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+    let ours = serde_json::to_vec(&json!({ "worker": "w1", "incarnation": incarnation })).unwrap();
+    let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
+    let nested = format!("{}1{}", "{\"a\":".repeat(120), "}".repeat(120)).into_bytes();
+    let huge = format!("{{\"by\":\"{}\"}}", "x".repeat(900_000)).into_bytes();
+    let long = format!("\"{}\"", "y".repeat(900_000)).into_bytes();
+    vec![
+        ("PauseRequested", vec![0xff, 0xfe, 0x00, 0x80], vec![]),
+        ("PauseRequested", deep.clone(), deep),
+        ("ResumeRequested", nested.clone(), nested),
+        ("CheckWaived", huge, vec![]),
+        ("ApprovalGranted", long, ours.clone()),
+        ("ApprovalGranted", b"{\"answers\":18446744073709551615}".to_vec(), vec![]),
+        ("ApprovalGranted", b"{\"answers\":1e400}".to_vec(), vec![]),
+        ("UpdateRequested", b"{\"cluster\":\"prod\"}".to_vec(), vec![]),
+        ("$>", b"0@clusterUpdate-x".to_vec(), vec![]),
+        ("", b"".to_vec(), b"null".to_vec()),
+        ("SomethingElse", b"{}".to_vec(), b"[]".to_vec()),
+    ]
+}
+
+/// A second cluster whose store is the first one's, and a worker for both.
+fn two_clusters(seed: u64) -> (Rig, Rig, Worker) {
+    let (one, other) = (Rig::new(quick_world(seed)), Rig::new(quick_world(seed + 1000)));
+    let other = Rig { log: one.log.clone(), clock: one.clock.clone(), ..other };
+    let mut worker = one.worker(0);
+    let handle = |rig: &Rig| rig.worker(0).clusters.values().next().unwrap().clone();
+    let clusters = [(ClusterName::from("prod"), handle(&one)), (ClusterName::from("other"), handle(&other))];
+    worker.clusters = Arc::new(clusters.into());
+    worker.limits = Limits { own: 5, fleet: 5, failures: None };
+    (one, other, worker)
+}
+
+async fn write(rig: &Rig, stream: &str, id: u128, event: (&str, Vec<u8>, Vec<u8>)) {
+    let (event_type, data, metadata) = event;
+    let event = ProposedEvent { id: Uuid::from_u128(id), event_type: event_type.into(), is_json: true, data, metadata };
+    for _ in 0..200 {
+        if let Some(leader) = rig.world.with(|w| w.leader()) {
+            let write = Write::Append(vec![event.clone()]);
+            if let WriteOutcome::Done { .. } = rig.world.write(leader, true, stream, ExpectedRevision::Any, write).await
+            {
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{event_type} could not be written to {stream}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ill_written_events_are_answered_and_the_update_and_the_others_go_on() {
+    let (one, other, worker) = two_clusters(31);
+    let truth = one.watch_truth();
+    let ill = ill(Uuid::from_u128(0xbad));
+    let (stop, stopped) = tokio::sync::watch::channel(Stop::No);
+    let working = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
+    one.append(request("m6i.xlarge").into(), 1).await;
+    let other_request = json!({ "cluster": "other", "targetInstanceType": "m6i.xlarge" });
+    other.append(Event::UpdateRequested(serde_json::from_value(other_request).unwrap()), 2).await;
+    let update = one.update.stream();
+    let mut id = 1000;
+    for fact in ["UpdatePlanned", "InstanceStopRequested", "InstanceStarted", "NodeUpdated"] {
+        one.until(fact, 1).await;
+        for event in ill.clone() {
+            id += 1;
+            write(&one, update.as_str(), id, event.clone()).await;
+            // In streams of its own, of nobody, of workers and of clusters, too.
+            for stream in ["clusterUpdate-7f1c2a34-0000-4000-8000-000000000001", "clusterUpdate-x", "updateWorker-w9"] {
+                id += 1;
+                write(&one, stream, id, event.clone()).await;
+            }
+            for stream in ["updatedCluster-prod", "updatedCluster-other", "updateFailures"] {
+                id += 1;
+                write(&one, stream, id, event.clone()).await;
+            }
+        }
+    }
+    let (history, state) = one.ended(Duration::from_secs(7200)).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{:?}\n{}", state.broken, lines(&history));
+    assert_eq!(truth.check(), [1, 1, 1, 1], "{}", lines(&history));
+    let refused = outline(&history).matches("CommandRefused").count();
+    assert!(refused >= ill.len() * 3, "{refused} answers\n{}", lines(&history));
+    let (history, state) = other.ended(Duration::from_secs(7200)).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    stop.send(Stop::AtSafePoint).unwrap();
+    working.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_facts_park_that_update_with_every_node_running_and_the_others_go_on() {
+    for (number, (when, fact)) in
+        [("UpdatePlanned", "UpdateCompleted"), ("InstanceStopRequested", "NodeUpdated"), ("CaughtUp", "NoSuchFact")]
+            .into_iter()
+            .enumerate()
+    {
+        let (one, other, worker) = two_clusters(41 + number as u64);
+        let truth = one.watch_truth();
+        let me = worker.writer.incarnation;
+        let (stop, stopped) = tokio::sync::watch::channel(Stop::No);
+        let working = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
+        one.append(request("m6i.xlarge").into(), 1).await;
+        one.until(when, 1).await;
+        let metadata = serde_json::to_vec(&json!({ "worker": "w1", "incarnation": me })).unwrap();
+        write(&one, one.update.stream().as_str(), 900, (fact, b"{\"node\":\"esdb-1\"}".to_vec(), metadata)).await;
+        one.until("UpdateParked", 1).await;
+        let history = one.history().await;
+        let state = fold(&history);
+        let parked = state.parked.as_ref().map(|p| p.code.as_str());
+        assert_eq!(parked, Some("historyIllegal"), "{fact}: {}", lines(&history));
+        assert!(state.in_hand.is_none_or(|h| !h.step.out_of_service()), "{fact}: {}", lines(&history));
+        let other_request = json!({ "cluster": "other", "targetInstanceType": "m6i.xlarge" });
+        other.append(Event::UpdateRequested(serde_json::from_value(other_request).unwrap()), 2).await;
+        let (history, state) = other.ended(Duration::from_secs(7200)).await;
+        assert!(matches!(state.end, Some(End::Completed(_))), "{fact}: {}", lines(&history));
+        assert!(truth.check().iter().sum::<u32>() <= 1, "{fact}");
+        let parked = one.history().await;
+        assert!(parked.len() < 60, "{fact}: nothing is said again and again\n{}", lines(&parked));
+        stop.send(Stop::AtSafePoint).unwrap();
+        working.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_commands_does_not_keep_a_node_from_coming_back() {
+    let (one, other, worker) = two_clusters(51);
+    let truth = one.watch_truth();
+    let (_stop, stopped) = tokio::sync::watch::channel(Stop::No);
+    let working = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
+    one.append(request("m6i.xlarge").into(), 1).await;
+    one.until("InstanceStopped", 1).await;
+    let many = |from: u128| -> Vec<ProposedEvent> {
+        (0..2_000)
+            .map(|n| ProposedEvent {
+                id: Uuid::from_u128(from + n),
+                event_type: "PauseRequested".into(),
+                is_json: true,
+                data: b"7".to_vec(),
+                metadata: vec![],
+            })
+            .collect()
+    };
+    for batch in 0..3 {
+        let leader = one.world.with(|w| w.leader()).unwrap();
+        let write = Write::Append(many(1_000_000 + batch * 10_000));
+        let stream = one.update.stream();
+        let done = one.world.write(leader, true, stream.as_str(), ExpectedRevision::Any, write).await;
+        assert!(matches!(done, WriteOutcome::Done { .. }), "{done:?}");
+    }
+    let other_request = json!({ "cluster": "other", "targetInstanceType": "m6i.xlarge" });
+    other.append(Event::UpdateRequested(serde_json::from_value(other_request).unwrap()), 2).await;
+    let began = one.clock.now();
+    one.until("InstanceStarted", 1).await;
+    let waited = one.clock.now().since(began);
+    assert!(waited < Duration::from_secs(60), "the node was down for {waited:?}");
+    let (history, state) = other.ended(Duration::from_secs(7200)).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    // Once the node is back, each is answered, and then the update goes on.
+    let (_, state) = one.ended(Duration::from_secs(7200)).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{:?}", state.broken);
+    assert_eq!(truth.check(), [1, 1, 1, 1]);
+    working.abort();
 }

@@ -144,7 +144,7 @@ async fn play(name: &str) -> Vec<Record> {
             rig.until("UpdatePaused", 1).await;
             rig.append(Event::ResumeRequested(ResumeRequested::default()), 3).await;
             rig.until("InstanceStopped", 2).await;
-            let enough = CancelRequested { by: Some("ann".into()), why: Some("enough".into()) };
+            let enough = CancelRequested { superseded_by: None, by: Some("ann".into()), why: Some("enough".into()) };
             rig.append(Event::CancelRequested(enough), 4).await;
             rig.ended(limit).await;
         }

@@ -21,6 +21,7 @@ use esdb_rollout::exit::Exit;
 use esdb_rollout::ports::{AppendError, ClusterAdmin, EventLog, Expected, Fleet, NewEvent, NodeError, ReadError};
 use esdb_rollout::rehearsal::{Folder, Options, Progress, Secrets, VERSION, Verdict, Wishes, run};
 use esdb_rollout::sim::model::WorldConfig;
+use esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT;
 use esdb_rollout::update::observed::Policy;
 use esdb_rollout::update::strategy::Strategy;
 use esdb_rollout::worker::{ClusterHandle, survey};
@@ -184,7 +185,11 @@ impl Secure {
             seeds: self.cluster.addresses.clone(),
             voters: Some(Voters(3)),
             nodes: nodes.collect::<BTreeMap<_, _>>(),
-            policy: Policy { allowed_types: vec![], max_replication_delay: Duration::from_secs(5) },
+            policy: Policy {
+                allowed_types: vec![],
+                max_replication_delay: Duration::from_secs(5),
+                first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+            },
             admin: Arc::new(admin),
             fleet: ec2(&self.cluster).await,
         }
@@ -293,7 +298,11 @@ async fn a_node_with_a_name_is_called_by_it_and_matched_by_its_address() {
         seeds: vec![node.clone()],
         voters: None,
         nodes: BTreeMap::new(),
-        policy: Policy { allowed_types: vec![], max_replication_delay: Duration::from_secs(5) },
+        policy: Policy {
+            allowed_types: vec![],
+            max_replication_delay: Duration::from_secs(5),
+            first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+        },
         admin: Arc::new(admin),
         fleet: ec2(&cluster).await,
     };

@@ -44,6 +44,9 @@ impl Fleet for Odd {
     async fn start(&self, id: &InstanceId) -> Result<Done, FleetError> {
         panic!("{id} is started")
     }
+    async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        panic!("{id} is rebooted")
+    }
 }
 
 fn a_twin(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {

@@ -84,7 +84,15 @@ async fn pause_takes_hold_before_the_next_stop_and_cancel_ends_with_every_node_r
     assert!(paused.contains("UpdatePaused") && !paused.contains("NodeSelected esdb-1"), "{paused}");
     rig.append(Event::ResumeRequested(ResumeRequested::default()), 3).await;
     rig.until("InstanceStopped", 2).await;
-    rig.append(Event::CancelRequested(CancelRequested { by: Some("ann".into()), why: Some("enough".into()) }), 4).await;
+    rig.append(
+        Event::CancelRequested(CancelRequested {
+            superseded_by: None,
+            by: Some("ann".into()),
+            why: Some("enough".into()),
+        }),
+        4,
+    )
+    .await;
     rig.append(
         Event::RetryRequested(RetryRequested {
             answers: Revision(0),

@@ -109,7 +109,8 @@ pub async fn resume(args: ResumeArgs, log: &dyn EventLog, clock: &dyn Clock) -> 
 /// Cancels an update.
 pub async fn cancel(args: PlainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
     let Asked { by, why } = args.asked;
-    let revision = store::command(log, clock, args.id, &CancelRequested { by, why }.into()).await?;
+    let revision =
+        store::command(log, clock, args.id, &CancelRequested { superseded_by: None, by, why }.into()).await?;
     print(&revision.to_string())?;
     note(&format!("asked for; it ends as soon as every node runs: esdb-rollout watch {}", args.id));
     Ok(Exit::Completed)

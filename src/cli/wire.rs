@@ -21,6 +21,7 @@ use crate::ec2::{AwsConfig, Ec2Fleet};
 use crate::esdb::{AdminConfig, Credentials, EventStoreLog, HttpAdmin, Projections, ProjectionsLeader, StoreConfig};
 use crate::exit::Exit;
 use crate::ports::{EventLog, SystemClock};
+use crate::update::limits::FIRST_ANSWER_TIMEOUT;
 use crate::update::observed::Policy;
 use crate::worker::{ClusterHandle, Limits, NodeMapping, Worker};
 
@@ -231,6 +232,7 @@ async fn handle(cluster: &Cluster) -> Result<ClusterHandle, Failure> {
         policy: Policy {
             allowed_types: cluster.allowed_types.clone(),
             max_replication_delay: cluster.max_replication_delay,
+            first_answer_timeout: cluster.first_answer_timeout.unwrap_or(FIRST_ANSWER_TIMEOUT),
         },
         admin: Arc::new(admin),
         fleet: Arc::new(fleet),

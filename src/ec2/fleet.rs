@@ -399,6 +399,14 @@ impl Fleet for Ec2Fleet {
             }
         }
     }
+
+    async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        let request = self.client.reboot_instances().instance_ids(id.as_str());
+        match request.customize().config_override(once()).send().await {
+            Ok(done) => Ok(Done { request_id: done.request_id().map(str::to_owned) }),
+            Err(e) => Err(failed("RebootInstances", e)),
+        }
+    }
 }
 
 #[cfg(test)]

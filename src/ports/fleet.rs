@@ -79,4 +79,6 @@ pub trait Fleet: Send + Sync {
     async fn modify_type(&self, id: &InstanceId, to: &InstanceType) -> Result<Done, FleetError>;
     /// Starts an instance.
     async fn start(&self, id: &InstanceId) -> Result<Done, FleetError>;
+    /// Reboots a running instance.
+    async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError>;
 }

@@ -36,6 +36,7 @@ use crate::esdb::{ConfigError, EventStoreLog, HttpAdmin, ProbeError, Seen, Write
 use crate::exit::Exit;
 use crate::ports::{AppendError, Clock, EventLog, Expected, FleetError, ReadError, StoredEvent, SystemClock};
 use crate::update::event::{Event, UpdateRequested};
+use crate::update::limits::FIRST_ANSWER_TIMEOUT;
 use crate::update::observed::Policy;
 use crate::update::state::{Body, Recorded, State};
 use crate::update::strategy::Strategy;
@@ -361,7 +362,11 @@ impl Working {
             seeds: stage.addresses.clone(),
             voters: u32::try_from(voters).ok().map(Voters),
             nodes: BTreeMap::new(),
-            policy: Policy { allowed_types: Vec::new(), max_replication_delay: DEFAULT_MAX_REPLICATION_DELAY },
+            policy: Policy {
+                allowed_types: Vec::new(),
+                max_replication_delay: DEFAULT_MAX_REPLICATION_DELAY,
+                first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+            },
             admin: Arc::new(admin),
             fleet: Arc::new(fleet),
         };

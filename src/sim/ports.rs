@@ -764,6 +764,11 @@ impl Fleet for SimPorts {
         let (_, request_id) = self.ec2("StartInstances", |w| w.start_instances(std::slice::from_ref(id))).await?;
         Ok(Done { request_id })
     }
+
+    async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        let ((), request_id) = self.ec2("RebootInstances", |w| w.reboot_instance(id)).await?;
+        Ok(Done { request_id })
+    }
 }
 
 #[cfg(test)]

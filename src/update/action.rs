@@ -38,6 +38,11 @@ pub enum Call {
         /// Which.
         instance: InstanceId,
     },
+    /// Reboot an instance that runs while its node is silent.
+    RebootInstance {
+        /// Which.
+        instance: InstanceId,
+    },
 }
 
 /// What entitles to a call.
@@ -68,6 +73,7 @@ impl fmt::Display for Call {
             Call::StopInstance { instance } => write!(f, "stop {instance}"),
             Call::ModifyType { instance, to } => write!(f, "change the type of {instance} to {to}"),
             Call::StartInstance { instance } => write!(f, "start {instance}"),
+            Call::RebootInstance { instance } => write!(f, "reboot {instance}"),
         }
     }
 }

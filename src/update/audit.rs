@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::action::{Action, Call, Warrant};
+use super::event::OnSilentNode;
 use super::limits::{ACT_WINDOW, TAKE_OVER_QUIET, TICKET_AFTER, TICKET_AFTER_REPLACEMENT};
 use super::observed::Observed;
 use super::state::{State, Step};
@@ -161,6 +162,18 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S6", ec2_state(observed, instance) == Some(InstanceState::Stopped), &|| {
                 format!("{instance} is not stopped")
             });
+        }
+        Call::RebootInstance { instance } => {
+            check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {
+                format!("{instance} is not {}'s", action.node)
+            });
+            let asked = state.request.as_ref().and_then(|r| r.on_silent_node) == Some(OnSilentNode::Reboot);
+            check("S6", asked && hand.step == Step::Rebooting, &|| "nobody allowed a reboot".into());
+            check("S6", ec2_state(observed, instance) == Some(InstanceState::Running), &|| {
+                format!("{instance} does not run")
+            });
+            let answers = observed.watch.node(&action.node).and_then(|t| t.own(now)).is_some();
+            check("S6", !answers, &|| "the node answers".into());
         }
         Call::StartInstance { instance } => {
             check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {

@@ -122,6 +122,10 @@ events! {
     Fact InstanceStarted,
     /// The instance would not start with that type.
     Fact InstanceStartFailed,
+    /// Intent: reboot an instance that runs while its node is silent.
+    Fact InstanceRebootRequested,
+    /// The reboot was accepted.
+    Fact InstanceRebooted,
     /// The node answers again, as a new process.
     Fact NodeRejoined,
     /// The node has really caught up.
@@ -323,10 +327,23 @@ plain_commands! {
     PauseRequested,
     /// Asks to go on after a pause.
     ResumeRequested,
-    /// Asks to end the update with every node running.
-    CancelRequested,
     /// Asks to bring the nodes changed so far back to their old types.
     RollbackRequested,
+}
+
+/// Asks to end the update with every node running.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CancelRequested {
+    /// The update of the same cluster in whose favour it shall end, if that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<UpdateId>,
+    /// Who asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 macro_rules! answering_commands {
@@ -483,6 +500,9 @@ pub struct PlannedMember {
     /// Its server version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// State of its instance when planned. Missing in histories older than the field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_state: Option<InstanceState>,
 }
 
 /// A check of the plan.
@@ -777,6 +797,27 @@ node_facts! {
         again: bool,
         /// What EC2 said.
         ec2: Ec2Word,
+    }
+    /// Intent: reboot an instance.
+    InstanceRebootRequested {
+        /// The instance.
+        instance: InstanceId,
+        /// Its type.
+        #[serde(rename = "type")]
+        instance_type: InstanceType,
+    }
+    /// EC2 accepted the reboot, or may have: it is made once.
+    InstanceRebooted {
+        /// The instance.
+        instance: InstanceId,
+        /// Its type.
+        #[serde(rename = "type")]
+        instance_type: InstanceType,
+        /// What EC2 said.
+        ec2: Ec2Word,
+        /// EC2's code, where it refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
     }
     /// The node answers again, as a new process.
     NodeRejoined {

@@ -16,3 +16,4 @@ pub mod react;
 pub mod safety;
 pub mod state;
 pub mod strategy;
+pub mod window;

@@ -102,6 +102,8 @@ pub struct Policy {
     pub allowed_types: Vec<String>,
     /// Limit of replication and index delay.
     pub max_replication_delay: Duration,
+    /// From `running` to the first answer of the process; then a silent node is rebooted, or a person is called.
+    pub first_answer_timeout: Duration,
 }
 
 /// Everything a decision may rest on beside the stream.

@@ -90,6 +90,8 @@ pub enum Step {
     StartFailed,
     /// Its instance runs.
     Started,
+    /// Its instance is being rebooted, since it runs and its process stays silent.
+    Rebooting,
     /// Its process answers.
     Rejoined,
     /// It has caught up: back in service.
@@ -138,6 +140,7 @@ impl Step {
             Step::Starting => "starting",
             Step::StartFailed => "start failed",
             Step::Started => "booting",
+            Step::Rebooting => "rebooting",
             Step::Rejoined => "catching up",
             Step::CaughtUp => "caught up",
             Step::RestoringPriority => "restoring priority",
@@ -185,8 +188,12 @@ pub struct InHand {
     pub role: Role,
     /// Its instance, from the plan.
     pub instance: InstanceId,
-    /// Its type before.
+    /// Its type when it was selected: it surely starts with that one.
     pub old_type: InstanceType,
+    /// The type it shall have: the plan's new one, or the plan's old one where it is rolled back.
+    pub wanted_type: InstanceType,
+    /// Whether it was done, and is brought back to what it was before this update.
+    pub rolling_back: bool,
     /// Where it is.
     pub step: Step,
     /// When this process first saw that step.
@@ -221,6 +228,10 @@ pub struct InHand {
     pub started_type: Option<InstanceType>,
     /// Whether it was started while the store had no leader.
     pub started_by_ticket: bool,
+    /// A type that somebody else gave it while it was down by our doing.
+    pub foreign_type: Option<InstanceType>,
+    /// Whether its one reboot was asked for.
+    pub rebooted: bool,
     /// Starts that failed.
     pub failed_starts: Vec<FailedStart>,
     /// Its first entry after the start, as recorded.
@@ -275,6 +286,19 @@ pub struct Failure {
     pub code: String,
     /// What a person should do.
     pub remedy: String,
+    /// Revision of the fact that says so.
+    pub revision: Revision,
+}
+
+/// A change that somebody else made. Until a person says to go on, the update is paused between two nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignChange {
+    /// The node.
+    pub node: NodeName,
+    /// What.
+    pub what: String,
+    /// What was found.
+    pub found: String,
 }
 
 /// The state of one update.
@@ -328,8 +352,18 @@ pub struct State {
     pub data_unknown: Vec<NodeName>,
     /// What it is parked for.
     pub parked: Option<UpdateParked>,
+    /// Revision of the fact that parked it.
+    pub parked_at: Option<Revision>,
     /// The first failure.
     pub failure: Option<Failure>,
+    /// Whether the nodes done so far shall be brought back, and the command that says so.
+    pub rollback: Option<RollbackRequested>,
+    /// Whether a node that was to be brought back could not be: nothing more is touched then.
+    pub rollback_failed: bool,
+    /// A change by somebody else that no person has acknowledged yet.
+    pub foreign: Option<ForeignChange>,
+    /// Nodes that were brought back, or are stopped, because of somebody else's change.
+    pub foreign_nodes: BTreeSet<NodeName>,
     /// Why the next step waits, as last recorded.
     pub delayed: Option<StepDelayed>,
     /// Elections caused.
@@ -358,6 +392,37 @@ impl State {
     /// A planned member.
     pub fn member(&self, node: &NodeName) -> Option<&PlannedMember> {
         self.plan.as_ref().and_then(|p| p.members.iter().find(|m| &m.node == node))
+    }
+
+    /// What to do after a failure.
+    pub fn on_failure(&self) -> OnFailure {
+        self.request.as_ref().and_then(|r| r.on_failure).unwrap_or(OnFailure::RollBackNode)
+    }
+
+    /// Whether the nodes done so far are to be brought back: a person asks for it, or the request does, after a failure. A
+    /// cancellation leaves every node as it runs.
+    pub fn rolls_back(&self) -> bool {
+        // With a machine gone for good the quorum has nothing to spare for going back.
+        let by_policy = self.failure.as_ref().is_some_and(|f| f.code != INSTANCE_TERMINATED)
+            && self.on_failure() == OnFailure::RollBackAll;
+        self.cancelled.is_none() && !self.rollback_failed && (self.rollback.is_some() || by_policy)
+    }
+
+    /// Whether it failed, and waits for a person who says what becomes of it.
+    pub fn held(&self) -> bool {
+        self.failure.is_some()
+            && self.on_failure() == OnFailure::Hold
+            && self.cancelled.is_none()
+            && self.rollback.is_none()
+    }
+
+    /// Nodes that this update changed and that are to be brought back.
+    pub fn to_roll_back(&self) -> impl Iterator<Item = &NodeName> {
+        let changed = |m: &&PlannedMember| {
+            self.results.get(&m.node).is_some_and(|r| r.result == NodeResult::Updated)
+                && self.types.get(&m.node).is_some_and(|t| *t != m.old_type)
+        };
+        self.plan.iter().flat_map(|p| &p.members).filter(changed).map(|m| &m.node)
     }
 
     /// Nodes that are still to be taken in hand.
@@ -392,7 +457,7 @@ impl State {
                 command: Err(problem.clone()),
             }),
             Body::Event(event) => {
-                if self.broken.is_some() && !matches!(**event, Event::UpdateParked(_)) {
+                if self.broken.is_some() && !self.counts_although_broken(event) {
                     return;
                 }
                 if let Err(why) = self.apply(recorded, event) {
@@ -400,6 +465,22 @@ impl State {
                 }
             }
         }
+    }
+
+    /// What is folded even after something illegal: who holds the update, what answers and waits were written down, and what becomes of
+    /// the node that is down. Else the same would be recorded for ever, and the node would stay down.
+    fn counts_although_broken(&self, event: &Event) -> bool {
+        let returns = self.in_hand.as_ref().is_some_and(|h| h.step.out_of_service() && node_of(event) == Some(&h.node));
+        returns
+            || matches!(
+                event,
+                Event::UpdateParked(_)
+                    | Event::WorkerAssigned(_)
+                    | Event::CommandRefused(_)
+                    | Event::UpdatePaused(_)
+                    | Event::UpdateResumed(_)
+                    | Event::StepDelayed(_)
+            )
     }
 
     fn break_at(&mut self, recorded: &Recorded, why: String) {
@@ -461,7 +542,7 @@ impl State {
                     type_name: event.type_name().to_owned(),
                     command: Ok(Box::new(event.clone())),
                 });
-                self.obey(recorded.revision, event);
+                self.obey(recorded.revision, recorded.seen, event);
             }
             Event::WorkerAssigned(e) => {
                 self.holder = Some(Holder {
@@ -496,19 +577,19 @@ impl State {
             Event::CommandRefused(e) => self.answer(e.command.revision)?,
             Event::NodeSelected(e) => {
                 let Some(member) = self.member(&e.node).cloned() else { return illegal("for a node outside the plan") };
-                if self.in_hand.is_some() || self.results.contains_key(&e.node) {
+                if self.in_hand.is_some() || !self.may_take(&e.node) {
                     return illegal("while a node is in hand, or for a node that is done");
                 }
-                self.order.push(e.node.clone());
-                self.roles.insert(e.node.clone(), e.role);
-                self.in_hand = Some(InHand::new(&member, e.role, recorded));
+                self.taken(&e.node, e.role);
+                let rolling_back = self.results.contains_key(&e.node);
+                let has = self.types.get(&e.node).unwrap_or(&member.old_type).clone();
+                self.in_hand = Some(InHand::new(&member, has, rolling_back, e.role, recorded));
             }
             Event::NodeSkipped(e) => {
-                if self.in_hand.is_some() || self.member(&e.node).is_none() || self.results.contains_key(&e.node) {
+                if self.in_hand.is_some() || self.member(&e.node).is_none() || !self.may_take(&e.node) {
                     return illegal("while a node is in hand, outside the plan, or for a node that is done");
                 }
-                self.order.push(e.node.clone());
-                self.roles.insert(e.node.clone(), e.role);
+                self.taken(&e.node, e.role);
                 self.settle(&e.node, NodeResult::Skipped, None);
             }
             Event::StepDelayed(e) => self.delayed = Some(e.clone()),
@@ -517,7 +598,10 @@ impl State {
                     Some(AwaitedApproval { gate: e.gate, node: e.node.clone(), revision: recorded.revision });
             }
             Event::UpdatePaused(e) => {
-                self.answer_first("PauseRequested")?;
+                // Somebody else's change pauses without a command.
+                if self.answer_first("PauseRequested").is_err() && (self.foreign.is_none() || self.paused.is_some()) {
+                    return illegal("without a reason to pause");
+                }
                 self.paused = Some(e.clone());
             }
             Event::UpdateResumed(_) => {
@@ -526,15 +610,25 @@ impl State {
                 } else {
                     self.answer_first("ResumeRequested")?;
                     self.paused = None;
+                    self.accept_foreign();
                 }
             }
-            Event::UpdateParked(e) => self.parked = Some(e.clone()),
+            Event::UpdateParked(e) => {
+                self.parked = Some(e.clone());
+                self.parked_at = Some(recorded.revision);
+            }
+            Event::ForeignChangeSeen(e) if self.in_hand.is_none() => {
+                if self.member(&e.node).is_none() {
+                    return illegal("for a node outside the plan");
+                }
+                if e.what == FOREIGN_TYPE {
+                    self.types.insert(e.node.clone(), e.found.as_str().into());
+                }
+                self.foreign_change(e);
+            }
             Event::UpdateCompleted(e) => self.finish(End::Completed(e.clone()))?,
             Event::UpdateFailed(e) => self.finish(End::Failed(e.clone()))?,
-            Event::UpdateCancelled(e) => {
-                self.finish(End::Cancelled(e.clone()))?;
-                self.unanswered.retain(|u| u.type_name != "CancelRequested");
-            }
+            Event::UpdateCancelled(e) => self.finish(End::Cancelled(e.clone()))?,
             Event::UpdateSuperseded(e) => self.finish(End::Superseded(e.clone()))?,
             Event::PriorityLoweringRequested(_)
             | Event::PriorityLowered(_)
@@ -547,6 +641,8 @@ impl State {
             | Event::InstanceStartRequested(_)
             | Event::InstanceStarted(_)
             | Event::InstanceStartFailed(_)
+            | Event::InstanceRebootRequested(_)
+            | Event::InstanceRebooted(_)
             | Event::NodeRejoined(_)
             | Event::CaughtUp(_)
             | Event::ForeignChangeSeen(_)
@@ -566,7 +662,7 @@ impl State {
     }
 
     /// Commands take hold as soon as they stand in the stream; the fact that follows only acknowledges them.
-    fn obey(&mut self, revision: Revision, event: &Event) {
+    fn obey(&mut self, revision: Revision, seen: Moment, event: &Event) {
         if let Event::CancelRequested(c) = event
             && self.cancelled.is_none()
         {
@@ -584,6 +680,65 @@ impl State {
             self.approved.insert((awaited.gate, awaited.node.clone()));
             self.granting.insert(revision);
             self.awaited = None;
+        }
+        if let Event::RollbackRequested(r) = event
+            && self.plan.is_some()
+            && self.rollback.is_none()
+            && self.cancelled.is_none()
+        {
+            self.rollback = Some(r.clone());
+        }
+        if let Event::RetryRequested(r) = event
+            && self.may_retry(r.answers)
+        {
+            self.granting.insert(revision);
+            self.retry(seen);
+        }
+    }
+
+    /// Whether that fact is one that a retry can answer now: what parked the update, or the failure that it is held after.
+    fn may_retry(&self, answers: Revision) -> bool {
+        let parked = self.parked.is_some() && self.parked_at == Some(answers);
+        let held = self.held() && self.failure.as_ref().is_some_and(|f| f.revision == answers);
+        (parked || held) && self.cancelled.is_none()
+    }
+
+    /// The step that stands still begins anew; after a failure the node that failed is taken again.
+    fn retry(&mut self, seen: Moment) {
+        self.parked = None;
+        if self.held() {
+            self.failure = None;
+            self.results.retain(|_, r| !matches!(r.result, NodeResult::Failed | NodeResult::RolledBack));
+        }
+        if let Some(hand) = &mut self.in_hand {
+            hand.step_seen = seen;
+            hand.failed_starts.clear();
+            hand.rebooted = false;
+        }
+    }
+
+    /// Whether a node may be taken in hand: it has no result yet, or it is done and to be brought back.
+    fn may_take(&self, node: &NodeName) -> bool {
+        !self.results.contains_key(node) || self.rolls_back() && self.to_roll_back().any(|n| n == node)
+    }
+
+    fn taken(&mut self, node: &NodeName, role: Role) {
+        if !self.order.contains(node) {
+            self.order.push(node.clone());
+        }
+        self.roles.insert(node.clone(), role);
+    }
+
+    fn foreign_change(&mut self, e: &ForeignChangeSeen) {
+        self.foreign = Some(ForeignChange { node: e.node.clone(), what: e.what.clone(), found: e.found.clone() });
+        self.foreign_nodes.insert(e.node.clone());
+    }
+
+    /// A person says to go on with what is there: a node that was left to somebody else's change is taken again.
+    fn accept_foreign(&mut self) {
+        if self.foreign.take().is_some() {
+            let foreign = &self.foreign_nodes;
+            self.results.retain(|n, r| !(r.result == NodeResult::RolledBack && foreign.contains(n)));
         }
     }
 
@@ -607,6 +762,10 @@ impl State {
         Ok(())
     }
 
+    fn fail(&mut self, code: &str, remedy: &str, revision: Revision) {
+        self.failure.get_or_insert(Failure { code: code.to_owned(), remedy: remedy.to_owned(), revision });
+    }
+
     fn settle(&mut self, node: &NodeName, result: NodeResult, left_in: Option<String>) {
         self.results.insert(node.clone(), NodeOutcome { node: node.clone(), result, left_in });
     }
@@ -620,6 +779,9 @@ impl State {
         }
         self.in_hand = None;
         self.end = Some(end);
+        // The end is their answer.
+        self.unanswered
+            .retain(|u| !matches!(u.type_name.as_str(), "CancelRequested" | "RollbackRequested") || u.command.is_err());
         Ok(())
     }
 
@@ -648,13 +810,21 @@ impl State {
             Event::TypeModified(e) => from == Step::Modifying || e.return_ticket,
             Event::InstanceStarted(e) => from == Step::Starting || e.return_ticket,
             Event::InstanceStartFailed(_) => matches!(from, Step::Starting | Step::Modifying),
+            Event::InstanceRebootRequested(_) => matches!(from, Step::Started | Step::Rejoined) && !hand.rebooted,
+            Event::InstanceRebooted(_) => from == Step::Rebooting,
             Event::NodeRejoined(_) => matches!(from, Step::Started | Step::Rejoined),
             Event::CaughtUp(_) => from == Step::Rejoined,
             Event::ForeignChangeSeen(_) => true,
             Event::PriorityRestorationRequested(_) => hand.lowered.is_some() && !from.out_of_service(),
             Event::PriorityRestored(_) => hand.lowered.is_some(),
-            Event::NodeUpdated(_) | Event::NodeRolledBack(_) => from == Step::CaughtUp && hand.lowered.is_none(),
-            Event::NodeFailed(_) => hand.intent.is_none() || from < Step::Stopping,
+            Event::NodeUpdated(_) => from == Step::CaughtUp && hand.lowered.is_none(),
+            // A node that goes on serving, since nothing was done to it yet, is as it was before.
+            Event::NodeRolledBack(_) => {
+                hand.lowered.is_none()
+                    && (from == Step::CaughtUp || from < Step::Stopping || from == Step::RestoringPriority)
+            }
+            // What is terminated comes back by no call that may still be under way.
+            Event::NodeFailed(e) => hand.intent.is_none() || from < Step::Stopping || e.code == INSTANCE_TERMINATED,
             _ => true,
         };
         if !legal {
@@ -728,6 +898,12 @@ impl State {
                 });
                 hand.go(Step::StartFailed, None, recorded);
             }
+            Event::InstanceRebootRequested(e) => {
+                hand.attempt = e.attempt;
+                hand.rebooted = true;
+                hand.go(Step::Rebooting, intent, recorded);
+            }
+            Event::InstanceRebooted(_) => hand.go(Step::Started, None, recorded),
             Event::NodeRejoined(e) => {
                 hand.rejoined.get_or_insert_with(|| e.clone());
                 hand.go(Step::Rejoined, None, recorded);
@@ -744,10 +920,17 @@ impl State {
                 if e.what == FOREIGN_STOP && matches!(from, Step::Started | Step::Rejoined) {
                     hand.go(Step::Stopped, None, recorded);
                 }
+                if e.what == FOREIGN_TYPE {
+                    hand.foreign_type = Some(e.found.as_str().into());
+                }
+                let foreign = e.what != STOP_NOT_DONE;
                 // A stop that did not and will not happen: the node goes on serving.
                 if e.what == STOP_NOT_DONE && from == Step::Stopping {
                     hand.stop_refused = (e.found != TURNED_BACK).then(|| e.found.clone());
                     hand.go(Step::Selected, None, recorded);
+                }
+                if foreign {
+                    self.foreign_change(e);
                 }
             }
             Event::PriorityRestorationRequested(e) => {
@@ -766,15 +949,16 @@ impl State {
                 self.settle(&e.node, NodeResult::Updated, None);
             }
             Event::NodeRolledBack(e) => {
-                if e.code != CANCELLED {
-                    self.failure.get_or_insert(Failure { code: e.code.clone(), remedy: e.remedy.clone() });
+                if !matches!(e.code.as_str(), CANCELLED | ROLLED_BACK | FOREIGN_CHANGE) {
+                    self.fail(&e.code, &e.remedy, recorded.revision);
                 }
                 self.phases.insert(e.node.clone(), e.seconds.clone());
                 self.in_hand = None;
                 self.settle(&e.node, NodeResult::RolledBack, Some(format!("running as {}", e.instance_type)));
             }
             Event::NodeFailed(e) => {
-                self.failure.get_or_insert(Failure { code: e.code.clone(), remedy: e.remedy.clone() });
+                self.rollback_failed |= hand.rolling_back;
+                self.fail(&e.code, &e.remedy, recorded.revision);
                 self.in_hand = None;
                 self.settle(&e.node, NodeResult::Failed, Some(e.left_in.clone()));
             }
@@ -786,6 +970,18 @@ impl State {
 
 /// `what` of a [`ForeignChangeSeen`] about an instance that somebody stopped.
 pub const FOREIGN_STOP: &str = "instanceStopped";
+
+/// `what` of a [`ForeignChangeSeen`] about an instance to which somebody gave another type.
+pub const FOREIGN_TYPE: &str = "instanceType";
+
+/// Code of a node that was left as somebody else made it: no failure, the update is paused.
+pub const FOREIGN_CHANGE: &str = "foreignChange";
+
+/// Code of a node that was brought back because the update is rolled back: no failure of its own.
+pub const ROLLED_BACK: &str = "rolledBack";
+
+/// Code of a node whose instance somebody terminated.
+pub const INSTANCE_TERMINATED: &str = "instanceTerminated";
 
 /// `what` of a [`ForeignChangeSeen`] that says a stop we asked for did not and will not happen.
 pub const STOP_NOT_DONE: &str = "stopNotDone";
@@ -812,6 +1008,8 @@ pub fn node_of(event: &Event) -> Option<&NodeName> {
         Event::InstanceStartRequested(e) => &e.node,
         Event::InstanceStarted(e) => &e.node,
         Event::InstanceStartFailed(e) => &e.node,
+        Event::InstanceRebootRequested(e) => &e.node,
+        Event::InstanceRebooted(e) => &e.node,
         Event::NodeRejoined(e) => &e.node,
         Event::CaughtUp(e) => &e.node,
         Event::ForeignChangeSeen(e) => &e.node,
@@ -846,13 +1044,15 @@ pub fn node_of(event: &Event) -> Option<&NodeName> {
 }
 
 impl InHand {
-    /// A node just taken in hand.
-    pub fn new(member: &PlannedMember, role: Role, recorded: &Recorded) -> Self {
+    /// A node just taken in hand, with the type that its instance has.
+    pub fn new(member: &PlannedMember, has: InstanceType, rolling_back: bool, role: Role, recorded: &Recorded) -> Self {
         Self {
             node: member.node.clone(),
             role,
             instance: member.instance.clone(),
-            old_type: member.old_type.clone(),
+            old_type: has,
+            wanted_type: if rolling_back { &member.old_type } else { &member.new_type }.clone(),
+            rolling_back,
             step: Step::Selected,
             step_seen: recorded.seen,
             selected_seen: recorded.seen,
@@ -870,6 +1070,8 @@ impl InHand {
             stop_refused: None,
             started_type: None,
             started_by_ticket: false,
+            foreign_type: None,
+            rebooted: false,
             failed_starts: Vec::new(),
             rejoined: None,
             caught_up: None,

@@ -110,7 +110,7 @@ impl Projected {
             awaited: stored.awaited.map(awaited),
             parked: stored.parked,
             delayed: stored.delayed,
-            failure: stored.failure.map(|f| Failure { code: f.code, remedy: f.remedy }),
+            failure: stored.failure.map(|f| Failure { code: f.code, remedy: f.remedy, revision: stored.revision }),
             elections: stored.elections,
             end: stored.end.map(end).transpose().ok()?,
             ..State::default()
@@ -169,5 +169,9 @@ fn in_hand(state: &State, stored: &StoredHand) -> Option<InHand> {
         seen: Moment::default(),
         body: Body::Newer { type_name: String::new() },
     };
-    Some(InHand { step: *Step::ALL.get(stored.step)?, marks, ..InHand::new(member, role, &selected) })
+    Some(InHand {
+        step: *Step::ALL.get(stored.step)?,
+        marks,
+        ..InHand::new(member, member.old_type.clone(), false, role, &selected)
+    })
 }

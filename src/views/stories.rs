@@ -43,6 +43,7 @@ fn member(node: &str, role: Role, priority: i32) -> PlannedMember {
         new_type: "m6i.xlarge".into(),
         priority,
         version: Some("23.10.5.0".into()),
+        instance_state: Some(crate::domain::instance::InstanceState::Running),
     }
 }
 

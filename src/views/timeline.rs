@@ -126,7 +126,10 @@ pub fn essence(event: &Event) -> String {
         Event::UpdateRequested(e) => request(e),
         Event::PauseRequested(e) => asked(&e.by, &e.why),
         Event::ResumeRequested(e) => asked(&e.by, &e.why),
-        Event::CancelRequested(e) => asked(&e.by, &e.why),
+        Event::CancelRequested(e) => {
+            let instead = e.superseded_by.map(|u| format!("in favour of {u}")).unwrap_or_default();
+            join([instead, asked(&e.by, &e.why)])
+        }
         Event::RollbackRequested(e) => asked(&e.by, &e.why),
         Event::RetryRequested(e) => answers(e.answers, &e.check, &e.by, &e.why),
         Event::ApprovalGranted(e) => answers(e.answers, &e.check, &e.by, &e.why),
@@ -166,6 +169,10 @@ pub fn essence(event: &Event) -> String {
         }
         Event::InstanceStarted(e) => join([format!("{} as {}", e.instance, e.instance_type), ticket(e.return_ticket)]),
         Event::InstanceStartFailed(e) => format!("{} as {}: {}", e.instance, e.instance_type, e.code),
+        Event::InstanceRebootRequested(e) => e.instance.to_string(),
+        Event::InstanceRebooted(e) => {
+            join([e.instance.to_string(), e.code.as_ref().map(|c| format!("refused: {c}")).unwrap_or_default()])
+        }
         Event::NodeRejoined(e) => format!("{}, epoch {}, writer {}", e.state, e.epoch, e.writer),
         Event::CaughtUp(e) => {
             let kept = match e.data_kept.kept {

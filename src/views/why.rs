@@ -123,6 +123,7 @@ fn in_hand(state: &State, now: jiff::Timestamp) -> Option<Why> {
         Step::Starting => "is being started",
         Step::StartFailed => "would not start, and is tried again",
         Step::Started => "boots: its instance runs, its process does not answer yet",
+        Step::Rebooting => "is being rebooted: its instance ran, its process stayed silent",
         Step::Rejoined => "catches up",
         Step::CaughtUp => "has caught up",
         Step::RestoringPriority => "is having its priority restored",
@@ -134,7 +135,7 @@ fn in_hand(state: &State, now: jiff::Timestamp) -> Option<Why> {
         Step::Stopping => "stopAwaited",
         Step::Stopped | Step::Modifying | Step::Modified => "typeAwaited",
         Step::Starting | Step::StartFailed => "startAwaited",
-        Step::Started => "answerAwaited",
+        Step::Started | Step::Rebooting => "answerAwaited",
         Step::Rejoined | Step::CaughtUp => "catchUpAwaited",
     };
     Some(Why::new(code, format!("{} {what}, for {}", hand.node, short_seconds(since))))
@@ -150,6 +151,9 @@ fn for_a_person(update: UpdateId, state: &State) -> Option<Why> {
         return Some(
             Why::new("paused", format!("paused{by}{why}")).remedy(format!("to go on: esdb-rollout resume {update}")),
         );
+    }
+    if state.rolls_back() {
+        return Some(Why::new("rollingBack", "the nodes done so far are brought back to their old types"));
     }
     let awaited = state.awaited.as_ref()?;
     let node = awaited.node.as_ref().map(|n| format!(" for {n}")).unwrap_or_default();

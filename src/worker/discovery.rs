@@ -419,9 +419,18 @@ pub(super) async fn poll_admissions(
         }
         waiting.retain(|update| !fresh_look && unfinished.iter().any(|(u, _)| u == update));
         for (ahead, (update, cluster)) in unfinished.into_iter().enumerate() {
-            if ahead >= worker.limits.fleet && (waiting.contains(&update) || waits(&worker, update).await) {
+            let wanted = match waiting.contains(&update) {
+                _ if ahead < worker.limits.fleet => true,
+                true => false,
+                false => is_begun_or_ended(&worker, update).await.unwrap_or_else(|error| {
+                    tracing::debug!(%update, %error, "whether it has begun is not known yet");
+                    false
+                }),
+            };
+            if ahead >= worker.limits.fleet && !wanted {
                 waiting.insert(update);
-            } else {
+            }
+            if wanted {
                 let _ = wake.send(Found { update, cluster: Some(cluster) }).await;
             }
         }
@@ -435,13 +444,10 @@ pub(super) async fn poll_admissions(
     }
 }
 
-/// Whether nobody has begun an update, and it has not ended. What cannot be read is left to its driver.
-async fn waits(worker: &Worker, update: UpdateId) -> bool {
-    let history = read_update(&*worker.log, update, Revision(0), worker.clock.now()).await;
-    history.is_ok_and(|history| {
-        let state = fold(&history);
-        state.holder.is_none() && state.end.is_none()
-    })
+/// Whether somebody has begun an update, or it has ended.
+async fn is_begun_or_ended(worker: &Worker, update: UpdateId) -> Result<bool, ReadError> {
+    let state = fold(&read_update(&*worker.log, update, Revision(0), worker.clock.now()).await?);
+    Ok(state.holder.is_some() || state.end.is_some())
 }
 
 /// Frees a cluster whose active update has ended. `false` if it must be tried again.

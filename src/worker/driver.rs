@@ -9,8 +9,9 @@ use super::discovery::release;
 use super::heartbeat::{beat_of, heartbeat_of};
 use super::observer::{Cadence, Observer, Sight};
 use super::perform::perform;
+use super::queue::Waits;
 use super::store::read_update;
-use super::{Acknowledged, ClusterHandle, Shared, Stop, Worker, asked, survey};
+use super::{ClusterHandle, Shared, Stop, Worker, asked, survey};
 use crate::codec::{decode, encode_facts};
 use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, Revision, UpdateId};
 use crate::domain::instance::{Instance, InstanceState};
@@ -43,7 +44,6 @@ pub(super) struct Driver {
     update: UpdateId,
     cluster: ClusterName,
     handle: ClusterHandle,
-    own_beats: watch::Receiver<Acknowledged>,
     stop: watch::Receiver<Stop>,
     shared: Shared,
     wake: mpsc::Receiver<()>,
@@ -89,7 +89,6 @@ impl Driver {
         update: UpdateId,
         cluster: ClusterName,
         handle: ClusterHandle,
-        own_beats: watch::Receiver<Acknowledged>,
         stop: watch::Receiver<Stop>,
         shared: Shared,
         wake: mpsc::Receiver<()>,
@@ -99,7 +98,6 @@ impl Driver {
             update,
             cluster,
             handle,
-            own_beats,
             stop,
             shared,
             wake,
@@ -279,7 +277,13 @@ impl Driver {
         eyes.set_cadence(match self.state.in_hand.as_ref().map(|h| h.step) {
             None => Cadence::BUSY,
             Some(
-                Step::Stopping | Step::Stopped | Step::Modifying | Step::Modified | Step::Starting | Step::StartFailed,
+                Step::Stopping
+                | Step::Stopped
+                | Step::Modifying
+                | Step::Modified
+                | Step::Starting
+                | Step::StartFailed
+                | Step::Rebooting,
             ) => Cadence::CHANGING,
             Some(Step::Started | Step::Rejoined) => Cadence::RETURNING,
             Some(
@@ -397,11 +401,13 @@ impl Driver {
                 }
                 return after;
             }
-            Ok(Err(waits)) => waits.to_string(),
+            // It is driven again when there is room.
+            Ok(Err(Waits::Room { .. } | Waits::NotAdmitted)) => return After::Leave,
+            Ok(Err(waits @ Waits::Failures { .. })) => waits.to_string(),
             Err(error) => error.to_string(),
         };
         self.shared.hands.let_go(self.update);
-        self.say("waitsForRoom", &why);
+        self.say("notBegun", &why);
         After::Rest(LIMITS_EVERY)
     }
 
@@ -443,7 +449,7 @@ impl Driver {
 
     async fn watch_holder(&mut self) -> After {
         let Some(holder) = self.state.holder.clone() else { return After::Again };
-        let beats = self.own_beats.borrow().beats;
+        let beats = self.shared.beats.borrow().beats;
         match self.worker.log.read_last(&holder.worker.stream()).await {
             Ok(last)
                 if heartbeat_of(last.as_ref()).is_some_and(|beat| {

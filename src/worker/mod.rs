@@ -84,6 +84,8 @@ struct Shared {
     queue: Arc<Mutex<Queue>>,
     /// Rings when the admissions are worth a look.
     look: Arc<Notify>,
+    /// This worker's own heartbeats.
+    beats: watch::Receiver<Acknowledged>,
 }
 
 /// Why a worker stopped by itself.
@@ -121,6 +123,7 @@ impl Worker {
             peers: Arc::default(),
             queue: Arc::default(),
             look: Arc::default(),
+            beats: beats_rx.clone(),
         };
         let mut services: JoinSet<Result<(), WorkerError>> = JoinSet::new();
         // Before anything that waits for the store: bringing a node back may be what the store waits for.
@@ -147,7 +150,7 @@ impl Worker {
                     {
                         let (tx, rx) = mpsc::channel(8);
                         drivers.insert(update, tx);
-                        let driver = driver::Driver::new(self.clone(), update, cluster, handle.clone(), beats_rx.clone(), stop.clone(), shared.clone(), rx);
+                        let driver = driver::Driver::new(self.clone(), update, cluster, handle.clone(), stop.clone(), shared.clone(), rx);
                         running.spawn(async move {
                             driver.run().await;
                             update

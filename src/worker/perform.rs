@@ -12,6 +12,7 @@ pub(super) async fn perform(call: &Call, admin: &dyn ClusterAdmin, fleet: &dyn F
         Call::StopInstance { instance } => ec2(fleet.stop(instance)).await,
         Call::ModifyType { instance, to } => ec2(fleet.modify_type(instance, to)).await,
         Call::StartInstance { instance } => ec2(fleet.start(instance)).await,
+        Call::RebootInstance { instance } => ec2(fleet.reboot(instance)).await,
     }
 }
 

@@ -15,6 +15,7 @@ use esdb_rollout::sim::ports::SimPorts;
 use esdb_rollout::sim::world::SimWorld;
 use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::{Event, UpdateRequested};
+use esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT;
 use esdb_rollout::update::observed::Policy;
 use esdb_rollout::update::state::{Body, Recorded, State, fold};
 use esdb_rollout::worker::{ClusterHandle, Limits, StartPoint, Stop, Worker, WorkerError, read_update};
@@ -91,7 +92,11 @@ impl Rig {
             seeds,
             voters: Some(Voters(voters)),
             nodes: BTreeMap::new(),
-            policy: Policy { allowed_types: vec![], max_replication_delay: Duration::from_secs(5) },
+            policy: Policy {
+                allowed_types: vec![],
+                max_replication_delay: Duration::from_secs(5),
+                first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+            },
             admin: self.admin.clone(),
             fleet: self.fleet.clone(),
         };

@@ -290,9 +290,11 @@ impl Bug {
                 self == Bug::ForgetsThePriority && *priority >= 0
                     || self == Bug::ResignsWithoutPriority && *priority < 0
             }
-            Call::Resign { .. } | Call::StopInstance { .. } | Call::ModifyType { .. } | Call::StartInstance { .. } => {
-                false
-            }
+            Call::Resign { .. }
+            | Call::StopInstance { .. }
+            | Call::ModifyType { .. }
+            | Call::StartInstance { .. }
+            | Call::RebootInstance { .. } => false,
         }
     }
 

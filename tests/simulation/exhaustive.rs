@@ -45,7 +45,7 @@ fn wanting(planned: Planned, played: &Played) -> Option<String> {
     }
     let final_word = matches!(planned.wrong, Wrong::Mending | Wrong::Never);
     let completed = played.verdict == "UpdateCompleted";
-    if !completed && !(final_word && played.verdict.starts_with("UpdateFailed")) {
+    if !(completed || final_word && played.verdict.starts_with("UpdateFailed")) {
         return Some(format!("ended as {}", played.verdict));
     }
     let twice = played.stops.iter().any(|n| *n > if final_word { 2 } else { 1 });

@@ -64,6 +64,7 @@ impl Entry {
                 | "InstanceStopRequested"
                 | "TypeModificationRequested"
                 | "InstanceStartRequested"
+                | "InstanceRebootRequested"
                 | "PriorityRestorationRequested"
         )
     }
@@ -392,6 +393,7 @@ impl Judge {
             Call::StopInstance { instance } => (&["InstanceStopRequested"], self.of_instance(&instance.0)),
             Call::ModifyType { instance, .. } => (&["TypeModificationRequested"], self.of_instance(&instance.0)),
             Call::StartInstance { instance } => (&["InstanceStartRequested"], self.of_instance(&instance.0)),
+            Call::RebootInstance { instance } => (&["InstanceRebootRequested"], self.of_instance(&instance.0)),
             Call::Resign { address } => (&["ResignationRequested"], self.of_address(&address.to_string())),
             Call::SetPriority { address, .. } => {
                 (&["PriorityLoweringRequested", "PriorityRestorationRequested"], self.of_address(&address.to_string()))
@@ -489,7 +491,10 @@ impl Judge {
                     Call::SetPriority { priority, .. } => {
                         e.data.get("priority").and_then(Value::as_i64) == Some(i64::from(*priority))
                     }
-                    Call::StopInstance { .. } | Call::StartInstance { .. } | Call::Resign { .. } => true,
+                    Call::StopInstance { .. }
+                    | Call::StartInstance { .. }
+                    | Call::RebootInstance { .. }
+                    | Call::Resign { .. } => true,
                 };
                 if !asked_for {
                     why.push("the intent says something else".into());
@@ -516,7 +521,10 @@ impl Judge {
                 let types = e.data.get("returnTypes").and_then(Value::as_array);
                 types.into_iter().flatten().any(|t| t.as_str() == Some(&to.0))
             }),
-            Call::StopInstance { .. } | Call::Resign { .. } | Call::SetPriority { .. } => false,
+            Call::StopInstance { .. }
+            | Call::RebootInstance { .. }
+            | Call::Resign { .. }
+            | Call::SetPriority { .. } => false,
         };
         let heard = self.acknowledged.get(&me).copied().unwrap_or_default();
         let away = now.saturating_sub(heard) >= TICKET;
@@ -529,7 +537,13 @@ impl Judge {
     fn judge_service(&mut self, w: &World, n: usize, me: Incarnation, call: &Call) {
         let now = w.now();
         let takes = matches!(call, Call::StopInstance { .. } | Call::Resign { .. });
-        if !matches!(call, Call::ModifyType { .. } | Call::StartInstance { .. }) {
+        if let Call::RebootInstance { .. } = call
+            && !self.nodes[n].ours
+        {
+            let what = format!("{call}: {} is not down by our doing", self.names[n]);
+            self.breach("S6", now, what);
+        }
+        if !matches!(call, Call::ModifyType { .. } | Call::StartInstance { .. } | Call::RebootInstance { .. }) {
             let down: Vec<usize> = (0..self.nodes.len()).filter(|m| *m != n && self.nodes[*m].ours).collect();
             for m in down {
                 let what = format!("{call}, while {} is down by our doing", self.names[m]);
@@ -644,17 +658,32 @@ fn judge_fact(history: &[Entry], entry: &Entry) -> Vec<(&'static str, String)> {
         broken.push(("S8", "it stands already".into()));
     }
     let results: &[&str] = &["NodeUpdated", "NodeRolledBack", "NodeFailed", "NodeSkipped"];
-    let has = |kinds: &[&str]| history.iter().any(|e| kinds.contains(&e.kind.as_str()) && e.text("node") == node);
-    if results.contains(&entry.kind.as_str()) && has(results) {
-        broken.push(("S8", "the node has a result already".into()));
+    // What a person may have said since: then a node that has a result is taken once more.
+    let last_result = history.iter().rposition(|e| results.contains(&e.kind.as_str()) && e.text("node") == node);
+    let last_selected = history.iter().rposition(|e| e.kind == "NodeSelected" && e.text("node") == node);
+    let in_hand = last_selected > last_result;
+    if results.contains(&entry.kind.as_str()) && last_result.is_some() && !in_hand {
+        let skipped_in_rollback = entry.kind == "NodeSkipped" && goes_back(history);
+        if !skipped_in_rollback {
+            broken.push(("S8", "the node has a result already".into()));
+        }
     }
     if entry.kind == "NodeSelected" {
-        if has(&["NodeSelected"]) {
+        let again = last_result.is_some_and(|at| {
+            let since = &history[at..];
+            let retried = since.iter().any(|e| e.kind == "UpdateResumed");
+            let done = history[at].kind == "NodeUpdated";
+            if done { goes_back(history) } else { retried }
+        });
+        if last_selected.is_some() && !again {
             broken.push(("S8", "the node was selected already".into()));
         }
-        let open = history.iter().any(|e| {
-            e.kind == "NodeSelected"
-                && !history.iter().any(|r| results.contains(&r.kind.as_str()) && r.text("node") == e.text("node"))
+        let nodes: BTreeSet<&str> =
+            history.iter().filter(|e| e.kind == "NodeSelected").map(|e| e.text("node")).collect();
+        let open = nodes.iter().any(|n| {
+            let last =
+                |kinds: &[&str]| history.iter().rposition(|e| kinds.contains(&e.kind.as_str()) && e.text("node") == *n);
+            last(&["NodeSelected"]) > last(results)
         });
         if open {
             broken.push(("S8", "another node is in hand".into()));
@@ -690,6 +719,14 @@ fn judge_fact(history: &[Entry], entry: &Entry) -> Vec<(&'static str, String)> {
         }
     }
     broken
+}
+
+/// Whether somebody asked to bring back what was done, by a command or by the request where a node failed.
+fn goes_back(history: &[Entry]) -> bool {
+    let by_command = history.iter().any(|e| e.kind == "RollbackRequested");
+    let policy = history.first().is_some_and(|e| e.text("onFailure") == "rollBackAll");
+    let failed = history.iter().any(|e| matches!(e.kind.as_str(), "NodeFailed" | "NodeRolledBack"));
+    by_command || policy && failed
 }
 
 fn set(since: &mut Option<Duration>, holds: bool, now: Duration) {

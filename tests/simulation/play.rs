@@ -13,6 +13,7 @@ use esdb_rollout::ports::{Expected, NewEvent, SystemClock};
 use esdb_rollout::sim::model::{Reachability, WorldConfig};
 use esdb_rollout::sim::ports::SimPorts;
 use esdb_rollout::sim::world::{Random, SimWorld, World};
+use esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT;
 use esdb_rollout::update::observed::Policy;
 use esdb_rollout::worker::{ClusterHandle, Limits, StartPoint, Stop, Worker, WorkerError};
 use serde_json::json;
@@ -255,7 +256,11 @@ impl Play {
             seeds: config.addresses[..3].to_vec(),
             voters: (!self.scenario.ask_voters).then(|| Voters(u32::try_from(config.voters).expect("few"))),
             nodes: BTreeMap::new(),
-            policy: Policy { allowed_types: vec![], max_replication_delay: Duration::from_secs(5) },
+            policy: Policy {
+                allowed_types: vec![],
+                max_replication_delay: Duration::from_secs(5),
+                first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+            },
             admin: wired.clone(),
             fleet: wired.clone(),
         };

@@ -375,6 +375,7 @@ impl Wired {
             Call::StopInstance { .. } => "StopInstances",
             Call::ModifyType { .. } => "ModifyInstanceAttribute",
             Call::StartInstance { .. } => "StartInstances",
+            Call::RebootInstance { .. } => "RebootInstances",
             Call::SetPriority { .. } | Call::Resign { .. } => "none of EC2's",
         };
         let again = call.clone();
@@ -385,6 +386,7 @@ impl Wired {
                     Call::StopInstance { instance } => fleet.stop(&instance).await,
                     Call::ModifyType { instance, to } => fleet.modify_type(&instance, &to).await,
                     Call::StartInstance { instance } => fleet.start(&instance).await,
+                    Call::RebootInstance { instance } => fleet.reboot(&instance).await,
                     Call::SetPriority { .. } | Call::Resign { .. } => Ok(Done { request_id: None }),
                 }
             }
@@ -431,7 +433,10 @@ impl Wired {
                 match call {
                     Call::SetPriority { address, priority } => admin.set_priority(&address, priority).await,
                     Call::Resign { address } => admin.resign(&address).await,
-                    Call::StopInstance { .. } | Call::ModifyType { .. } | Call::StartInstance { .. } => Ok(()),
+                    Call::StopInstance { .. }
+                    | Call::ModifyType { .. }
+                    | Call::StartInstance { .. }
+                    | Call::RebootInstance { .. } => Ok(()),
                 }
             }
         };
@@ -721,6 +726,10 @@ impl Fleet for Wired {
 
     async fn start(&self, id: &InstanceId) -> Result<Done, FleetError> {
         self.fleet_call(Call::StartInstance { instance: id.clone() }).await
+    }
+
+    async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        self.fleet_call(Call::RebootInstance { instance: id.clone() }).await
     }
 }
 

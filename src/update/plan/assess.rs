@@ -169,6 +169,7 @@ fn members(
             new_type: change.new_type,
             priority: own.priority,
             version: own.version.clone(),
+            instance_state: Some(m.instance.state),
         });
     }
     members

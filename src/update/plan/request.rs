@@ -2,6 +2,7 @@
 
 use crate::domain::ids::InstanceType;
 use crate::update::event::*;
+use crate::update::window;
 
 /// What is wrong with the request itself, whatever the cluster.
 pub fn check_request(request: &UpdateRequested, allowed_types: &[String]) -> Vec<Reason> {
@@ -29,15 +30,8 @@ pub fn check_request(request: &UpdateRequested, allowed_types: &[String]) -> Vec
             });
         }
     };
-    unsupported(request.window.is_some(), "window", "use notBefore, or pause and resume the update");
     unsupported(request.replicas_together == Some(true), "replicasTogether", "leave it out: replicas go one at a time");
-    unsupported(request.supersedes.is_some(), "supersedes", "cancel the other update first");
-    unsupported(
-        matches!(request.on_failure, Some(OnFailure::RollBackAll)),
-        "onFailure: rollBackAll",
-        "use rollBackNode, and ask for the old type in a new update",
-    );
-    unsupported(matches!(request.on_silent_node, Some(OnSilentNode::Reboot)), "onSilentNode: reboot", "use hold");
+    reasons.extend(request.window.iter().flat_map(window::check));
     let spent = request.resumes.iter().flatten().map(|r| ("spentSeconds", r.spent_seconds));
     let given =
         [("nodeTimeoutSeconds", request.node_timeout_seconds), ("dwellSeconds", request.dwell_seconds)].into_iter();

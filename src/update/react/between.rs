@@ -1,16 +1,18 @@
 //! Between two nodes: the end, the reasons to hold, and which node is next.
 
 use super::super::event::*;
-use super::super::limits::{RESIGNATION_TIMEOUT, TAKE_OVER_QUIET};
-use super::super::observed::Observed;
+use super::super::limits::{RESIGNATION_TIMEOUT, SETTLE_AFTER, TAKE_OVER_QUIET};
+use super::super::observed::{InstanceSeen, Observed};
 use super::super::plan::{self};
 use super::super::safety::{self, Blocker, Scene};
-use super::super::state::{State, UNANSWERED_MAX, round_ms};
+use super::super::state::{FOREIGN_STOP, FOREIGN_TYPE, State, UNANSWERED_MAX, round_ms};
+use super::super::strategy::{NodeChange, Strategy};
+use super::super::window;
 use super::{Next, delayed, number, wait};
 use crate::domain::agreement::Agreement;
 use crate::domain::catch_up::{NotCaughtUp, level};
 use crate::domain::cluster::NodeState;
-use crate::domain::ids::NodeName;
+use crate::domain::ids::{InstanceType, NodeName};
 use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
 
@@ -32,40 +34,33 @@ pub(super) fn not_running(state: &State, observed: &Observed<'_>) -> Vec<NodeNam
     plan.members.iter().filter(|m| !runs(m)).map(|m| m.node.clone()).collect()
 }
 
+/// The end that a cancellation asks for: in favour of another update, or of none.
 pub(super) fn cancelled(state: &State, observed: &Observed<'_>, cancel: &CancelRequested) -> Event {
-    UpdateCancelled {
-        by: cancel.by.clone(),
-        why: cancel.why.clone(),
-        seconds: seconds_since_acceptance(state, observed.wall),
-        nodes: outcomes(state),
-        elections: state.elections,
-        not_running: not_running(state, observed),
+    let (seconds, nodes) = (seconds_since_acceptance(state, observed.wall), outcomes(state));
+    let (elections, not_running) = (state.elections, not_running(state, observed));
+    match cancel.superseded_by {
+        Some(superseded_by) => UpdateSuperseded { superseded_by, seconds, nodes, elections, not_running }.into(),
+        None => {
+            let (by, why) = (cancel.by.clone(), cancel.why.clone());
+            UpdateCancelled { by, why, seconds, nodes, elections, not_running }.into()
+        }
     }
-    .into()
 }
 
 pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now: Moment) -> Next {
-    let seconds = seconds_since_acceptance(state, observed.wall);
-    let ends = state.failure.is_some() || state.cancelled.is_some() || state.remaining().next().is_none();
-    if let Some(why) = missing_description(observed, scene).filter(|_| ends) {
-        return wait(state, "describingInstances", why, vec![]);
+    if let Some(end) = end(state, observed) {
+        return match missing_description(observed, scene) {
+            Some(why) => wait(state, "describingInstances", why, vec![]),
+            None => Next::Record(vec![end]),
+        };
     }
-    if let Some(failure) = &state.failure {
-        return failed(state, observed, &failure.code, &failure.remedy);
-    }
-    if let Some(cancel) = &state.cancelled {
-        return Next::Record(vec![cancelled(state, observed, cancel)]);
-    }
-    if state.remaining().next().is_none() {
-        return Next::Record(vec![
-            UpdateCompleted {
-                seconds,
-                nodes: outcomes(state),
-                elections: state.elections,
-                not_running: not_running(state, observed),
-            }
-            .into(),
-        ]);
+    if let Some(failure) = state.failure.as_ref().filter(|_| state.held()) {
+        let found = format!("{}; held as it is, every node runs", failure.code);
+        let remedy = "retry to take the node again, rollback to bring back those done so far, or cancel";
+        return match &state.parked {
+            Some(p) if p.code == "heldAfterFailure" => wait(state, "heldAfterFailure", found, vec![]),
+            Some(_) | None => park("heldAfterFailure", found, remedy),
+        };
     }
     if state.unanswered.len() > UNANSWERED_MAX {
         if state.parked.is_some() {
@@ -80,6 +75,13 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
     if let Some(paused) = &state.paused {
         let by = paused.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default();
         return wait(state, "paused", format!("paused{by}; resume to go on"), vec![]);
+    }
+    if let Some(foreign) = foreign_change(state, observed) {
+        return Next::Record(vec![foreign]);
+    }
+    if let Some(foreign) = &state.foreign {
+        let why = format!("{} of {} was changed by somebody else: {}", foreign.what, foreign.node, foreign.found);
+        return Next::Record(vec![UpdatePaused { by: None, why: Some(why) }.into()]);
     }
     if let Some(awaited) = &state.awaited {
         return wait(
@@ -97,7 +99,14 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
             vec![number("seconds left", quiet)],
         );
     }
-    if let Some(dwell) = state.request.as_ref().and_then(|r| r.dwell_seconds).filter(|_| !state.results.is_empty()) {
+    let forwards = state.request.as_ref().filter(|_| !state.rolls_back());
+    if let Some(window) = forwards.and_then(|r| r.window.as_ref())
+        && !window::is_open(window, observed.wall)
+    {
+        let detail = format!("outside the window: {} for {} min, {}", window.cron, window.minutes, window.time_zone);
+        return delayed(state, "windowClosed", detail, vec![]);
+    }
+    if let Some(dwell) = forwards.and_then(|r| r.dwell_seconds).filter(|_| !state.results.is_empty()) {
         // By this process's own clock: a calendar may be set back by hours.
         let rested = state.last_seen.map_or(0.0, |at| now.since(at).as_secs_f64());
         if rested < dwell {
@@ -105,6 +114,102 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
         }
     }
     select(state, observed, scene)
+}
+
+/// The end that is due, if every node that was to be done or brought back is.
+fn end(state: &State, observed: &Observed<'_>) -> Option<Event> {
+    let rolls_back = state.rolls_back();
+    if rolls_back && state.to_roll_back().next().is_some() {
+        return None;
+    }
+    if let Some(failure) = state.failure.as_ref().filter(|_| !state.held()) {
+        return Some(failure_end(state, observed, &failure.code, &failure.remedy));
+    }
+    if let Some(cancel) = &state.cancelled {
+        return Some(cancelled(state, observed, cancel));
+    }
+    if let Some(rollback) = &state.rollback {
+        let (by, why) = (rollback.by.clone(), rollback.why.clone());
+        return Some(cancelled(state, observed, &CancelRequested { superseded_by: None, by, why }));
+    }
+    if state.failure.is_some() || state.remaining().next().is_some() {
+        return None;
+    }
+    Some(
+        UpdateCompleted {
+            seconds: seconds_since_acceptance(state, observed.wall),
+            nodes: outcomes(state),
+            elections: state.elections,
+            not_running: not_running(state, observed),
+        }
+        .into(),
+    )
+}
+
+/// What somebody else changed, of an instance that is not in hand, where that is certain: EC2 may go on saying for a while what was true
+/// before our own last change.
+fn foreign_change(state: &State, observed: &Observed<'_>) -> Option<Event> {
+    let plan = state.plan.as_ref()?;
+    let request = state.request.as_ref()?;
+    plan.members.iter().filter(|m| !state.foreign_nodes.contains(&m.node)).find_map(|m| {
+        let seen = observed.instances.get(&m.instance)?;
+        let settled = state.last_seen.is_some_and(|last| seen.at.since(last) >= SETTLE_AFTER)
+            && seen.at.since(seen.state_since) >= SETTLE_AFTER;
+        let expected = state.types.get(&m.node).unwrap_or(&m.old_type);
+        let found = &seen.instance.instance_type;
+        let ours =
+            [&m.old_type, &m.new_type].contains(&found) || request.fallback_types.iter().flatten().any(|t| t == found);
+        let change = |what: &str, found: String, expected: String| -> Event {
+            ForeignChangeSeen {
+                node: m.node.clone(),
+                attempt: 1,
+                what: what.into(),
+                found,
+                expected,
+                observed: vec![Evidence {
+                    what: format!("{} is {} as {}", seen.instance.id, seen.instance.state, seen.instance.instance_type),
+                    by: "ec2".into(),
+                    age_seconds: 0.0,
+                }],
+            }
+            .into()
+        };
+        if found != expected && (settled || !ours) {
+            return Some(change(FOREIGN_TYPE, found.to_string(), expected.to_string()));
+        }
+        if ran_when_last_known(state, m) && is_off(seen.instance.state) && settled {
+            let reason = seen.instance.state_reason.clone().unwrap_or_default();
+            return Some(change(FOREIGN_STOP, format!("{} ({reason})", seen.instance.state), "running".into()));
+        }
+        None
+    })
+}
+
+fn is_off(state: InstanceState) -> bool {
+    matches!(
+        state,
+        InstanceState::Stopping | InstanceState::Stopped | InstanceState::ShuttingDown | InstanceState::Terminated
+    )
+}
+
+/// Whether a node's instance ran when it was planned, or when this update was done with it.
+fn ran_when_last_known(state: &State, member: &PlannedMember) -> bool {
+    state.results.contains_key(&member.node) || member.instance_state == Some(InstanceState::Running)
+}
+
+/// What is to be done to a node now: the strategy's change, or its way back.
+pub(super) fn change(
+    state: &State,
+    request: &UpdateRequested,
+    node: &NodeName,
+    seen: &InstanceSeen,
+    old_type: &InstanceType,
+    rolling_back: bool,
+) -> NodeChange {
+    match state.member(node).filter(|_| rolling_back) {
+        Some(member) => Strategy::way_back(&seen.instance, &member.old_type, old_type),
+        None => request.strategy.change(request, node, &seen.instance, old_type),
+    }
 }
 
 pub(super) fn quiet_after_take_over(observed: &Observed<'_>, now: Moment) -> Option<f64> {
@@ -130,24 +235,24 @@ fn missing_description<'a>(observed: &Observed<'a>, scene: &Scene<'_>) -> Option
     observed.fleet_trouble.or((!described).then_some("before the end"))
 }
 
-fn failed(state: &State, observed: &Observed<'_>, code: &str, remedy: &str) -> Next {
-    Next::Record(vec![
-        UpdateFailed {
-            code: code.into(),
-            remedy: remedy.into(),
-            seconds: seconds_since_acceptance(state, observed.wall),
-            nodes: outcomes(state),
-            elections: state.elections,
-            not_running: not_running(state, observed),
-        }
-        .into(),
-    ])
+fn failure_end(state: &State, observed: &Observed<'_>, code: &str, remedy: &str) -> Event {
+    UpdateFailed {
+        code: code.into(),
+        remedy: remedy.into(),
+        seconds: seconds_since_acceptance(state, observed.wall),
+        nodes: outcomes(state),
+        elections: state.elections,
+        not_running: not_running(state, observed),
+    }
+    .into()
 }
 
 /// Takes the next node in hand: a voter that is down or lags first, then replicas, then followers, the leader last.
 pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) -> Next {
+    let rolling_back = state.rolls_back();
+    let nodes: Vec<&NodeName> = if rolling_back { state.to_roll_back().collect() } else { state.remaining().collect() };
     let mut candidates = Vec::new();
-    for node in state.remaining() {
+    for node in nodes {
         let Some(member) = state.member(node) else { continue };
         let Some(seen) = observed.instances.get(&member.instance) else {
             let why = observed.fleet_trouble.unwrap_or("not described yet");
@@ -179,7 +284,11 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
         Some(request) => request,
         None => return wait(state, "noRequest", "there is no request", vec![]),
     };
-    let change = request.strategy.change(request, node, &seen.instance, &member.old_type);
+    if is_off(seen.instance.state) && ran_when_last_known(state, member) && !state.foreign_nodes.contains(*node) {
+        return wait(state, "foreignStopSettling", format!("EC2 says that {node} is {}", seen.instance.state), vec![]);
+    }
+    let has = state.types.get(*node).unwrap_or(&member.old_type);
+    let change = change(state, request, node, seen, has, rolling_back);
     if let Some(already) = &change.already
         && seen.instance.state == InstanceState::Running
     {
@@ -201,7 +310,7 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
             Err(why) => delayed(state, "nodeNotReady", format!("{node} {why}"), vec![]),
         };
     }
-    if let Some(gate) = open_gate(state, request, node, *role) {
+    if let Some(gate) = open_gate(state, request, node, *role, rolling_back) {
         let detail = match gate {
             Gate::DataUnknown => format!(
                 "it is unknown whether {} kept its data; compare its size with the others' before the next voter is stopped",
@@ -219,13 +328,14 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
     if blockers.iter().any(|b| matches!(b, Blocker::UnexpectedMember(_))) {
         return match missing_description(observed, scene) {
             Some(why) => wait(state, "describingInstances", why, vec![]),
-            None => failed(state, observed, UNEXPECTED_MEMBER, PLAN_AGAIN),
+            None => Next::Record(vec![failure_end(state, observed, UNEXPECTED_MEMBER, PLAN_AGAIN)]),
         };
     }
     if let Some(first) = blockers.first() {
         return blocked(state, first, &format!("before {node}"), scene.now);
     }
     let because = match (level, role) {
+        _ if rolling_back => format!("brought back to {}", change.new_type),
         (Err(why), Role::Leader | Role::Follower) if ill(*role, &Err(why.clone())) => {
             format!("it {why}: taken before all others")
         }
@@ -279,8 +389,15 @@ pub(super) fn blocked(state: &State, blocker: &Blocker, what: &str, now: Moment)
     }
 }
 
-pub(super) fn open_gate(state: &State, request: &UpdateRequested, node: &NodeName, role: Role) -> Option<Gate> {
-    let asked = |gate: Gate| request.gates.iter().flatten().any(|g| *g == gate);
+fn open_gate(
+    state: &State,
+    request: &UpdateRequested,
+    node: &NodeName,
+    role: Role,
+    rolling_back: bool,
+) -> Option<Gate> {
+    // Whoever asks to go back has approved of going back.
+    let asked = |gate: Gate| !rolling_back && request.gates.iter().flatten().any(|g| *g == gate);
     let approved = |gate: Gate| state.approved.contains(&(gate, Some(node.clone())));
     let begun = state.results.values().any(|r| matches!(r.result, NodeResult::Updated | NodeResult::RolledBack));
     let done = state.results.values().filter(|r| r.result == NodeResult::Updated).count();

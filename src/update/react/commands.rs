@@ -31,7 +31,7 @@ pub fn answer_command(state: &State) -> Option<Event> {
                 "ended",
                 "an update that has ended".into(),
                 "a running update",
-                "start a new one",
+                "start a new one: `esdb-rollout retry` and `esdb-rollout rollback` make it from this one",
             ));
         }
         let answer = match &**event {
@@ -64,6 +64,31 @@ pub fn answer_command(state: &State) -> Option<Event> {
             ),
             // Answered by its end, once every node runs.
             Event::CancelRequested(_) => continue,
+            Event::RollbackRequested(c) if state.rollback.as_ref() == Some(c) => continue,
+            Event::RollbackRequested(_) => refusal(
+                command,
+                "nothingToRollBack",
+                match (&state.cancelled, &state.rollback) {
+                    (Some(_), _) => "an update that is being cancelled".into(),
+                    (None, Some(_)) => "an update that is being rolled back already".into(),
+                    (None, None) => "an update without a plan: nothing was changed yet".into(),
+                },
+                "a running update that goes forwards",
+                "see what it does with `status`; cancel ends it with every node as it runs",
+            ),
+            Event::RetryRequested(c) => {
+                if state.granting.first() == Some(&u.revision) {
+                    UpdateResumed { by: c.by.clone(), why: c.why.clone() }.into()
+                } else {
+                    refusal(
+                        command,
+                        "nothingToRetry",
+                        format!("an answer to revision {}", c.answers),
+                        "the revision of the UpdateParked, or of the failure, that it waits at",
+                        "see what it waits for with `status`",
+                    )
+                }
+            }
             Event::ApprovalGranted(c) => {
                 if state.granting.first() == Some(&u.revision) {
                     UpdateResumed { by: c.by.clone(), why: c.why.clone() }.into()
@@ -85,13 +110,6 @@ pub fn answer_command(state: &State) -> Option<Event> {
                     Some(_) | None => continue,
                 }
             }
-            Event::RollbackRequested(_) | Event::RetryRequested(_) => refusal(
-                command,
-                "notSupported",
-                format!("{} to this version", u.type_name),
-                "pause, resume, cancel or approve",
-                "cancel, and start a new update with what is wanted",
-            ),
             Event::WorkerAssigned(_)
             | Event::UpdateAccepted(_)
             | Event::UpdateRejected(_)
@@ -110,6 +128,8 @@ pub fn answer_command(state: &State) -> Option<Event> {
             | Event::InstanceStartRequested(_)
             | Event::InstanceStarted(_)
             | Event::InstanceStartFailed(_)
+            | Event::InstanceRebootRequested(_)
+            | Event::InstanceRebooted(_)
             | Event::NodeRejoined(_)
             | Event::CaughtUp(_)
             | Event::ForeignChangeSeen(_)

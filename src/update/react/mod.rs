@@ -168,6 +168,7 @@ impl Hand<'_> {
             Step::Modifying => self.modifying(),
             Step::Starting => self.starting(),
             Step::Started => self.started(),
+            Step::Rebooting => self.rebooting(),
             Step::Rejoined => self.rejoined(),
             Step::CaughtUp => self.caught_up(),
             Step::RestoringPriority => self.restoring(),

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use super::super::action::Call;
 use super::super::event::*;
-use super::super::limits::{CATCH_UP_STALL, FIRST_ANSWER_TIMEOUT, RESIGNATION_TIMEOUT};
+use super::super::limits::{CATCH_UP_STALL, RESIGNATION_TIMEOUT};
 use super::super::observed::InstanceSeen;
 use super::super::safety::{self};
-use super::super::state::{CANCELLED, FOREIGN_STOP, round_ms};
-use super::{Hand, Next, number};
+use super::super::state::{CANCELLED, FOREIGN_CHANGE, FOREIGN_STOP, ROLLED_BACK, round_ms};
+use super::{Hand, IntentStatus, Next, number};
 use crate::domain::agreement::Agreement;
 use crate::domain::catch_up::{DataKept, NotCaughtUp, judge_data, level};
 use crate::domain::cluster::NodeState;
+use crate::domain::ids::InstanceType;
 use crate::domain::instance::InstanceState;
 
 impl Hand<'_> {
@@ -55,14 +57,63 @@ impl Hand<'_> {
                 .into(),
             ]);
         }
-        if since > FIRST_ANSWER_TIMEOUT {
-            return self.parked(
-                "nodeSilent",
-                format!("the instance runs, the node has not answered for {} s", since.as_secs()),
-                "look at the node's own log; its supervisor must restart it on any exit (Restart=always)",
-            );
+        if since > self.observed.policy.first_answer_timeout {
+            return self.silent(seen, since);
         }
         self.wait("nodeBooting", "instance runs, node silent", vec![number("seconds", since.as_secs_f64())])
+    }
+
+    /// Its instance runs and its process has been silent for too long: one reboot where the request allows it, else a person.
+    fn silent(&self, seen: &InstanceSeen, since: Duration) -> Next {
+        let policy = self.state.request.as_ref().and_then(|r| r.on_silent_node);
+        if policy == Some(OnSilentNode::Reboot) && !self.hand.rebooted && seen.instance.state == InstanceState::Running
+        {
+            return Next::Record(vec![
+                InstanceRebootRequested {
+                    node: self.node(),
+                    attempt: 1,
+                    instance: self.hand.instance.clone(),
+                    instance_type: seen.instance.instance_type.clone(),
+                    observed: self.ec2_evidence(seen),
+                }
+                .into(),
+            ]);
+        }
+        let rebooted = if self.hand.rebooted { ", also after a reboot" } else { "" };
+        self.parked(
+            "nodeSilent",
+            format!("the instance runs, the node has not answered for {} s{rebooted}", since.as_secs()),
+            "look at the node's own log; its supervisor must restart it on any exit (Restart=always)",
+        )
+    }
+
+    /// A reboot is made once: whether it came to pass is told by the node.
+    pub(super) fn rebooting(&self) -> Next {
+        let Some(seen) = self.seen() else { return self.no_description() };
+        let code = match self.intent() {
+            IntentStatus::MayCall if seen.instance.state == InstanceState::Running => {
+                return self.act(Call::RebootInstance { instance: self.hand.instance.clone() });
+            }
+            IntentStatus::MayCall => Some("instanceNotRunning".to_owned()),
+            IntentStatus::Called => None,
+            IntentStatus::Refused { code, .. } => Some(code.to_owned()),
+            IntentStatus::Unresolved { settled: true } => Some("outcomeUnknown".to_owned()),
+            IntentStatus::Unresolved { settled: false } => {
+                return self.wait("rebootUnresolved", "it is unknown whether the reboot was called", vec![]);
+            }
+        };
+        Next::Record(vec![
+            InstanceRebooted {
+                node: self.node(),
+                attempt: self.hand.attempt,
+                instance: self.hand.instance.clone(),
+                instance_type: seen.instance.instance_type.clone(),
+                ec2: self.ec2(seen),
+                code,
+                observed: self.ec2_evidence(seen),
+            }
+            .into(),
+        ])
     }
 
     /// The first entry seen since the stop: the watch's and the recorded one, the worse of both.
@@ -105,12 +156,8 @@ impl Hand<'_> {
         match level(track, samples, self.scene.max_delay, self.now) {
             Err(NotCaughtUp::Silent) => {
                 let silent = track.silent_since.map_or(Duration::ZERO, |at| self.now.since(at));
-                if silent > FIRST_ANSWER_TIMEOUT {
-                    return self.parked(
-                        "nodeSilent",
-                        format!("the instance runs, the node has been silent for {} s", silent.as_secs()),
-                        "look at the node's own log; its supervisor must restart it on any exit (Restart=always)",
-                    );
+                if silent > self.observed.policy.first_answer_timeout {
+                    return self.silent(seen, silent);
                 }
                 return self.wait(
                     "nodeSilent",
@@ -252,17 +299,59 @@ impl Hand<'_> {
             );
             return Next::Record(facts);
         }
-        let wanted = self.state.member(&self.hand.node).map(|m| m.new_type.clone()).unwrap_or_else(|| started.clone());
+        facts.push(self.outcome(started, seconds));
+        Next::Record(facts)
+    }
+
+    /// What came of a node that has caught up with its data.
+    fn outcome(&self, started: InstanceType, seconds: PhaseSeconds) -> Event {
         let fallback =
             self.state.request.as_ref().is_some_and(|r| r.fallback_types.iter().flatten().any(|t| t == &started));
-        let outcome: Event = if started == wanted || (fallback && started != self.hand.old_type) {
+        let wanted = started == self.hand.wanted_type;
+        let rolled_back = |code: &str, remedy: String| -> Event {
+            NodeRolledBack {
+                node: self.node(),
+                attempt: 1,
+                instance_type: started.clone(),
+                seconds: seconds.clone(),
+                code: code.to_owned(),
+                remedy,
+                observed: vec![],
+            }
+            .into()
+        };
+        if self.hand.foreign_type.as_ref() == Some(&started) {
+            return rolled_back(
+                FOREIGN_CHANGE,
+                format!("somebody else made it {started}; find out who, then resume to change it, or cancel"),
+            );
+        }
+        if self.hand.rolling_back && wanted {
+            return rolled_back(ROLLED_BACK, "nothing: it is as it was before this update".into());
+        }
+        if self.hand.rolling_back {
+            let why = self.hand.failed_starts.last().map_or("it was not started with it", |f| f.code.as_str());
+            return NodeFailed {
+                node: self.node(),
+                attempt: 1,
+                code: "rollBackFailed".into(),
+                remedy: format!("{} did not go back to {}: {why}", self.hand.instance, self.hand.wanted_type),
+                left_in: format!("running as {started}"),
+                observed: vec![],
+            }
+            .into();
+        }
+        if wanted || (fallback && started != self.hand.old_type) {
             NodeUpdated { node: self.node(), attempt: 1, instance_type: started, seconds, observed: vec![] }.into()
         } else {
-            let (code, remedy) = match self.hand.failed_starts.last() {
+            let (code, remedy): (String, String) = match self.hand.failed_starts.last() {
                 Some(f) => (
                     f.code.clone(),
                     format!("{} would not start as {}; see InstanceStartFailed", self.hand.instance, f.instance_type),
                 ),
+                None if self.state.rollback.is_some() => {
+                    (ROLLED_BACK.into(), "start a new update when it is wanted".into())
+                }
                 None if self.state.cancelled.is_some() => {
                     (CANCELLED.into(), "start a new update when it is wanted".into())
                 }
@@ -278,18 +367,7 @@ impl Hand<'_> {
                         .into(),
                 ),
             };
-            NodeRolledBack {
-                node: self.node(),
-                attempt: 1,
-                instance_type: started,
-                seconds,
-                code,
-                remedy,
-                observed: vec![],
-            }
-            .into()
-        };
-        facts.push(outcome);
-        Next::Record(facts)
+            rolled_back(&code, remedy)
+        }
     }
 }

@@ -7,8 +7,9 @@ use super::super::event::*;
 use super::super::limits::{NODE_TIMEOUT, PRIORITY_TIMEOUT, PRIORITY_TRIES_MAX, RESIGNATION_TIMEOUT, RESIGNATIONS_MAX};
 use super::super::observed::InstanceSeen;
 use super::super::safety::{self, Blocker};
-use super::super::state::{CANCELLED, Step};
-use super::between::{PLAN_AGAIN, UNEXPECTED_MEMBER, blocked, cancelled};
+use super::super::state::{CANCELLED, INSTANCE_TERMINATED, ROLLED_BACK, Step};
+use super::between::{PLAN_AGAIN, UNEXPECTED_MEMBER, blocked, cancelled, change};
+use super::stop::REPLACE_NODE;
 use super::{Hand, IntentStatus, Next, number};
 use crate::domain::agreement::Agreement;
 use crate::domain::cluster::NodeState;
@@ -17,7 +18,7 @@ use crate::domain::instance::InstanceState;
 impl Hand<'_> {
     /// The node is in service: lower, resign, stop; or give up while that costs nothing.
     pub(super) fn in_service(&self) -> Next {
-        if self.state.cancelled.is_some() || self.state.failure.is_some() {
+        if self.given_up() {
             return self.fail_in_service(CANCELLED, "start a new update when it is wanted");
         }
         if self.over_time() {
@@ -36,8 +37,7 @@ impl Hand<'_> {
         let Some(seen) = self.seen() else { return self.no_description() };
         match seen.instance.state {
             InstanceState::Terminated | InstanceState::ShuttingDown => {
-                return self
-                    .fail_in_service("instanceTerminated", "somebody terminated the instance; replace the node");
+                return self.fail_in_service(INSTANCE_TERMINATED, REPLACE_NODE);
             }
             InstanceState::Pending
             | InstanceState::Running
@@ -62,7 +62,7 @@ impl Hand<'_> {
         let Some(request) = &self.state.request else {
             return self.wait("noRequest", "there is no request", vec![]);
         };
-        let change = request.strategy.change(request, &self.hand.node, &seen.instance, &self.hand.old_type);
+        let change = change(self.state, request, &self.hand.node, seen, &self.hand.old_type, self.hand.rolling_back);
         let own = self.own();
         let samples = self.observed.watch.samples();
         let baseline = own.zip(samples.writer().zip(samples.commit())).map(|(own, (leader_writer, leader_commit))| {
@@ -99,7 +99,7 @@ impl Hand<'_> {
 
     /// The node leads: its priority first, then it resigns, until it follows.
     pub(super) fn make_follow(&self) -> Next {
-        if self.state.cancelled.is_some() || self.state.failure.is_some() {
+        if self.given_up() {
             return self.fail_in_service(CANCELLED, "start a new update when it is wanted");
         }
         let Some(own) = self.own() else { return self.wait("nodeSilent", "the leader does not answer", vec![]) };
@@ -246,10 +246,28 @@ impl Hand<'_> {
         }
     }
 
-    /// The last fact about a node that goes on serving: the update's cancellation, or this node's failure.
+    /// Whether the node is not to be changed any more: the update is cancelled, has failed, or goes back.
+    pub(super) fn given_up(&self) -> bool {
+        let forwards = !self.hand.rolling_back;
+        self.state.cancelled.is_some() || forwards && (self.state.failure.is_some() || self.state.rollback.is_some())
+    }
+
+    /// The last fact about a node that goes on serving: the update's cancellation, or how this node ended.
     pub(super) fn way_out(&self, code: &str, remedy: &str) -> Event {
         if let (Some(cancel), None) = (&self.state.cancelled, &self.state.failure) {
             return cancelled(self.state, self.observed, cancel);
+        }
+        if self.state.rollback.is_some() && !self.hand.rolling_back {
+            return NodeRolledBack {
+                node: self.node(),
+                attempt: 1,
+                instance_type: self.hand.old_type.clone(),
+                seconds: self.hand.phases(self.observed.wall),
+                code: ROLLED_BACK.into(),
+                remedy: "start a new update when it is wanted".into(),
+                observed: safety::evidence(&self.scene),
+            }
+            .into();
         }
         let left_in = match self.seen() {
             Some(seen) => format!("{} as {}", seen.instance.state, seen.instance.instance_type),

@@ -7,7 +7,7 @@ use super::super::limits::{
     SETTLE_AFTER, START_TIMEOUT, TICKET_AFTER, TICKET_AFTER_REPLACEMENT,
 };
 use super::super::observed::InstanceSeen;
-use super::super::state::{FailedStart, Step};
+use super::super::state::{FOREIGN_TYPE, FailedStart, Step};
 use super::between::park;
 use super::{Hand, IntentStatus, Next, number};
 use crate::domain::ids::InstanceType;
@@ -18,8 +18,7 @@ impl Hand<'_> {
     pub(super) fn type_to_start(&self) -> InstanceType {
         let types = &self.hand.return_types;
         let last = types.last().cloned().unwrap_or_else(|| self.hand.old_type.clone());
-        let hurry = self.state.failure.is_some() || self.state.cancelled.is_some() || !self.others_fine();
-        if hurry {
+        if self.hurries() {
             return last;
         }
         let usable = |t: &&InstanceType| {
@@ -27,7 +26,32 @@ impl Hand<'_> {
             let lacking = fails.iter().filter(|f| lacks_capacity(&f.code)).count();
             fails.iter().all(|f| f.again) && lacking < CAPACITY_TRIES_MAX && fails.len() < CALL_TRIES_MAX as usize
         };
-        types.iter().find(usable).cloned().unwrap_or(last)
+        self.hand.foreign_type.iter().chain(types).find(usable).cloned().unwrap_or(last)
+    }
+
+    /// Whether only the type that surely starts will do.
+    fn hurries(&self) -> bool {
+        self.given_up() || !self.others_fine()
+    }
+
+    /// The fact about a type that somebody else gave the instance, where that is certain: EC2 may go on saying a type of ours for a while.
+    fn foreign_type(&self, seen: &InstanceSeen) -> Option<Event> {
+        let hand = self.hand;
+        let found = &seen.instance.instance_type;
+        let ours = hand.return_types.contains(found)
+            || [&hand.old_type, &hand.wanted_type].contains(&found)
+            || hand.foreign_type.as_ref() == Some(found);
+        (!ours).then(|| {
+            ForeignChangeSeen {
+                node: self.node(),
+                attempt: 1,
+                what: FOREIGN_TYPE.into(),
+                found: found.to_string(),
+                expected: self.state.types.get(&hand.node).unwrap_or(&hand.old_type).to_string(),
+                observed: self.ec2_evidence(seen),
+            }
+            .into()
+        })
     }
 
     /// Whether every other voter answers. If one does not, the quorum hangs by a thread, and only the type that surely starts will do.
@@ -53,13 +77,7 @@ impl Hand<'_> {
         let Some(seen) = self.seen() else { return self.no_description() };
         match seen.instance.state {
             InstanceState::Running | InstanceState::Pending => return self.runs_without_us(seen),
-            InstanceState::Terminated | InstanceState::ShuttingDown => {
-                return self.parked(
-                    "instanceTerminated",
-                    format!("{} is {}", seen.instance.id, seen.instance.state),
-                    "somebody terminated the instance; replace the node",
-                );
-            }
+            InstanceState::Terminated | InstanceState::ShuttingDown => return self.terminated(seen),
             InstanceState::Stopping | InstanceState::Unrecognized => {
                 return self.wait("instanceStopping", format!("EC2 says {}", seen.instance.state), vec![]);
             }
@@ -67,6 +85,9 @@ impl Hand<'_> {
         }
         if self.ticket_open() {
             return self.use_ticket(seen);
+        }
+        if let Some(foreign) = self.foreign_type(seen).filter(|_| !self.hurries()) {
+            return Next::Record(vec![foreign]);
         }
         let wanted = self.type_to_start();
         if let Some(last) = self.hand.failed_starts.last().filter(|_| self.hand.step == Step::StartFailed)
@@ -139,18 +160,16 @@ impl Hand<'_> {
         if seen.instance.state == InstanceState::Pending || seen.times < 2 {
             return self.wait("instanceStarting", format!("EC2 says {}", seen.instance.state), vec![]);
         }
-        Next::Record(vec![
-            InstanceStarted {
-                node: self.node(),
-                attempt: self.starts_so_far() + 1,
-                instance: self.hand.instance.clone(),
-                instance_type: seen.instance.instance_type.clone(),
-                ec2: self.ec2(seen),
-                return_ticket: true,
-                observed: self.ec2_evidence(seen),
-            }
-            .into(),
-        ])
+        let started = InstanceStarted {
+            node: self.node(),
+            attempt: self.starts_so_far() + 1,
+            instance: self.hand.instance.clone(),
+            instance_type: seen.instance.instance_type.clone(),
+            ec2: self.ec2(seen),
+            return_ticket: true,
+            observed: self.ec2_evidence(seen),
+        };
+        Next::Record(self.foreign_type(seen).into_iter().chain([started.into()]).collect())
     }
 
     /// The store is gone, perhaps because this very node is down: bringing it back is the cure.
@@ -283,18 +302,16 @@ impl Hand<'_> {
                 return self.wait("instanceStarting", format!("EC2 says running as {now_type}"), vec![]);
             }
             InstanceState::Running => {
-                return Next::Record(vec![
-                    InstanceStarted {
-                        node: self.node(),
-                        attempt: self.starts_so_far() + 1,
-                        instance: self.hand.instance.clone(),
-                        instance_type: now_type,
-                        ec2: self.ec2(seen),
-                        return_ticket: false,
-                        observed: self.ec2_evidence(seen),
-                    }
-                    .into(),
-                ]);
+                let started = InstanceStarted {
+                    node: self.node(),
+                    attempt: self.starts_so_far() + 1,
+                    instance: self.hand.instance.clone(),
+                    instance_type: now_type,
+                    ec2: self.ec2(seen),
+                    return_ticket: false,
+                    observed: self.ec2_evidence(seen),
+                };
+                return Next::Record(self.foreign_type(seen).into_iter().chain([started.into()]).collect());
             }
             InstanceState::Pending => {
                 return self.wait(
@@ -303,13 +320,7 @@ impl Hand<'_> {
                     vec![number("seconds", self.intent_age().as_secs_f64())],
                 );
             }
-            InstanceState::Terminated | InstanceState::ShuttingDown => {
-                return self.parked(
-                    "instanceTerminated",
-                    format!("{} is {}", seen.instance.id, seen.instance.state),
-                    "somebody terminated the instance; replace the node",
-                );
-            }
+            InstanceState::Terminated | InstanceState::ShuttingDown => return self.terminated(seen),
             InstanceState::Stopped | InstanceState::Stopping | InstanceState::Unrecognized => {}
         }
         if self.ticket_open() && seen.instance.state == InstanceState::Stopped {

@@ -5,10 +5,13 @@ use super::super::event::*;
 use super::super::limits::{CALL_RETRY_AFTER, CALL_TRIES_MAX, STOP_TIMEOUT};
 use super::super::observed::InstanceSeen;
 use super::super::safety::{self, Blocker};
-use super::super::state::{STOP_NOT_DONE, TURNED_BACK};
+use super::super::state::{INSTANCE_TERMINATED, STOP_NOT_DONE, TURNED_BACK};
 use super::between::{blocked, park};
 use super::{Hand, IntentStatus, Next, number};
 use crate::domain::instance::InstanceState;
+
+/// What a person should do where an instance is gone.
+pub(super) const REPLACE_NODE: &str = "somebody terminated the instance: replace the node, then start a new update";
 
 impl Hand<'_> {
     pub(super) fn stopping(&self) -> Next {
@@ -44,13 +47,7 @@ impl Hand<'_> {
                 }
                 return self.wait("instanceStopping", format!("EC2 says {}", seen.instance.state), numbers);
             }
-            InstanceState::Terminated | InstanceState::ShuttingDown => {
-                return self.parked(
-                    "instanceTerminated",
-                    format!("{} is {}", seen.instance.id, seen.instance.state),
-                    "somebody terminated the instance; replace the node",
-                );
-            }
+            InstanceState::Terminated | InstanceState::ShuttingDown => return self.terminated(seen),
             InstanceState::Running | InstanceState::Unrecognized => {}
         }
         let restarted = self.own().is_some_and(|own| Some(own.process) != self.hand.process_before)
@@ -115,7 +112,26 @@ impl Hand<'_> {
     }
 
     pub(super) fn turning_back(&self) -> bool {
-        self.state.cancelled.is_some() || self.state.paused.is_some() || self.state.failure.is_some()
+        self.given_up() || self.state.paused.is_some()
+    }
+
+    /// Nothing brings it back: a machine that is terminated is gone for good.
+    pub(super) fn terminated(&self, seen: &InstanceSeen) -> Next {
+        let found = format!("{} is {}", seen.instance.id, seen.instance.state);
+        if seen.times < 2 {
+            return self.wait(INSTANCE_TERMINATED, found, vec![]);
+        }
+        Next::Record(vec![
+            NodeFailed {
+                node: self.node(),
+                attempt: 1,
+                code: INSTANCE_TERMINATED.into(),
+                remedy: REPLACE_NODE.into(),
+                left_in: found,
+                observed: self.ec2_evidence(seen),
+            }
+            .into(),
+        ])
     }
 
     /// The node's own entry has been refreshed after the intent's call could have been made.

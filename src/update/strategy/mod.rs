@@ -55,4 +55,11 @@ impl Strategy {
             Strategy::Ec2InstanceRestart => instance_restart::change(request, node, old_type),
         }
     }
+
+    /// The way back of a node that was done, whatever the strategy: to the type it had when planned, and with the one it has now if it will
+    /// not start with that.
+    pub fn way_back(instance: &Instance, had: &InstanceType, has: &InstanceType) -> NodeChange {
+        let already = (&instance.instance_type == had).then(|| format!("its type is {had} again"));
+        NodeChange { new_type: had.clone(), return_types: vec![had.clone(), has.clone()], already }
+    }
 }

@@ -1,0 +1,203 @@
+//! What people say while an update runs, what the request says of failures, and what somebody else changes meanwhile.
+
+mod rig;
+
+use std::time::Duration;
+
+use esdb_rollout::domain::ids::Revision;
+use esdb_rollout::domain::instance::InstanceState;
+use esdb_rollout::sim::model::Fault;
+use esdb_rollout::update::event::*;
+use esdb_rollout::update::state::{Body, End, Recorded, State};
+use esdb_rollout::worker::Stop;
+use rig::{Rig, lines, outline, quick_world, request};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(2 * 3600);
+const OLD: &str = "m6i.large";
+const TARGET: &str = "m6i.xlarge";
+
+fn asks(more: serde_json::Value) -> UpdateRequested {
+    let mut request = serde_json::to_value(request(TARGET)).unwrap();
+    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(request).unwrap()
+}
+
+fn types(rig: &Rig) -> Vec<String> {
+    rig.world.with(|w| (0..w.node_count()).map(|n| w.instance_type(n).to_owned()).collect())
+}
+
+fn all_run(rig: &Rig) -> bool {
+    rig.world.with(|w| (0..w.node_count()).all(|n| w.instance_state(n) == InstanceState::Running))
+}
+
+fn results(state: &State) -> Vec<(String, NodeResult)> {
+    state.results.iter().map(|(n, r)| (n.to_string(), r.result)).collect()
+}
+
+fn answering(answers: Revision) -> RetryRequested {
+    RetryRequested { answers, check: None, node: None, until: None, by: Some("ann".into()), why: None }
+}
+
+fn last<T>(history: &[Recorded], find: impl Fn(&Event) -> Option<T>) -> (Revision, T) {
+    let found = history.iter().rev().find_map(|r| match &r.body {
+        Body::Event(event) => find(event).map(|found| (r.revision, found)),
+        Body::Unreadable { .. } | Body::Newer { .. } => None,
+    });
+    found.unwrap_or_else(|| panic!("it is not there\n{}", lines(history)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_brings_back_what_was_done_and_is_a_cancellation() {
+    let rig = Rig::new(quick_world(11));
+    let truth = rig.watch_truth();
+    rig.append(request(TARGET).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("NodeUpdated", 2).await;
+    rig.until("InstanceStopped", 3).await;
+    rig.append(Event::RollbackRequested(RollbackRequested { by: Some("ann".into()), why: Some("slower".into()) }), 2)
+        .await;
+    rig.append(Event::RollbackRequested(RollbackRequested::default()), 3).await;
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    let Some(End::Cancelled(end)) = &state.end else { panic!("{shown}") };
+    assert_eq!((end.why.as_deref(), end.not_running.len()), (Some("slower"), 0), "{shown}");
+    assert_eq!(types(&rig), [OLD; 4], "{shown}");
+    let back = results(&state).into_iter().filter(|(_, r)| *r == NodeResult::RolledBack).count();
+    assert_eq!((back, state.unanswered.len()), (3, 0), "{shown}");
+    assert!(outline(&history).contains("CommandRefused"), "a second one is refused\n{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    // Two done and brought back; the third brought back from where it was, or done just then and brought back as well.
+    let stops = truth.check().iter().sum::<u32>();
+    assert_eq!(stops as usize, outline(&history).matches("InstanceStopped").count(), "{shown}");
+    assert!(matches!(stops, 5 | 6), "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failure_everything_goes_back_where_the_request_says_so() {
+    let mut config = quick_world(12);
+    // The first two nodes start with the new type, the third does not.
+    config.faults.push(Fault::FallsBackToStopped { node: 1, reason: "Client.InternalError".into() });
+    let rig = Rig::new(config);
+    let truth = rig.watch_truth();
+    let (history, state) = rig.run(asks(json!({ "onFailure": "rollBackAll" })), LIMIT).await;
+    truth.check();
+    let shown = lines(&history);
+    let Some(End::Failed(end)) = &state.end else { panic!("{shown}") };
+    assert_eq!((end.code.as_str(), end.not_running.len()), ("Client.InternalError", 0), "{shown}");
+    assert_eq!(types(&rig), [OLD; 4], "{shown}");
+    assert!(results(&state).iter().all(|(_, r)| *r == NodeResult::RolledBack), "{shown}");
+    assert!(all_run(&rig));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_held_until_somebody_retries() {
+    let mut config = quick_world(13);
+    config.faults.push(Fault::FallsBackToStopped { node: 1, reason: "Client.InternalError".into() });
+    let rig = Rig::new(config);
+    let truth = rig.watch_truth();
+    rig.append(asks(json!({ "onFailure": "hold" })).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("UpdateParked", 1).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let held = rig.history().await;
+    let (parked, code) = last(&held, |e| if let Event::UpdateParked(p) = e { Some(p.code.clone()) } else { None });
+    assert_eq!(code, "heldAfterFailure", "{}", lines(&held));
+    assert!(all_run(&rig), "held with every node running");
+    rig.append(answering(Revision(0)).into(), 2).await;
+    rig.append(answering(parked).into(), 3).await;
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    assert!(matches!(state.end, Some(End::Completed(_))), "{shown}");
+    assert_eq!(types(&rig), [TARGET; 4], "{shown}");
+    let refused = outline(&history).matches("CommandRefused").count();
+    assert_eq!((refused, state.unanswered.len()), (1, 0), "the retry that answers nothing is refused\n{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    truth.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_node_is_rebooted_once_where_that_is_allowed_and_else_a_person_is_called() {
+    for (policy, reboots) in [("hold", 0), ("reboot", 1)] {
+        let mut config = quick_world(14);
+        config.faults.push(Fault::StaysSilent { node: 3, for_: None });
+        let rig = Rig::new(config);
+        let truth = rig.watch_truth();
+        rig.append(asks(json!({ "onSilentNode": policy })).into(), 1).await;
+        let (worker, stop) = rig.spawn(0);
+        if policy == "hold" {
+            rig.until("UpdateParked", 1).await;
+            // The person restarts it.
+            rig.world.with(|w| {
+                let id = w.instance_of(3).clone();
+                w.reboot_instance(&id).unwrap();
+            });
+        }
+        let (history, state) = rig.ended(LIMIT).await;
+        let shown = lines(&history);
+        assert!(matches!(state.end, Some(End::Completed(_))), "{policy}\n{shown}");
+        assert_eq!(outline(&history).matches("InstanceRebooted").count(), reboots, "{policy}\n{shown}");
+        stop.send(Stop::AtSafePoint).unwrap();
+        worker.await.unwrap().unwrap();
+        truth.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_type_that_somebody_else_gave_is_left_to_a_person() {
+    let mut config = quick_world(15);
+    config.offered_types.push(("r6i.large".into(), "x86_64".into()));
+    let rig = Rig::new(config);
+    let truth = rig.watch_truth();
+    rig.append(request(TARGET).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    // A person changes the type of a machine that is down by our doing.
+    let changed = loop {
+        let done = rig.world.with(|w| {
+            let down = (0..w.node_count()).find(|n| w.instance_state(*n) == InstanceState::Stopped)?;
+            let id = w.instance_of(down).clone();
+            w.modify_instance_type(&id, &"r6i.large".into()).ok().map(|()| down)
+        });
+        if let Some(n) = done {
+            break n;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    rig.until("UpdatePaused", 1).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let paused = rig.history().await;
+    assert!(all_run(&rig), "paused once the node in hand runs again\n{}", lines(&paused));
+    assert_eq!(types(&rig)[changed], "r6i.large", "it is not overwritten");
+    let (_, seen) = last(&paused, |e| if let Event::ForeignChangeSeen(f) = e { Some(f.clone()) } else { None });
+    assert_eq!((seen.what.as_str(), seen.found.as_str()), ("instanceType", "r6i.large"));
+    rig.append(Event::ResumeRequested(ResumeRequested { by: Some("ann".into()), why: None }), 2).await;
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    assert!(matches!(state.end, Some(End::Completed(_))), "{shown}");
+    assert_eq!(types(&rig), [TARGET; 4], "{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    truth.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_begins_outside_the_window() {
+    let rig = Rig::new(quick_world(16));
+    // The world begins at midnight.
+    let window = json!({ "window": { "cron": "0 2 * * *", "minutes": 60, "timeZone": "UTC" } });
+    rig.append(asks(window).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("StepDelayed", 1).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let waits = rig.history().await;
+    assert!(!outline(&waits).contains("NodeSelected"), "{}", lines(&waits));
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    assert!(matches!(state.end, Some(End::Completed(_))), "{shown}");
+    let begun = history.iter().find(|r| matches!(&r.body, Body::Event(e) if matches!(**e, Event::NodeSelected(_))));
+    assert!(begun.unwrap().at >= "2026-01-01T02:00:00Z".parse().unwrap(), "{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+}
