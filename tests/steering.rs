@@ -4,12 +4,13 @@ mod rig;
 
 use std::time::Duration;
 
-use esdb_rollout::domain::ids::Revision;
+use esdb_rollout::cli::command::{AgainArgs, Asked, retry, rollback};
+use esdb_rollout::domain::ids::{ClusterName, Revision, UpdateId};
 use esdb_rollout::domain::instance::InstanceState;
 use esdb_rollout::sim::model::Fault;
 use esdb_rollout::update::event::*;
 use esdb_rollout::update::state::{Body, End, Recorded, State};
-use esdb_rollout::worker::Stop;
+use esdb_rollout::worker::{Stop, read_all};
 use rig::{Rig, lines, outline, quick_world, request};
 use serde_json::json;
 
@@ -200,4 +201,50 @@ async fn nothing_begins_outside_the_window() {
     assert!(begun.unwrap().at >= "2026-01-01T02:00:00Z".parse().unwrap(), "{shown}");
     stop.send(Stop::AtSafePoint).unwrap();
     worker.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_an_update_that_has_ended_a_new_one_is_asked_for() {
+    let mut config = quick_world(17);
+    config.faults.push(Fault::FallsBackToStopped { node: 1, reason: "Client.InternalError".into() });
+    let rig = Rig::new(config);
+    let truth = rig.watch_truth();
+    rig.append(request(TARGET).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    let (history, state) = rig.ended(LIMIT).await;
+    assert!(matches!(state.end, Some(End::Failed(_))), "{}", lines(&history));
+
+    let again = |update| AgainArgs { id: update, asked: Asked { by: Some("ann".into()), why: None } };
+    retry(again(rig.update), &*rig.log, &*rig.clock).await.unwrap();
+    let retried = Rig { update: admitted(&rig, 2).await, ..rig.share() };
+    let (history, state) = retried.ended(LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    assert_eq!(types(&rig), [TARGET; 4], "{}", lines(&history));
+    assert_eq!(state.request.unwrap().why, Some(format!("retry of {}", rig.update)));
+    assert!(retry(again(retried.update), &*rig.log, &*rig.clock).await.is_err(), "what completed is not tried again");
+
+    // Those that the second update changed: what the first had done stays.
+    let changed = state.results.values().filter(|r| r.result == NodeResult::Updated).count();
+    rollback(again(retried.update), &*rig.log, &*rig.clock).await.unwrap();
+    let back = Rig { update: admitted(&rig, 3).await, ..rig.share() };
+    let (history, state) = back.ended(LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    assert_eq!(types(&rig).iter().filter(|t| *t == OLD).count(), changed, "{}", lines(&history));
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    truth.check();
+}
+
+/// The update that was admitted as the `n`th.
+async fn admitted(rig: &Rig, n: usize) -> UpdateId {
+    for _ in 0..10_000 {
+        let stream = ClusterName::from("prod").admission_stream();
+        let events = read_all(&*rig.log, &stream, Revision(0)).await.unwrap_or_default();
+        let found = events.iter().filter(|e| e.event_type == "UpdateAdmitted").nth(n - 1);
+        if let Some(id) = found.and_then(|e| e.data.get("update")?.as_str()?.parse().ok()) {
+            return UpdateId(id);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("no update is admitted");
 }

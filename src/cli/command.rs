@@ -1,17 +1,19 @@
-//! `pause`, `resume`, `cancel`, `approve`: commands to a running update.
+//! `pause`, `resume`, `cancel`, `retry`, `rollback`, `approve`: commands to a running update; `retry` and `rollback` of one that has ended ask
+//! for a new update.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
 
 use crate::cli::failure::Failure;
 use crate::cli::store::{self, Followed};
-use crate::cli::{note, print, update_id};
-use crate::domain::ids::{Revision, UpdateId};
+use crate::cli::{fresh_id, note, print, update_id};
+use crate::domain::ids::{InstanceType, NodeName, Revision, UpdateId};
 use crate::exit::Exit;
 use crate::ports::{Clock, EventLog};
 use crate::update::event::*;
-use crate::update::state::Body;
+use crate::update::state::{Body, End, State};
 use crate::worker::FailuresReviewed;
 
 /// For so long the worker's answer is awaited. A worker answers when it next looks, a second at most, unless the store is away.
@@ -114,6 +116,136 @@ pub async fn cancel(args: PlainArgs, log: &dyn EventLog, clock: &dyn Clock) -> R
     print(&revision.to_string())?;
     note(&format!("asked for; it ends as soon as every node runs: esdb-rollout watch {}", args.id));
     Ok(Exit::Completed)
+}
+
+/// Options of `retry` and `rollback`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Of a running update: prints the revision of the command. `retry` lets the step that it is parked at begin anew, or takes the node again that
+it is held after. `rollback` brings every node done so far back to the type it had, by the same rules, and ends it as cancelled.
+Of an update that has ended: asks for a new one, and prints its id. `retry` asks for the same again (nodes that are done are skipped),
+`rollback` for the types that the nodes had before.
+
+Example:
+  esdb-rollout rollback 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6 --why 'slower than before'")]
+pub struct AgainArgs {
+    /// The update
+    #[arg(value_name = "ID", value_parser = update_id)]
+    pub id: UpdateId,
+    /// Who and why.
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
+/// Tries again what an update waits at; of one that has ended, asks for the same in a new one.
+pub async fn retry(args: AgainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+    let followed = Followed::read(log, clock, args.id).await?;
+    let Asked { by, why } = args.asked;
+    let state = &followed.state;
+    if state.end.is_some() {
+        return ask_anew(args.id, same_again(state, args.id, by, why)?, log, clock).await;
+    }
+    let parked = state.parked.as_ref().and(state.parked_at);
+    let held = state.failure.as_ref().filter(|_| state.held()).map(|f| f.revision);
+    let Some(answers) = parked.or(held) else {
+        return Err(Failure::refused(format!(
+            "update {} waits for no retry; see what it does with `esdb-rollout status {}`",
+            args.id, args.id
+        )));
+    };
+    send(args.id, RetryRequested { answers, check: None, node: None, until: None, by, why }.into(), log, clock).await
+}
+
+/// Brings back what an update has done; of one that has ended, by a new one.
+pub async fn rollback(args: AgainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+    let followed = Followed::read(log, clock, args.id).await?;
+    let Asked { by, why } = args.asked;
+    if followed.state.end.is_some() {
+        return ask_anew(args.id, way_back(&followed.state, args.id, by, why)?, log, clock).await;
+    }
+    let revision = store::command(log, clock, args.id, &RollbackRequested { by, why }.into()).await?;
+    print(&revision.to_string())?;
+    note(&format!("asked for; it ends once every node done so far is back: esdb-rollout watch {}", args.id));
+    Ok(Exit::Completed)
+}
+
+async fn ask_anew(
+    of: UpdateId,
+    request: UpdateRequested,
+    log: &dyn EventLog,
+    clock: &dyn Clock,
+) -> Result<Exit, Failure> {
+    let update = UpdateId(fresh_id());
+    store::request(log, clock, update, &[request.into()]).await?;
+    print(&update.to_string())?;
+    note(&format!("{of} has ended; a new update is asked for: esdb-rollout watch {update}"));
+    Ok(Exit::Completed)
+}
+
+/// The same request, without what belonged to its moment.
+fn same_again(
+    state: &State,
+    of: UpdateId,
+    by: Option<String>,
+    why: Option<String>,
+) -> Result<UpdateRequested, Failure> {
+    let Some(request) = &state.request else {
+        return Err(Failure::refused(format!("update {of} has no readable request to repeat; ask with `start`")));
+    };
+    if matches!(state.end, Some(End::Completed(_))) {
+        return Err(Failure::refused(format!("update {of} completed: there is nothing to retry")));
+    }
+    Ok(UpdateRequested {
+        plan_digest: None,
+        not_before: None,
+        supersedes: None,
+        by,
+        why: Some(why.unwrap_or_else(|| format!("retry of {of}"))),
+        ..request.clone()
+    })
+}
+
+/// The types that the nodes had before, as a request: one type for all of them, since a request names one.
+fn way_back(state: &State, of: UpdateId, by: Option<String>, why: Option<String>) -> Result<UpdateRequested, Failure> {
+    let mut nodes: BTreeMap<InstanceType, Vec<NodeName>> = BTreeMap::new();
+    for node in state.to_roll_back() {
+        if let Some(member) = state.member(node) {
+            nodes.entry(member.old_type.clone()).or_default().push(node.clone());
+        }
+    }
+    let Some(request) = state.request.as_ref().filter(|_| !nodes.is_empty()) else {
+        return Err(Failure::refused(format!("update {of} left no node with another type than before")));
+    };
+    let (1, Some((old, back))) = (nodes.len(), nodes.first_key_value()) else {
+        let commands: Vec<String> = nodes
+            .iter()
+            .map(|(old, nodes)| {
+                let nodes: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+                format!(
+                    "esdb-rollout start --cluster {} --target-type {old} --nodes {}",
+                    request.cluster,
+                    nodes.join(",")
+                )
+            })
+            .collect();
+        return Err(Failure::refused(format!(
+            "the nodes of update {of} had several types, and an update gives one; ask one after the other:\n{}",
+            commands.join("\n")
+        )));
+    };
+    Ok(UpdateRequested {
+        target_instance_type: Some(old.clone()),
+        nodes: Some(back.clone()),
+        fallback_types: None,
+        plan_digest: None,
+        not_before: None,
+        window: None,
+        supersedes: None,
+        resumes: None,
+        by,
+        why: Some(why.unwrap_or_else(|| format!("rollback of {of}"))),
+        ..request.clone()
+    })
 }
 
 /// Grants an approval.

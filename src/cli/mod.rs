@@ -103,6 +103,10 @@ pub enum Command {
     Resume(command::ResumeArgs),
     /// End an update with every node running
     Cancel(command::PlainArgs),
+    /// Try again what an update is parked at or failed at
+    Retry(command::AgainArgs),
+    /// Bring back every node that an update has changed
+    Rollback(command::AgainArgs),
     /// Grant the approval that an update waits for
     Approve(command::ApproveArgs),
     /// Do the work: carry out the updates of the configured clusters

@@ -14,9 +14,10 @@ use crate::cli::command::Asked;
 use crate::cli::failure::Failure;
 use crate::config::Config;
 use crate::domain::ids::{InstanceType, NodeName, Revision};
-use crate::update::event::{CheckWaived, Gate, OnFailure, UpdateRequested};
+use crate::update::event::{CheckWaived, Gate, OnFailure, OnSilentNode, UpdateRequested, Window};
 use crate::update::plan::waiver_refusal;
 use crate::update::strategy::Strategy;
+use crate::update::window::check;
 use crate::views::article;
 
 /// What is said of `--from` in help texts.
@@ -50,6 +51,12 @@ pub struct RequestArgs {
     /// What to do after a failure [default: rollBackNode]
     #[arg(long, value_parser = word::<OnFailure>(&["rollBackNode", "rollBackAll", "hold"]))]
     pub on_failure: Option<OnFailure>,
+    /// What to do with a node that stays silent while its instance runs [default: hold]
+    #[arg(long, value_parser = word::<OnSilentNode>(&["hold", "reboot"]))]
+    pub on_silent_node: Option<OnSilentNode>,
+    /// Begin a node only while this window is open: cron pattern, minutes, time zone, such as '0 2 * * SAT/180/Europe/Madrid'
+    #[arg(long, value_name = "CRON/MINUTES/ZONE", value_parser = window)]
+    pub window: Option<Window>,
     /// Where to wait for an approval
     #[arg(long, value_name = "GATE,…", value_delimiter = ',', value_parser = word::<Gate>(&["beforeLeader", "afterFirst", "eachNode"]))]
     pub gates: Vec<Gate>,
@@ -96,6 +103,21 @@ fn waived(text: &str) -> Result<Waived, String> {
         None => (text, None),
     };
     Ok(Waived { check: check.to_owned(), node })
+}
+
+fn window(text: &str) -> Result<Window, String> {
+    // Cron patterns have slashes of their own, and so have time zones: the minutes stand between.
+    let parts: Vec<&str> = text.split('/').collect();
+    let minutes = (1..parts.len()).find_map(|at| {
+        Some((at, parts.get(at)?.parse().ok()?)).filter(|_| parts[..at].join("/").split_whitespace().count() == 5)
+    });
+    let Some((at, minutes)) = minutes else {
+        return Err("expected CRON/MINUTES/ZONE, such as '0 2 * * SAT/180/Europe/Madrid'".into());
+    };
+    let window = Window { cron: parts[..at].join("/"), minutes, time_zone: parts[at + 1..].join("/") };
+    let reasons: Vec<String> =
+        check(&window).iter().map(|r| format!("found {}, wanted {}", r.found, r.wanted)).collect();
+    if reasons.is_empty() { Ok(window) } else { Err(reasons.join("; ")) }
 }
 
 /// A parser of the stored words of an enum.
@@ -228,6 +250,8 @@ fn with_document(args: &RequestArgs, document: Option<Value>, config: &Config) -
     }
     request.plan_digest = args.plan_digest.clone().or(request.plan_digest);
     request.on_failure = args.on_failure.or(request.on_failure);
+    request.on_silent_node = args.on_silent_node.or(request.on_silent_node);
+    request.window = args.window.clone().or(request.window);
     request.not_before = args.not_before.or(request.not_before);
     request.dwell_seconds = args.dwell_seconds.or(request.dwell_seconds);
     request.node_timeout_seconds = args.node_timeout_seconds.or(request.node_timeout_seconds);

@@ -72,6 +72,8 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Pause(args) => command::pause(args, &log, &clock).await,
         Command::Resume(args) => command::resume(args, &log, &clock).await,
         Command::Cancel(args) => command::cancel(args, &log, &clock).await,
+        Command::Retry(args) => command::retry(args, &log, &clock).await,
+        Command::Rollback(args) => command::rollback(args, &log, &clock).await,
         Command::Approve(args) => command::approve(args, &log, &clock).await,
         Command::Init(args) => init::run(args, &log, &clock).await,
         Command::Worker(_) | Command::Projections(_) | Command::Rehearse(_) | Command::Sim(_) => {
