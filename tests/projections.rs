@@ -454,6 +454,11 @@ fn fitted(example: &Line, state: &Value) -> Line {
     if let (Some(command), Some(first)) = (data.get_mut("command"), waiting) {
         command["revision"] = first["revision"].clone();
     }
+    if let Some(answers) = data.get_mut("answers") {
+        let parked = if state["parked"].is_null() { &Value::Null } else { &state["parkedAt"] };
+        let asked = [&state["awaited"]["revision"], parked, &state["failure"]["revision"]];
+        *answers = asked.into_iter().find(|r| r.is_u64()).cloned().unwrap_or(json!(0));
+    }
     Line { data: data.to_string(), ..example.clone() }
 }
 
@@ -462,8 +467,15 @@ fn every_event_at_every_point_is_taken_as_the_fold_takes_it_or_is_odd() {
     let words = vocabulary();
     let mut run = engine(UPDATE_STATE, false);
     let (mut points, mut tried, mut vouched) = (BTreeSet::new(), 0, 0);
-    for name in HISTORIES {
-        let records = records(&recorded(name));
+    let histories = HISTORIES.into_iter().map(|name| (name, None));
+    for (name, policy) in histories.chain([("completed", Some("rollBackAll"))]) {
+        let mut lines = recorded(name);
+        if let Some(policy) = policy {
+            let mut request: Value = serde_json::from_str(&lines[0].data).unwrap();
+            request["onFailure"] = policy.into();
+            lines[0].data = request.to_string();
+        }
+        let records = records(&lines);
         let mut before = None;
         for at in 0..records.len() {
             resume(&mut run, &before);
@@ -481,6 +493,10 @@ fn every_event_at_every_point_is_taken_as_the_fold_takes_it_or_is_odd() {
                 state["acceptedAt"].is_null(),
                 state["paused"].is_null(),
                 state["results"],
+                state["request"]["onFailure"],
+                state["failure"].is_null(),
+                state["foreign"],
+                state["rollback"].is_null(),
                 commands
             ]);
             if !points.insert(point.to_string()) {
@@ -570,6 +586,31 @@ fn what_the_server_refuses_is_refused() {
         assert!(fault.0.contains("Event Position: $ce-clusterUpdate: 0\r\n\r\nMessage:\r\n\r\n"), "{fault}");
         assert!(fault.0.contains(why), "{code}: {fault}");
         assert_eq!((run.position(), run.state("")), ("$ce-clusterUpdate: -1".to_owned(), None));
+    }
+}
+
+/// A deployment resets, updates and resets: should it end before the second reset, nothing of the old text is left.
+#[test]
+fn a_text_that_changes_takes_the_old_states_over_unless_they_are_forgotten_first() {
+    let log = records(&recorded("completed"));
+    for forgotten in [false, true] {
+        let mut catalog = Catalog::new();
+        catalog.create("states", UPDATE_STATE, false).unwrap();
+        catalog.advance(0, &log);
+        catalog.disable("states", true).unwrap();
+        let old = catalog.state("states", STREAM).unwrap().unwrap();
+        if forgotten {
+            catalog.reset("states").unwrap();
+        }
+        let newer = UPDATE_STATE.replace("var FORMAT = 2;", "var FORMAT = 3;");
+        catalog.update("states", &newer, Some(false)).unwrap();
+        catalog.enable("states").unwrap();
+        catalog.advance(0, &log);
+        let state = catalog.state("states", STREAM).unwrap().unwrap();
+        assert_eq!(
+            (&state["format"], state["revision"] == old["revision"]),
+            (&json!(if forgotten { 3 } else { 2 }), true)
+        );
     }
 }
 
