@@ -2,28 +2,24 @@
 //! same answer as the fold, and streams that nobody should have written.
 #![cfg(feature = "projections")]
 
+#[path = "projections/play.rs"]
+mod play;
 mod rig;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use esdb_rollout::codec::decode;
-use esdb_rollout::domain::ids::{InstanceId, Revision, StreamName, UpdateId};
-use esdb_rollout::domain::instance::{Instance, InstanceState};
+use esdb_rollout::domain::ids::{Revision, StreamName, UpdateId};
 use esdb_rollout::domain::time::Moment;
 use esdb_rollout::ports::StoredEvent;
-use esdb_rollout::sim::model::{Fault, Record};
+use esdb_rollout::sim::model::Record;
 use esdb_rollout::sim::projections::{Catalog, CatalogError, EMIT_REFUSED, Run, Script};
-use esdb_rollout::update::event::{
-    CancelRequested, Event, OnFailure, OnSilentNode, PauseRequested, ResumeRequested, RetryRequested,
-    RollbackRequested, UpdateRequested,
-};
+use esdb_rollout::update::event::Event;
 use esdb_rollout::update::state::{Body, Recorded, fold};
 use esdb_rollout::views::progress::Progress;
 use esdb_rollout::views::projected::Projected;
 use proptest::prelude::*;
-use rig::{Rig, quick_world, request};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -141,93 +137,11 @@ fn compared(state: &Value, records: &[Record]) -> Option<(Progress, Progress)> {
     Some((projected.progress(update(), now), Progress::of(update(), &fold(&history), &history, now)))
 }
 
-/// The instance of the node in hand.
-async fn instance_in_hand(rig: &Rig) -> InstanceId {
-    fold(&rig.history().await).in_hand.unwrap().instance
-}
-
-/// Somebody else gives an instance a type that no one asked for.
-fn retyped(rig: &Rig, instance: &InstanceId, state: InstanceState) {
-    rig.world.with(|w| {
-        let n = (0..w.node_count()).find(|n| w.instance_of(*n) == instance).unwrap();
-        let is = w.describe_instances(std::slice::from_ref(instance)).unwrap().remove(0);
-        w.follow_instance(n, &Instance { state, instance_type: "m6i.2xlarge".into(), ..is });
-    });
-}
-
-async fn play(name: &str) -> Vec<Record> {
-    let limit = Duration::from_secs(3600);
-    let mut config = quick_world(11);
-    if matches!(name, "rolled-back" | "held-and-retried") {
-        config.faults.extend(Fault::by_name("start-capacity-forever", &config, "m6i.xlarge"));
-    }
-    if name == "rebooted" {
-        config.faults.push(Fault::StaysSilent { node: 0, for_: None });
-    }
-    let rig = Rig::new(config);
-    match name {
-        "paused-and-cancelled" => {
-            rig.append(request("m6i.xlarge").into(), 1).await;
-            let (_worker, _stop) = rig.spawn(0);
-            rig.until("InstanceStopped", 1).await;
-            rig.append(Event::PauseRequested(PauseRequested { by: Some("ann".into()), why: None }), 2).await;
-            rig.until("UpdatePaused", 1).await;
-            rig.append(Event::ResumeRequested(ResumeRequested::default()), 3).await;
-            rig.until("InstanceStopped", 2).await;
-            let enough = CancelRequested { by: Some("ann".into()), why: Some("enough".into()), superseded_by: None };
-            rig.append(Event::CancelRequested(enough), 4).await;
-            rig.ended(limit).await;
-        }
-        "rolled-back-on-request" => {
-            rig.append(request("m6i.xlarge").into(), 1).await;
-            let (_worker, _stop) = rig.spawn(0);
-            rig.until("InstanceStopped", 2).await;
-            let slow = RollbackRequested { by: Some("ann".into()), why: Some("slow".into()) };
-            rig.append(Event::RollbackRequested(slow), 2).await;
-            rig.ended(limit).await;
-        }
-        "changed-by-others" => {
-            rig.append(request("m6i.xlarge").into(), 1).await;
-            let (_worker, _stop) = rig.spawn(0);
-            rig.until("InstanceStopRequested", 1).await;
-            let first = instance_in_hand(&rig).await;
-            retyped(&rig, &first, InstanceState::Stopped);
-            rig.until("UpdatePaused", 1).await;
-            let other = rig.world.with(|w| (0..3).map(|n| w.instance_of(n).clone()).find(|i| *i != first)).unwrap();
-            retyped(&rig, &other, InstanceState::Running);
-            rig.append(Event::ResumeRequested(ResumeRequested::default()), 2).await;
-            rig.until("UpdatePaused", 2).await;
-            rig.append(Event::CancelRequested(CancelRequested::default()), 3).await;
-            rig.ended(limit).await;
-        }
-        "rebooted" => {
-            let request = UpdateRequested { on_silent_node: Some(OnSilentNode::Reboot), ..request("m6i.xlarge") };
-            rig.run(request, limit).await;
-        }
-        "held-and-retried" => {
-            let request = UpdateRequested { on_failure: Some(OnFailure::Hold), ..request("m6i.xlarge") };
-            rig.append(request.into(), 1).await;
-            let (_worker, _stop) = rig.spawn(0);
-            rig.until("UpdateParked", 1).await;
-            let answers = fold(&rig.history().await).failure.unwrap().revision;
-            let retry = RetryRequested { answers, check: None, node: None, until: None, by: None, why: None };
-            rig.append(Event::RetryRequested(retry), 2).await;
-            rig.until("UpdateParked", 2).await;
-            rig.append(Event::CancelRequested(CancelRequested::default()), 3).await;
-            rig.ended(limit).await;
-        }
-        "rejected" => drop(rig.run(request("m5.huge"), limit).await),
-        _ => drop(rig.run(request("m6i.xlarge"), limit).await),
-    }
-    let stream = rig.update.stream().to_string();
-    rig.world.with(|w| w.committed()).into_iter().filter(|r| r.stream == stream).collect()
-}
-
 /// Plays the histories; with `ESDB_ROLLOUT_REFRESH_HISTORIES` it writes them down.
 #[tokio::test(start_paused = true)]
 async fn histories_played_now_are_vouched_for_from_the_first_event_to_the_last() {
     for name in HISTORIES {
-        let mut played = play(name).await;
+        let mut played = play::play(name).await;
         for record in &mut played {
             record.stream = STREAM.to_owned();
         }
