@@ -128,8 +128,8 @@ fn both(records: &[Record]) -> Option<(Progress, Progress)> {
 
 fn compared(state: &Value, records: &[Record]) -> Option<(Progress, Progress)> {
     let now: jiff::Timestamp = "2026-01-01T06:00:00Z".parse().unwrap();
-    let history: Vec<Recorded> = records.iter().map(event).collect();
     let mut projected = Projected::read(state)?;
+    let history: Vec<Recorded> = records.iter().map(event).collect();
     assert_eq!(Some(projected.revision()), history.last().map(|r| r.revision));
     if !projected.knows_when() {
         projected.requested(history[0].at);
@@ -381,15 +381,8 @@ fn every_event_at_every_point_is_taken_as_the_fold_takes_it_or_is_odd() {
     let words = vocabulary();
     let mut run = engine(UPDATE_STATE, false);
     let (mut points, mut tried, mut vouched) = (BTreeSet::new(), 0, 0);
-    let histories = HISTORIES.into_iter().map(|name| (name, None));
-    for (name, policy) in histories.chain([("completed", Some("rollBackAll"))]) {
-        let mut lines = recorded(name);
-        if let Some(policy) = policy {
-            let mut request: Value = serde_json::from_str(&lines[0].data).unwrap();
-            request["onFailure"] = policy.into();
-            lines[0].data = request.to_string();
-        }
-        let records = records(&lines);
+    for name in HISTORIES {
+        let records = records(&recorded(name));
         let mut before = None;
         for at in 0..records.len() {
             resume(&mut run, &before);
@@ -430,6 +423,32 @@ fn every_event_at_every_point_is_taken_as_the_fold_takes_it_or_is_odd() {
         }
     }
     assert!(tried > 2000 && vouched > 500, "{} points, {tried} tried, {vouched} vouched for", points.len());
+}
+
+#[test]
+fn after_a_failure_a_node_that_is_done_is_taken_again_only_by_policy_and_with_every_machine_there() {
+    for (policy, code, taken) in [
+        ("rollBackAll", "nodeTimeout", true),
+        ("rollBackAll", "instanceTerminated", false),
+        ("rollBackNode", "nodeTimeout", false),
+        ("hold", "nodeTimeout", false),
+    ] {
+        let mut lines = recorded("rolled-back-on-request");
+        lines.retain(|line| line.event_type != "RollbackRequested");
+        let mut request: Value = serde_json::from_str(&lines[0].data).unwrap();
+        request["onFailure"] = policy.into();
+        lines[0].data = request.to_string();
+        let failed = lines.iter().rposition(|line| line.event_type == "NodeUpdated").unwrap();
+        let mut end: Value = serde_json::from_str(&lines[failed].data).unwrap();
+        (end["code"], end["remedy"]) = (code.into(), "look".into());
+        (lines[failed].event_type, lines[failed].data) = ("NodeRolledBack".to_owned(), end.to_string());
+        lines.truncate(failed + 2);
+        let records = records(&lines);
+        let history: Vec<Recorded> = records.iter().map(event).collect();
+        assert_eq!(fold(&history).broken.is_none(), taken, "{policy} {code}");
+        let agreed = both(&records).map(|(projected, folded)| assert_eq!(projected, folded));
+        assert_eq!(agreed.is_some(), taken, "{policy} {code}: {}", state_after(&records));
+    }
 }
 
 proptest! {
