@@ -12,14 +12,16 @@
 (function () {
     "use strict";
 
-    var FORMAT = 1;
+    var FORMAT = 2;
     var LONGEST = 262144;
     var UNANSWERED_MOST = 200;
 
     var STEPS = ["selected", "lowering priority", "priority lowered", "resigning", "follows", "stopping", "stopped", "changing type",
-        "type changed", "starting", "start failed", "booting", "catching up", "caught up", "restoring priority"];
+        "type changed", "starting", "start failed", "booting", "rebooting", "catching up", "caught up", "restoring priority"];
     var SELECTED = 0, LOWERING = 1, LOWERED = 2, RESIGNING = 3, FOLLOWS = 4, STOPPING = 5, STOPPED = 6, MODIFYING = 7, MODIFIED = 8,
-        STARTING = 9, START_FAILED = 10, STARTED = 11, REJOINED = 12, CAUGHT_UP = 13, RESTORING = 14;
+        STARTING = 9, START_FAILED = 10, STARTED = 11, REBOOTING = 12, REJOINED = 13, CAUGHT_UP = 14, RESTORING = 15;
+
+    var TERMINATED = "instanceTerminated";
 
     function has(object, key) { return Object.prototype.hasOwnProperty.call(object, key); }
 
@@ -71,9 +73,8 @@
     var role = one("Leader", "Follower", "ReadOnlyReplica"), gate = one("beforeLeader", "afterFirst", "eachNode", "dataUnknown");
     var reason = obj({ code: str, found: str, wanted: str, remedy: str });
     var evidence = def(list(obj({ what: str, by: str, ageSeconds: num })));
-    var ec2 = obj({
-        state: one("pending", "running", "shutting-down", "terminated", "stopping", "stopped"), reason: opt(str), requestId: opt(str)
-    });
+    var instanceState = one("pending", "running", "shutting-down", "terminated", "stopping", "stopped");
+    var ec2 = obj({ state: instanceState, reason: opt(str), requestId: opt(str) });
     var process = one("Initializing", "DiscoverLeader", "Unknown", "PreReplica", "CatchingUp", "Clone", "Follower", "PreLeader", "Leader",
         "Manager", "ShuttingDown", "Shutdown", "ReadOnlyLeaderless", "PreReadOnlyReplica", "ReadOnlyReplica", "ResigningLeader");
     var seconds = obj({ prepare: num, stop: num, modify: num, start: num, rejoin: num, catchUp: num, total: num });
@@ -103,7 +104,8 @@
     }
 
     var COMMANDS = {
-        UpdateRequested: request, PauseRequested: obj(plain), ResumeRequested: obj(plain), CancelRequested: obj(plain),
+        UpdateRequested: request, PauseRequested: obj(plain), ResumeRequested: obj(plain),
+        CancelRequested: obj({ supersededBy: opt(uuid), by: opt(str), why: opt(str) }),
         RollbackRequested: obj(plain), RetryRequested: obj(answering), ApprovalGranted: obj(answering), CheckWaived: obj(answering)
     };
     var FACTS = {
@@ -111,10 +113,13 @@
         UpdateAccepted: obj({ request: request, clusterId: str }),
         UpdateRejected: obj({ reasons: list(reason) }),
         UpdatePlanned: obj({
-            voters: u32, order: list(name), digest: str, checks: list(obj({ code: str, found: str })),
+            voters: u32, order: list(name), digest: str, checks: list(obj({
+                code: str, found: str, outcome: opt(one("passed", "failed", "unknown")), severity: opt(one("refuse", "warn", "info")),
+                node: opt(str), wanted: opt(str), remedy: opt(str), waivedBy: opt(str), why: opt(str), until: opt(time)
+            })),
             members: list(obj({
                 node: name, address: obj({ host: str, port: whole(0, 65535) }), role: role, instance: str, zone: opt(str), oldType: str,
-                newType: str, priority: i32, version: opt(str)
+                newType: str, priority: i32, version: opt(str), instanceState: opt(instanceState)
             }))
         }),
         CommandRefused: obj({ command: obj({ type: str, revision: revision }), reasons: list(reason) }),
@@ -130,6 +135,8 @@
         InstanceStartRequested: node({ instance: str, type: str }),
         InstanceStarted: node({ instance: str, type: str, ec2: ec2, returnTicket: def(bool) }),
         InstanceStartFailed: node({ instance: str, type: str, code: str, again: bool, ec2: ec2 }),
+        InstanceRebootRequested: node({ instance: str, type: str }),
+        InstanceRebooted: node({ instance: str, type: str, ec2: ec2, code: opt(str) }),
         NodeRejoined: node({ instanceIdOfProcess: uuid, state: process, epoch: i32, writer: i64, commit: i64 }),
         CaughtUp: node({
             instanceIdOfProcess: uuid, state: process, epoch: i32, delaySeconds: num, indexDelaySeconds: num,
@@ -220,7 +227,62 @@
         hand.intent = intent;
     }
 
-    function fail(s, body) { if (!s.failure) { s.failure = { code: body.code, remedy: body.remedy }; } }
+    function fail(s, body) { if (!s.failure) { s.failure = { code: body.code, remedy: body.remedy, revision: s.revision }; } }
+
+    function onFailure(s) { return s.request.onFailure || "rollBackNode"; }
+
+    function rollsBack(s) {
+        var byPolicy = s.failure && s.failure.code !== TERMINATED && onFailure(s) === "rollBackAll";
+        return !s.cancelled && !s.rollbackFailed && (s.rollback || byPolicy);
+    }
+
+    function held(s) { return s.failure && onFailure(s) === "hold" && !s.cancelled && !s.rollback; }
+
+    function resultOf(s, n) { return has(s.results, n) ? s.results[n].result : null; }
+
+    function mayTake(s, n) {
+        return !has(s.results, n) || (rollsBack(s) && resultOf(s, n) === "updated" && s.types[n] !== member(s, n).oldType);
+    }
+
+    function taken(s, body) {
+        if (s.order.indexOf(body.node) < 0) { s.order.push(body.node); }
+        s.roles[body.node] = body.role;
+    }
+
+    function forget(s, chosen) {
+        Object.keys(s.results).forEach(function (n) { if (chosen(n, s.results[n].result)) { delete s.results[n]; } });
+    }
+
+    function retry(s) {
+        s.parked = null;
+        if (held(s)) {
+            s.failure = null;
+            forget(s, function (n, result) { return result === "failed" || result === "rolledBack"; });
+        }
+        if (s.inHand) { s.inHand.rebooted = false; }
+    }
+
+    function mayRetry(s, answers) {
+        return !s.cancelled && ((s.parked && s.parkedAt === answers) || (held(s) && s.failure.revision === answers));
+    }
+
+    function changedByOthers(s, body) {
+        s.foreign = { node: body.node, what: body.what, found: body.found };
+        s.foreignNodes[body.node] = true;
+    }
+
+    function acceptForeign(s) {
+        if (!s.foreign) { return; }
+        s.foreign = null;
+        forget(s, function (n, result) { return result === "rolledBack" && has(s.foreignNodes, n); });
+    }
+
+    // The plan, or the rejection, answers the waivers that came before it. Which of them are such that it takes them, the reader knows.
+    function waiversAnswered(s) {
+        s.unanswered = s.unanswered.filter(function (u) {
+            return !s.waivers.some(function (w) { return w.revision === u.revision; });
+        });
+    }
 
     function done(s, n, at) {
         if (has(s.spans, n) && s.spans[n].to === null) { s.spans[n].to = at; }
@@ -235,54 +297,63 @@
             s.granting.push(s.revision);
             s.awaited = null;
         }
+        if (type === "CheckWaived" && !s.plan) { s.waivers.push({ revision: s.revision, data: body }); }
+        if (type === "RollbackRequested" && s.plan && !s.rollback && !s.cancelled) { s.rollback = body; }
+        if (type === "RetryRequested" && mayRetry(s, body.answers)) {
+            s.granting.push(s.revision);
+            retry(s);
+        }
     }
 
     function finish(s, type, body) {
         legal(!s.inHand || (!outOfService(s.inHand.step) && !(s.inHand.intent && s.inHand.step >= STOPPING)));
         s.inHand = null;
         s.end = { type: type, data: body };
+        s.unanswered = s.unanswered.filter(function (u) { return u.type !== "CancelRequested" && u.type !== "RollbackRequested"; });
     }
 
     var WHOLE = {
         WorkerAssigned: function (s, b) { s.worker = { worker: b.worker, incarnation: b.incarnation, reason: b.reason }; },
         UpdateAccepted: function (s, b, at) { legal(s.worker && !s.acceptedAt); s.acceptedAt = at; },
-        UpdateRejected: function (s, b) { legal(!s.acceptedAt); s.end = { type: "UpdateRejected", data: b }; },
+        UpdateRejected: function (s, b) { legal(!s.acceptedAt); waiversAnswered(s); s.end = { type: "UpdateRejected", data: b }; },
         UpdatePlanned: function (s, b) {
             legal(s.acceptedAt && !s.plan);
+            waiversAnswered(s);
             s.plan = b;
             s.types = {};
             b.members.forEach(function (m) { s.types[m.node] = m.oldType; });
         },
         CommandRefused: function (s, b) { answer(s, b.command.revision); },
         NodeSelected: function (s, b, at) {
-            legal(member(s, b.node) && !s.inHand && !has(s.results, b.node));
-            s.order.push(b.node);
-            s.roles[b.node] = b.role;
+            legal(member(s, b.node) && !s.inHand && mayTake(s, b.node));
+            taken(s, b);
             if (!has(s.spans, b.node)) { s.spans[b.node] = { from: at, to: null }; }
             s.inHand = { node: b.node, phase: "", step: SELECTED, intent: false, lowered: false, ledIn: null, returnTypes: [],
-                instance: member(s, b.node).instance, marks: { selected: at } };
+                rollingBack: has(s.results, b.node), rebooted: false, instance: member(s, b.node).instance, marks: { selected: at } };
         },
         NodeSkipped: function (s, b) {
-            legal(!s.inHand && member(s, b.node) && !has(s.results, b.node));
-            s.order.push(b.node);
-            s.roles[b.node] = b.role;
+            legal(!s.inHand && member(s, b.node) && mayTake(s, b.node));
+            taken(s, b);
             settle(s, b.node, "skipped", null);
         },
         StepDelayed: function (s, b) { s.delayed = b; },
         ApprovalAwaited: function (s, b) { s.awaited = { gate: b.gate, node: b.node === undefined ? null : b.node, revision: s.revision }; },
-        UpdatePaused: function (s, b) { remove(s, indexOfCommand(s, "type", "PauseRequested")); s.paused = b; },
+        UpdatePaused: function (s, b) {
+            var asked = indexOfCommand(s, "type", "PauseRequested");
+            // Somebody else's change pauses without a command.
+            if (asked >= 0) { remove(s, asked); } else { legal(s.foreign && !s.paused); }
+            s.paused = b;
+        },
         UpdateResumed: function (s) {
             if (s.granting.length > 0) { answer(s, s.granting.shift()); return; }
             remove(s, indexOfCommand(s, "type", "ResumeRequested"));
             s.paused = null;
+            acceptForeign(s);
         },
-        UpdateParked: function (s, b) { s.parked = b; },
+        UpdateParked: function (s, b) { s.parked = b; s.parkedAt = s.revision; },
         UpdateCompleted: function (s, b) { finish(s, "UpdateCompleted", b); },
         UpdateFailed: function (s, b) { finish(s, "UpdateFailed", b); },
-        UpdateCancelled: function (s, b) {
-            finish(s, "UpdateCancelled", b);
-            s.unanswered = s.unanswered.filter(function (u) { return u.type !== "CancelRequested"; });
-        },
+        UpdateCancelled: function (s, b) { finish(s, "UpdateCancelled", b); },
         UpdateSuperseded: function (s, b) { finish(s, "UpdateSuperseded", b); }
     };
 
@@ -316,11 +387,16 @@
             legal(h.step === STARTING || b.returnTicket); s.types[b.node] = b.type; go(h, STARTED, false, at);
         },
         InstanceStartFailed: function (s, h, b, at) { legal(h.step === STARTING || h.step === MODIFYING); go(h, START_FAILED, false, at); },
+        InstanceRebootRequested: function (s, h, b, at) {
+            legal((h.step === STARTED || h.step === REJOINED) && !h.rebooted); h.rebooted = true; go(h, REBOOTING, true, at);
+        },
+        InstanceRebooted: function (s, h, b, at) { legal(h.step === REBOOTING); go(h, STARTED, false, at); },
         NodeRejoined: function (s, h, b, at) { legal(h.step === STARTED || h.step === REJOINED); go(h, REJOINED, false, at); },
         CaughtUp: function (s, h, b, at) { legal(h.step === REJOINED); go(h, CAUGHT_UP, false, at); },
         ForeignChangeSeen: function (s, h, b, at) {
             if (b.what === "instanceStopped" && (h.step === STARTED || h.step === REJOINED)) { go(h, STOPPED, false, at); }
             if (b.what === "stopNotDone" && h.step === STOPPING) { go(h, SELECTED, false, at); }
+            if (b.what !== "stopNotDone") { changedByOthers(s, b); }
         },
         PriorityRestorationRequested: function (s, h, b, at) { legal(h.lowered && !outOfService(h.step)); go(h, RESTORING, true, at); },
         PriorityRestored: function (s, h, b, at) {
@@ -331,14 +407,18 @@
             legal(h.step === CAUGHT_UP && !h.lowered); s.phases[b.node] = b.seconds; done(s, b.node, at); settle(s, b.node, "updated", null);
         },
         NodeRolledBack: function (s, h, b, at) {
-            legal(h.step === CAUGHT_UP && !h.lowered);
-            if (b.code !== "cancelled") { fail(s, b); }
+            legal((h.step === CAUGHT_UP || h.step < STOPPING || h.step === RESTORING) && !h.lowered);
+            if (["cancelled", "rolledBack", "foreignChange"].indexOf(b.code) < 0) { fail(s, b); }
             s.phases[b.node] = b.seconds;
             done(s, b.node, at);
             settle(s, b.node, "rolledBack", "running as " + b.type);
         },
         NodeFailed: function (s, h, b, at) {
-            legal(!h.intent || h.step < STOPPING); fail(s, b); done(s, b.node, at); settle(s, b.node, "failed", b.leftIn);
+            legal(!h.intent || h.step < STOPPING || b.code === TERMINATED);
+            s.rollbackFailed = s.rollbackFailed || h.rollingBack;
+            fail(s, b);
+            done(s, b.node, at);
+            settle(s, b.node, "failed", b.leftIn);
         }
     };
 
@@ -355,6 +435,12 @@
         if (s.end) { legal(type === "CommandRefused"); answer(s, body.command.revision); return; }
         if (["StepDelayed", "CommandRefused", "WorkerAssigned", "UpdateParked"].indexOf(type) < 0) { s.delayed = null; s.parked = null; }
         if (has(WHOLE, type)) { WHOLE[type](s, body, at); return; }
+        if (type === "ForeignChangeSeen" && !s.inHand) {
+            legal(member(s, body.node));
+            if (body.what === "instanceType") { s.types[body.node] = body.found; }
+            changedByOthers(s, body);
+            return;
+        }
         legal(s.inHand && s.inHand.node === body.node);
         NODE[type](s, s.inHand, body, at);
     }
@@ -372,6 +458,7 @@
         if (s.inHand) { return null; }
         if (s.cancelled) { return { code: "cancelling", detail: "it ends as soon as every node runs" }; }
         if (s.paused) { return { code: "paused", detail: s.paused.why || "" }; }
+        if (rollsBack(s)) { return { code: "rollingBack", detail: "the nodes done so far are brought back to their old types" }; }
         if (s.awaited) { return { code: "approvalAwaited", detail: s.awaited.gate }; }
         return null;
     }
@@ -388,8 +475,8 @@
         $init: function () {
             return { format: FORMAT, revision: -1, status: "running", counts: { events: 0 }, waiting: null, requestedAt: null, request: null,
                 worker: null, acceptedAt: null, plan: null, order: [], roles: {}, results: {}, phases: {}, types: {}, spans: {}, inHand: null,
-                unanswered: [], granting: [], paused: null, cancelled: null, awaited: null, parked: null, delayed: null, failure: null,
-                elections: 0, end: null, odd: null };
+                unanswered: [], granting: [], waivers: [], paused: null, cancelled: null, rollback: null, rollbackFailed: false,
+                foreign: null, foreignNodes: {}, awaited: null, parked: null, parkedAt: null, delayed: null, failure: null, elections: 0, end: null, odd: null };
         },
         $any: function (s, e) {
             if (s.odd) {

@@ -2,31 +2,40 @@
 //! same answer as the fold, and streams that nobody should have written.
 #![cfg(feature = "projections")]
 
+#[path = "projections/play.rs"]
+mod play;
 mod rig;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use esdb_rollout::codec::decode;
 use esdb_rollout::domain::ids::{Revision, StreamName, UpdateId};
 use esdb_rollout::domain::time::Moment;
 use esdb_rollout::ports::StoredEvent;
-use esdb_rollout::sim::model::{Fault, Record};
+use esdb_rollout::sim::model::Record;
 use esdb_rollout::sim::projections::{Catalog, CatalogError, EMIT_REFUSED, Run, Script};
-use esdb_rollout::update::event::{CancelRequested, Event, PauseRequested, ResumeRequested};
+use esdb_rollout::update::event::Event;
 use esdb_rollout::update::state::{Body, Recorded, fold};
 use esdb_rollout::views::progress::Progress;
 use esdb_rollout::views::projected::Projected;
 use proptest::prelude::*;
-use rig::{Rig, quick_world, request};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 const UPDATE_STATE: &str = include_str!("../projections/update-state.js");
 const CLUSTER_UPDATES: &str = include_str!("../projections/cluster-updates.js");
 const STREAM: &str = "clusterUpdate-00000000-0000-0000-0000-000000000abc";
-const HISTORIES: [&str; 4] = ["completed", "rolled-back", "paused-and-cancelled", "rejected"];
+const HISTORIES: [&str; 8] = [
+    "completed",
+    "rolled-back",
+    "paused-and-cancelled",
+    "rejected",
+    "rolled-back-on-request",
+    "changed-by-others",
+    "rebooted",
+    "held-and-retried",
+];
 
 fn update() -> UpdateId {
     UpdateId::from_stream(&StreamName::from(STREAM)).unwrap()
@@ -119,8 +128,8 @@ fn both(records: &[Record]) -> Option<(Progress, Progress)> {
 
 fn compared(state: &Value, records: &[Record]) -> Option<(Progress, Progress)> {
     let now: jiff::Timestamp = "2026-01-01T06:00:00Z".parse().unwrap();
-    let history: Vec<Recorded> = records.iter().map(event).collect();
     let mut projected = Projected::read(state)?;
+    let history: Vec<Recorded> = records.iter().map(event).collect();
     assert_eq!(Some(projected.revision()), history.last().map(|r| r.revision));
     if !projected.knows_when() {
         projected.requested(history[0].at);
@@ -128,38 +137,11 @@ fn compared(state: &Value, records: &[Record]) -> Option<(Progress, Progress)> {
     Some((projected.progress(update(), now), Progress::of(update(), &fold(&history), &history, now)))
 }
 
-async fn play(name: &str) -> Vec<Record> {
-    let limit = Duration::from_secs(3600);
-    let mut config = quick_world(11);
-    if name == "rolled-back" {
-        config.faults.extend(Fault::by_name("start-capacity-forever", &config, "m6i.xlarge"));
-    }
-    let rig = Rig::new(config);
-    match name {
-        "paused-and-cancelled" => {
-            rig.append(request("m6i.xlarge").into(), 1).await;
-            let (_worker, _stop) = rig.spawn(0);
-            rig.until("InstanceStopped", 1).await;
-            rig.append(Event::PauseRequested(PauseRequested { by: Some("ann".into()), why: None }), 2).await;
-            rig.until("UpdatePaused", 1).await;
-            rig.append(Event::ResumeRequested(ResumeRequested::default()), 3).await;
-            rig.until("InstanceStopped", 2).await;
-            let enough = CancelRequested { superseded_by: None, by: Some("ann".into()), why: Some("enough".into()) };
-            rig.append(Event::CancelRequested(enough), 4).await;
-            rig.ended(limit).await;
-        }
-        "rejected" => drop(rig.run(request("m5.huge"), limit).await),
-        _ => drop(rig.run(request("m6i.xlarge"), limit).await),
-    }
-    let stream = rig.update.stream().to_string();
-    rig.world.with(|w| w.committed()).into_iter().filter(|r| r.stream == stream).collect()
-}
-
 /// Plays the histories; with `ESDB_ROLLOUT_REFRESH_HISTORIES` it writes them down.
 #[tokio::test(start_paused = true)]
 async fn histories_played_now_are_vouched_for_from_the_first_event_to_the_last() {
     for name in HISTORIES {
-        let mut played = play(name).await;
+        let mut played = play::play(name).await;
         for record in &mut played {
             record.stream = STREAM.to_owned();
         }
@@ -386,6 +368,11 @@ fn fitted(example: &Line, state: &Value) -> Line {
     if let (Some(command), Some(first)) = (data.get_mut("command"), waiting) {
         command["revision"] = first["revision"].clone();
     }
+    if let Some(answers) = data.get_mut("answers") {
+        let parked = if state["parked"].is_null() { &Value::Null } else { &state["parkedAt"] };
+        let asked = [&state["awaited"]["revision"], parked, &state["failure"]["revision"]];
+        *answers = asked.into_iter().find(|r| r.is_u64()).cloned().unwrap_or(json!(0));
+    }
     Line { data: data.to_string(), ..example.clone() }
 }
 
@@ -413,6 +400,10 @@ fn every_event_at_every_point_is_taken_as_the_fold_takes_it_or_is_odd() {
                 state["acceptedAt"].is_null(),
                 state["paused"].is_null(),
                 state["results"],
+                state["request"]["onFailure"],
+                state["failure"].is_null(),
+                state["foreign"],
+                state["rollback"].is_null(),
                 commands
             ]);
             if !points.insert(point.to_string()) {
@@ -432,6 +423,32 @@ fn every_event_at_every_point_is_taken_as_the_fold_takes_it_or_is_odd() {
         }
     }
     assert!(tried > 2000 && vouched > 500, "{} points, {tried} tried, {vouched} vouched for", points.len());
+}
+
+#[test]
+fn after_a_failure_a_node_that_is_done_is_taken_again_only_by_policy_and_with_every_machine_there() {
+    for (policy, code, taken) in [
+        ("rollBackAll", "nodeTimeout", true),
+        ("rollBackAll", "instanceTerminated", false),
+        ("rollBackNode", "nodeTimeout", false),
+        ("hold", "nodeTimeout", false),
+    ] {
+        let mut lines = recorded("rolled-back-on-request");
+        lines.retain(|line| line.event_type != "RollbackRequested");
+        let mut request: Value = serde_json::from_str(&lines[0].data).unwrap();
+        request["onFailure"] = policy.into();
+        lines[0].data = request.to_string();
+        let failed = lines.iter().rposition(|line| line.event_type == "NodeUpdated").unwrap();
+        let mut end: Value = serde_json::from_str(&lines[failed].data).unwrap();
+        (end["code"], end["remedy"]) = (code.into(), "look".into());
+        (lines[failed].event_type, lines[failed].data) = ("NodeRolledBack".to_owned(), end.to_string());
+        lines.truncate(failed + 2);
+        let records = records(&lines);
+        let history: Vec<Recorded> = records.iter().map(event).collect();
+        assert_eq!(fold(&history).broken.is_none(), taken, "{policy} {code}");
+        let agreed = both(&records).map(|(projected, folded)| assert_eq!(projected, folded));
+        assert_eq!(agreed.is_some(), taken, "{policy} {code}: {}", state_after(&records));
+    }
 }
 
 proptest! {
@@ -502,6 +519,31 @@ fn what_the_server_refuses_is_refused() {
         assert!(fault.0.contains("Event Position: $ce-clusterUpdate: 0\r\n\r\nMessage:\r\n\r\n"), "{fault}");
         assert!(fault.0.contains(why), "{code}: {fault}");
         assert_eq!((run.position(), run.state("")), ("$ce-clusterUpdate: -1".to_owned(), None));
+    }
+}
+
+/// A deployment resets, updates and resets: should it end before the second reset, nothing of the old text is left.
+#[test]
+fn a_text_that_changes_takes_the_old_states_over_unless_they_are_forgotten_first() {
+    let log = records(&recorded("completed"));
+    for forgotten in [false, true] {
+        let mut catalog = Catalog::new();
+        catalog.create("states", UPDATE_STATE, false).unwrap();
+        catalog.advance(0, &log);
+        catalog.disable("states", true).unwrap();
+        let old = catalog.state("states", STREAM).unwrap().unwrap();
+        if forgotten {
+            catalog.reset("states").unwrap();
+        }
+        let newer = UPDATE_STATE.replace("var FORMAT = 2;", "var FORMAT = 3;");
+        catalog.update("states", &newer, Some(false)).unwrap();
+        catalog.enable("states").unwrap();
+        catalog.advance(0, &log);
+        let state = catalog.state("states", STREAM).unwrap().unwrap();
+        assert_eq!(
+            (&state["format"], state["revision"] == old["revision"]),
+            (&json!(if forgotten { 3 } else { 2 }), true)
+        );
     }
 }
 

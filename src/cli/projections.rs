@@ -125,6 +125,11 @@ async fn deploy(leader: &ProjectionsLeader, ours: &Ours) -> Result<&'static str,
     };
     if found.text != text {
         leader.disable(name).await?;
+        // Should this end before the reset that follows: no state of the old text may pass for one of the new. A text that cannot be
+        // loaded has none.
+        if leader.status(name).await?.is_some_and(|status| !status.is_faulted()) {
+            leader.reset(name).await?;
+        }
         leader.update(name, text, emit).await?;
         leader.reset(name).await?;
         leader.enable(name).await?;

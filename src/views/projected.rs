@@ -11,10 +11,31 @@ use super::progress::Progress;
 use crate::domain::ids::{InstanceType, NodeName, Revision, UpdateId};
 use crate::domain::time::Moment;
 use crate::update::event::*;
+use crate::update::plan::Waiver;
 use crate::update::state::{AwaitedApproval, Body, End, Failure, Holder, InHand, Recorded, State, Step};
 
 /// The form of the state that this program reads.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
+
+/// Steps, as the projection numbers them.
+const STEPS: [Step; 16] = [
+    Step::Selected,
+    Step::LoweringPriority,
+    Step::PriorityLowered,
+    Step::Resigning,
+    Step::Transferred,
+    Step::Stopping,
+    Step::Stopped,
+    Step::Modifying,
+    Step::Modified,
+    Step::Starting,
+    Step::StartFailed,
+    Step::Started,
+    Step::Rebooting,
+    Step::Rejoined,
+    Step::CaughtUp,
+    Step::RestoringPriority,
+];
 
 /// A state of the projection that can be believed.
 #[derive(Clone, Debug)]
@@ -42,7 +63,10 @@ struct Stored {
     spans: BTreeMap<NodeName, StoredSpan>,
     in_hand: Option<StoredHand>,
     paused: Option<UpdatePaused>,
+    waivers: Vec<StoredWaiver>,
     cancelled: Option<CancelRequested>,
+    rollback: Option<RollbackRequested>,
+    rollback_failed: bool,
     awaited: Option<StoredApproval>,
     parked: Option<UpdateParked>,
     delayed: Option<StepDelayed>,
@@ -72,10 +96,18 @@ struct StoredApproval {
     revision: Revision,
 }
 
+/// A waiver that came before the plan, as it stands in the stream.
+#[derive(Deserialize)]
+struct StoredWaiver {
+    revision: Revision,
+    data: CheckWaived,
+}
+
 #[derive(Deserialize)]
 struct StoredFailure {
     code: String,
     remedy: String,
+    revision: Revision,
 }
 
 impl Projected {
@@ -106,11 +138,14 @@ impl Projected {
             phases: stored.phases,
             types: stored.types,
             paused: stored.paused,
+            waivers: stored.waivers.iter().filter_map(|w| Waiver::of(w.revision, &w.data)).collect(),
             cancelled: stored.cancelled,
+            rollback: stored.rollback,
+            rollback_failed: stored.rollback_failed,
             awaited: stored.awaited.map(awaited),
             parked: stored.parked,
             delayed: stored.delayed,
-            failure: stored.failure.map(|f| Failure { code: f.code, remedy: f.remedy, revision: stored.revision }),
+            failure: stored.failure.map(|f| Failure { code: f.code, remedy: f.remedy, revision: f.revision }),
             elections: stored.elections,
             end: stored.end.map(end).transpose().ok()?,
             ..State::default()
@@ -159,7 +194,7 @@ fn end(stored: Value) -> Result<End, ()> {
 fn in_hand(state: &State, stored: &StoredHand) -> Option<InHand> {
     let member = state.member(&stored.node)?;
     let role = *state.roles.get(&stored.node)?;
-    let named = |name: &str| Step::ALL.into_iter().find(|s| s.name() == name);
+    let named = |name: &str| STEPS.into_iter().find(|s| s.name() == name);
     let marks = stored.marks.iter().map(|(name, at)| Some((named(name)?, *at)));
     let marks: BTreeMap<Step, jiff::Timestamp> = marks.collect::<Option<_>>()?;
     let selected = Recorded {
@@ -170,7 +205,7 @@ fn in_hand(state: &State, stored: &StoredHand) -> Option<InHand> {
         body: Body::Newer { type_name: String::new() },
     };
     Some(InHand {
-        step: *Step::ALL.get(stored.step)?,
+        step: *STEPS.get(stored.step)?,
         marks,
         ..InHand::new(member, member.old_type.clone(), false, role, &selected)
     })
