@@ -1,5 +1,8 @@
 //! Between events and what the store holds: type, JSON data, JSON metadata, and ids that are derived from all of it.
 
+#[cfg(test)]
+mod schema;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};

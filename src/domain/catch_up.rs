@@ -224,6 +224,7 @@ pub fn level(track: &NodeTrack, samples: &LeaderSamples, max: Duration, now: Mom
 
 /// Positions of a node and of its leader before the node was stopped, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Baseline {
     /// The node's writer position.
@@ -238,6 +239,7 @@ pub struct Baseline {
 
 /// Whether a node that was restarted still has its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum DataKept {
     /// It has.
@@ -250,6 +252,7 @@ pub enum DataKept {
 
 /// A judgement and what it rests on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct DataJudgement {
     /// The judgement.

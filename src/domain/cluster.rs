@@ -9,6 +9,7 @@ use super::ids::{Address, ProcessId};
 
 /// State of a node's process, as gossip spells it (`VNodeState`, the same from 22.10 to 26.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum NodeState {
     /// Storage services are starting.
     Initializing,

@@ -10,6 +10,7 @@ use super::ids::{InstanceId, InstanceType};
 
 /// State of an instance, in EC2's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceState {
     /// Starting.

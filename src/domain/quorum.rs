@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Number of voting nodes a cluster is configured with (`ClusterSize`): never counted from gossip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Voters(pub u32);
 

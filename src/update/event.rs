@@ -20,6 +20,7 @@ macro_rules! events {
     ($( $(#[$doc:meta])* $kind:ident $name:ident ),* $(,)?) => {
         /// An event of an update's stream. The stored type is the variant's name.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(tag = "type", content = "data")]
         pub enum Event {
             $( $(#[$doc])* $name($name), )*
@@ -164,6 +165,7 @@ events! {
 
 /// Asks for an update of a cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateRequested {
     /// The cluster, by its configured name.
@@ -226,6 +228,7 @@ pub struct UpdateRequested {
 
 /// What another run says of a node. What can be seen is looked at anew: this only adds what cannot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ResumedNode {
     /// The node.
@@ -250,6 +253,7 @@ impl UpdateRequested {
 
 /// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum OnFailure {
     /// Bring the node in hand back as it was.
@@ -262,6 +266,7 @@ pub enum OnFailure {
 
 /// What to do with a node whose instance runs and that does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum OnSilentNode {
     /// Wait for a person.
@@ -272,6 +277,7 @@ pub enum OnSilentNode {
 
 /// A point at which an approval can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Gate {
     /// Before the leader is taken.
@@ -297,6 +303,7 @@ impl fmt::Display for Gate {
 
 /// A time window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Window {
     /// When it opens.
@@ -311,6 +318,7 @@ macro_rules! plain_commands {
     ($( $(#[$doc:meta])* $name:ident ),* $(,)?) => { $(
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(rename_all = "camelCase")]
         pub struct $name {
             /// Who asks.
@@ -333,6 +341,7 @@ plain_commands! {
 
 /// Asks to end the update with every node running.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CancelRequested {
     /// The update of the same cluster in whose favour it shall end, if that is why.
@@ -350,6 +359,7 @@ macro_rules! answering_commands {
     ($( $(#[$doc:meta])* $name:ident ),* $(,)?) => { $(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(rename_all = "camelCase")]
         pub struct $name {
             /// Revision of the fact it answers.
@@ -383,6 +393,7 @@ answering_commands! {
 
 /// One thing that was observed: what, who said it, and how old it was.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Evidence {
     /// What.
@@ -395,6 +406,7 @@ pub struct Evidence {
 
 /// Why something was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Reason {
     /// Stable code.
@@ -415,6 +427,7 @@ impl fmt::Display for Reason {
 
 /// Why a worker took an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum AssignedBecause {
     /// It admitted it.
@@ -427,6 +440,7 @@ pub enum AssignedBecause {
 
 /// The worker that holds the update from here on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerAssigned {
     /// Its name.
@@ -439,6 +453,7 @@ pub struct WorkerAssigned {
 
 /// The request was understood.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateAccepted {
     /// The request as understood.
@@ -449,6 +464,7 @@ pub struct UpdateAccepted {
 
 /// The request will not be carried out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateRejected {
     /// Why.
@@ -457,6 +473,7 @@ pub struct UpdateRejected {
 
 /// Role of a node, as gossip spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Role {
     /// Leads.
     Leader,
@@ -478,6 +495,7 @@ impl fmt::Display for Role {
 
 /// A member as planned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PlannedMember {
     /// The node.
@@ -507,6 +525,7 @@ pub struct PlannedMember {
 
 /// A check of the plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PlannedCheck {
     /// Stable code.
@@ -541,6 +560,7 @@ pub struct PlannedCheck {
 
 /// What came of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum CheckOutcome {
     /// It is as wanted.
@@ -553,6 +573,7 @@ pub enum CheckOutcome {
 
 /// What a check that has not passed means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Severity {
     /// The update is refused.
@@ -565,6 +586,7 @@ pub enum Severity {
 
 /// What will be done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UpdatePlanned {
     /// Voting nodes: from configuration or `/info/options`, never from gossip.
@@ -581,6 +603,7 @@ pub struct UpdatePlanned {
 
 /// A command was not obeyed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CommandRefused {
     /// Which.
@@ -591,6 +614,7 @@ pub struct CommandRefused {
 
 /// Names a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CommandRef {
     /// Its stored type.
@@ -604,6 +628,7 @@ macro_rules! node_facts {
     ($( $(#[$doc:meta])* $name:ident { $( $(#[$fdoc:meta])* $field:ident : $ty:ty ),* $(,)? } )*) => { $(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(rename_all = "camelCase")]
         pub struct $name {
             /// The node.
@@ -620,6 +645,7 @@ macro_rules! node_facts {
 
 /// What EC2 said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Ec2Word {
     /// The state.
@@ -634,6 +660,7 @@ pub struct Ec2Word {
 
 /// One measurement of a node that catches up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CatchUpSample {
     /// How long before the fact it was taken, seconds.
@@ -648,6 +675,7 @@ pub struct CatchUpSample {
 
 /// Seconds per phase of one node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PhaseSeconds {
     /// From selection until its stop was asked for: agreement, priority, resignation.
@@ -668,6 +696,7 @@ pub struct PhaseSeconds {
 
 /// Who gave a priority back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum RestoredBy {
     /// A call.
@@ -903,6 +932,7 @@ node_facts! {
 
 /// A number behind a reason to wait.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Number {
     /// What it counts, with its unit.
@@ -913,6 +943,7 @@ pub struct Number {
 
 /// The next step waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct StepDelayed {
     /// The node in hand, if one is.
@@ -931,6 +962,7 @@ pub struct StepDelayed {
 
 /// The update waits for an approval.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ApprovalAwaited {
     /// Which.
@@ -944,6 +976,7 @@ pub struct ApprovalAwaited {
 
 /// The update is paused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UpdatePaused {
     /// Who asked.
@@ -956,6 +989,7 @@ pub struct UpdatePaused {
 
 /// The update goes on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateResumed {
     /// Who asked.
@@ -968,6 +1002,7 @@ pub struct UpdateResumed {
 
 /// The update cannot go on without a person.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateParked {
     /// Stable code.
@@ -980,6 +1015,7 @@ pub struct UpdateParked {
 
 /// How one node ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum NodeResult {
     /// Not begun.
@@ -1008,6 +1044,7 @@ impl fmt::Display for NodeResult {
 
 /// One node at the end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeOutcome {
     /// The node.
@@ -1023,6 +1060,7 @@ macro_rules! ends {
     ($( $(#[$doc:meta])* $name:ident { $( $(#[$fdoc:meta])* $field:ident : $ty:ty ),* $(,)? } )*) => { $(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(rename_all = "camelCase")]
         pub struct $name {
             $( $(#[$fdoc])* pub $field: $ty, )*
@@ -1063,6 +1101,7 @@ ends! {
 
 /// An event of a cluster's admission stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", content = "data")]
 pub enum AdmissionEvent {
     /// The update is the cluster's active one.
@@ -1073,6 +1112,7 @@ pub enum AdmissionEvent {
 
 /// Names an update in an admission stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Admission {
     /// The update.

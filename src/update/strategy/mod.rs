@@ -11,6 +11,7 @@ use crate::domain::instance::Instance;
 
 /// What is done to each node, by its stored name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Strategy {
     /// Stop, change the type, start.
     #[default]
