@@ -101,25 +101,6 @@ pub enum Step {
 }
 
 impl Step {
-    /// Every step, in order.
-    pub const ALL: [Step; 15] = [
-        Step::Selected,
-        Step::LoweringPriority,
-        Step::PriorityLowered,
-        Step::Resigning,
-        Step::Transferred,
-        Step::Stopping,
-        Step::Stopped,
-        Step::Modifying,
-        Step::Modified,
-        Step::Starting,
-        Step::StartFailed,
-        Step::Started,
-        Step::Rejoined,
-        Step::CaughtUp,
-        Step::RestoringPriority,
-    ];
-
     /// Whether the node counts as out of service by our doing.
     pub fn out_of_service(self) -> bool {
         self >= Step::Stopping && self < Step::CaughtUp
