@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use uuid::Uuid;
+
+#[path = "rust/update.rs"]
+mod rust_example;
 
 /// Facts at which the worker is killed (with SIGKILL), each with which one of its type it is.
 const DEATHS: &[(&str, usize)] =
@@ -228,4 +232,152 @@ fn curl_starts_steers_and_audits() {
     assert_eq!(seen, history, "the history as curl reads it");
     // Who cancels breaks nothing off: the node that was begun is brought to its end.
     assert!(seen.iter().any(|f| f == "NodeUpdated") || !seen.iter().any(|f| f == "InstanceStopped"), "{seen:?}");
+}
+
+/// An example of `docs/events.md`: what it is called with before *start*, *pause* or *history*.
+fn example(program: &str, line: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(line).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+/// What an example prints.
+fn told(mut command: Command, line: &[&str]) -> String {
+    let output = command.args(line).output().unwrap();
+    assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Starts an update, pauses it once it is under way, and compares its history with the product's own.
+fn start_steer_and_audit(
+    block: u8,
+    start: impl Fn(&Stage) -> String,
+    pause: impl Fn(&Stage, &str),
+    history: impl Fn(&Stage, &str) -> Vec<(String, Value)>,
+) {
+    let stage = Stage::new(block);
+    let mut worker = stage.worker(1);
+    let update = start(&stage);
+    stage.until(&mut worker, 1, &update, "NodeSelected", 1);
+    pause(&stage, &update);
+    stage.until(&mut worker, 1, &update, "UpdatePaused", 1);
+    drop(worker);
+    let ours: Vec<(String, Value)> = stage.history(&update).into_iter().map(type_and_data).collect();
+    assert_eq!(ours[0].0, "UpdateRequested");
+    assert!(ours.iter().any(|(name, _)| name == "PauseRequested"));
+    assert_eq!(history(&stage, &update), ours, "the history as the example reads it");
+}
+
+fn type_and_data(mut event: Value) -> (String, Value) {
+    (event["type"].as_str().expect("a type").to_owned(), plain(event["data"].take()))
+}
+
+/// JSON has one kind of number, and not every language writes `1.0` as it read it.
+fn plain(value: Value) -> Value {
+    match value {
+        Value::Number(number) => number.as_f64().map_or(Value::Null, Value::from),
+        Value::Array(items) => items.into_iter().map(plain).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, plain(value))).collect(),
+        Value::Null | Value::Bool(_) | Value::String(_) => value,
+    }
+}
+
+/// An example whose history is one event a line.
+fn line_by_line(block: u8, command: impl Fn(&Stage) -> Command) {
+    start_steer_and_audit(
+        block,
+        |stage| told(command(stage), &["start", "sim", "m6i.xlarge"]).trim().to_owned(),
+        |stage, update| _ = told(command(stage), &["pause", update]),
+        |stage, update| {
+            let lines = told(command(stage), &["history", update]);
+            lines.lines().map(|l| type_and_data(serde_json::from_str(l).expect("JSON"))).collect()
+        },
+    );
+}
+
+/// What a variable says; nothing, but not where CI runs.
+fn given(variable: &str) -> Option<String> {
+    let value = std::env::var(variable).ok();
+    if value.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "{variable} is not set");
+        eprintln!("skipped: {variable} is not set");
+    }
+    value
+}
+
+fn connection(stage: &Stage) -> String {
+    let net = stage.first.trim_end_matches('1');
+    format!("esdb://{net}1:2177,{net}2:2177,{net}3:2177?tls=false")
+}
+
+fn node_example(block: u8, package: &str) {
+    let Some(modules) = given("ESDB_ROLLOUT_NODE_MODULES") else { return };
+    line_by_line(block, |stage| {
+        let mut command = example("node", &["tests/node/update.js", &connection(stage)]);
+        command.env("NODE_PATH", &modules).env("CLIENT", package);
+        command
+    });
+}
+
+#[test]
+fn the_example_for_node() {
+    node_example(80, "@kurrent/kurrentdb-client");
+}
+
+#[test]
+fn the_example_for_node_by_its_older_name() {
+    node_example(81, "@eventstore/db-client");
+}
+
+#[test]
+fn the_example_for_curl() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "there is no curl");
+        eprintln!("skipped: there is no curl");
+        return;
+    }
+    let command = |stage: &Stage| {
+        let node = format!("http://{}:2177", stage.first);
+        example("sh", &["tests/curl/update.sh", &node])
+    };
+    start_steer_and_audit(
+        82,
+        |stage| told(command(stage), &["start", "sim", "m6i.xlarge"]).trim().to_owned(),
+        |stage, update| _ = told(command(stage), &["pause", update]),
+        |stage, update| {
+            let text = told(command(stage), &["history", update]);
+            let pages = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+            let entries = pages.flat_map(|page| {
+                let entries = page.expect("a page")["entries"].as_array().expect("entries").clone();
+                entries.into_iter().rev()
+            });
+            let event = |entry: Value| {
+                let data = entry["data"].as_str().expect("data");
+                let name = entry["eventType"].as_str().expect("a type").to_owned();
+                (name, plain(serde_json::from_str(data).expect("JSON")))
+            };
+            entries.map(event).collect()
+        },
+    );
+}
+
+#[test]
+fn the_example_for_rust() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = |stage: &Stage| {
+        let _inside = runtime.enter();
+        eventstore::Client::new(connection(stage).parse().expect("a connection string")).expect("a client")
+    };
+    let id = |update: &str| update.parse::<Uuid>().expect("an id");
+    start_steer_and_audit(
+        83,
+        |stage| {
+            runtime.block_on(rust_example::start(&client(stage), "sim", "m6i.xlarge")).expect("a start").to_string()
+        },
+        |stage, update| runtime.block_on(rust_example::pause(&client(stage), id(update))).expect("a pause"),
+        |stage, update| {
+            let read = runtime.block_on(rust_example::history(&client(stage), id(update))).expect("a history");
+            read.into_iter().map(|(name, data)| (name, plain(data))).collect()
+        },
+    );
 }
