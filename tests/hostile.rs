@@ -430,7 +430,8 @@ async fn forged_facts_park_that_update_with_every_node_running_and_the_others_go
         other.append(Event::UpdateRequested(serde_json::from_value(other_request).unwrap()), 2).await;
         let (history, state) = other.ended(Duration::from_secs(7200)).await;
         assert!(matches!(state.end, Some(End::Completed(_))), "{fact}: {}", lines(&history));
-        assert!(truth.check().iter().sum::<u32>() <= 1, "{fact}");
+        // The next node may have been taken before the forgery stood.
+        assert!(truth.check().iter().all(|stops| *stops <= 1), "{fact}");
         let parked = one.history().await;
         assert!(parked.len() < 60, "{fact}: nothing is said again and again\n{}", lines(&parked));
         stop.send(Stop::AtSafePoint).unwrap();

@@ -130,13 +130,15 @@ fn every_seeded_bug_is_caught_by_the_rule_that_forbids_it() {
     const SEEDS: u64 = 60;
     let mut missed = Vec::new();
     for (bug, rule) in Bug::ALL {
-        let caught = (1..=SEEDS).find_map(|seed| {
+        // People who stop a voter pause the update now, so that few seeds come as far as the bug.
+        let seeds = if *bug == Bug::SkipsQuorumCheck { 20 * SEEDS } else { SEEDS };
+        let caught = (1..=seeds).find_map(|seed| {
             let played = play(&bug.scenario(seed), Some(*bug));
             played.breaches.into_iter().find(|b| b.rule == *rule).map(|b| (seed, b))
         });
         match caught {
             Some((seed, breach)) => println!("{:<24} {rule:<10} seed {seed:<3} {}", format!("{bug:?}"), breach.what),
-            None => missed.push(format!("{bug:?} was not caught by {rule} in {SEEDS} seeds")),
+            None => missed.push(format!("{bug:?} was not caught by {rule} in {seeds} seeds")),
         }
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
