@@ -25,6 +25,8 @@ const METHODS: [(&str, &str, &[&str]); 24] = [
     ("event_store.client.operations.operations", "resignnode", &[]),
     ("event_store.client.operations.operations", "setnodepriority", &[]),
     ("event_store.client.operations.operations", "restartpersistentsubscriptions", &[]),
+    ("event_store.client.gossip.gossip", "read", &[]),
+    ("event_store.client.server_features.serverfeatures", "getsupportedmethods", &[]),
     ("event_store.client.projections.projections", "create", &["track_emitted_streams"]),
     ("event_store.client.projections.projections", "update", &[]),
     ("event_store.client.projections.projections", "delete", &[]),
@@ -35,8 +37,6 @@ const METHODS: [(&str, &str, &[&str]); 24] = [
     ("event_store.client.projections.projections", "state", &[]),
     ("event_store.client.projections.projections", "result", &[]),
     ("event_store.client.projections.projections", "restartsubsystem", &[]),
-    ("event_store.client.gossip.gossip", "read", &[]),
-    ("event_store.client.server_features.serverfeatures", "getsupportedmethods", &[]),
 ];
 
 #[tonic::async_trait]
