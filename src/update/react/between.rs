@@ -8,7 +8,7 @@ use super::super::safety::{self, Blocker, Scene};
 use super::super::state::{FOREIGN_STOP, FOREIGN_TYPE, State, UNANSWERED_MAX, round_ms};
 use super::super::strategy::{NodeChange, Strategy};
 use super::super::window;
-use super::{Next, delayed, number, wait};
+use super::{Next, delayed, ec2_evidence, number, wait};
 use crate::domain::agreement::Agreement;
 use crate::domain::catch_up::{NotCaughtUp, level};
 use crate::domain::cluster::NodeState;
@@ -76,7 +76,7 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
         let by = paused.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default();
         return wait(state, "paused", format!("paused{by}; resume to go on"), vec![]);
     }
-    if let Some(foreign) = foreign_change(state, observed) {
+    if let Some(foreign) = foreign_change(state, observed, now) {
         return Next::Record(vec![foreign]);
     }
     if let Some(foreign) = &state.foreign {
@@ -148,7 +148,7 @@ fn end(state: &State, observed: &Observed<'_>) -> Option<Event> {
 
 /// What somebody else changed, of an instance that is not in hand, where that is certain: EC2 may go on saying for a while what was true
 /// before our own last change.
-fn foreign_change(state: &State, observed: &Observed<'_>) -> Option<Event> {
+fn foreign_change(state: &State, observed: &Observed<'_>, now: Moment) -> Option<Event> {
     let plan = state.plan.as_ref()?;
     let request = state.request.as_ref()?;
     plan.members.iter().filter(|m| !state.foreign_nodes.contains(&m.node)).find_map(|m| {
@@ -166,11 +166,7 @@ fn foreign_change(state: &State, observed: &Observed<'_>) -> Option<Event> {
                 what: what.into(),
                 found,
                 expected,
-                observed: vec![Evidence {
-                    what: format!("{} is {} as {}", seen.instance.id, seen.instance.state, seen.instance.instance_type),
-                    by: "ec2".into(),
-                    age_seconds: 0.0,
-                }],
+                observed: ec2_evidence(seen, now),
             }
             .into()
         };

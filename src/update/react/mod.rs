@@ -125,6 +125,15 @@ fn delayed(state: &State, code: &'static str, detail: impl Into<String>, numbers
     waiting(state, code, detail.into(), numbers, true)
 }
 
+/// What EC2 said of an instance, and how long ago.
+fn ec2_evidence(seen: &InstanceSeen, now: Moment) -> Vec<Evidence> {
+    vec![Evidence {
+        what: format!("{} is {} as {}", seen.instance.id, seen.instance.state, seen.instance.instance_type),
+        by: "ec2".into(),
+        age_seconds: round_ms(now.since(seen.at).as_secs_f64()),
+    }]
+}
+
 fn number(name: &str, value: f64) -> Number {
     Number { name: name.into(), value: round_ms(value) }
 }
@@ -214,11 +223,7 @@ impl Hand<'_> {
     }
 
     fn ec2_evidence(&self, seen: &InstanceSeen) -> Vec<Evidence> {
-        vec![Evidence {
-            what: format!("{} is {} as {}", seen.instance.id, seen.instance.state, seen.instance.instance_type),
-            by: "ec2".into(),
-            age_seconds: round_ms(self.now.since(seen.at).as_secs_f64()),
-        }]
+        ec2_evidence(seen, self.now)
     }
 
     fn no_description(&self) -> Next {

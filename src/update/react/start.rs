@@ -26,7 +26,10 @@ impl Hand<'_> {
             let lacking = fails.iter().filter(|f| lacks_capacity(&f.code)).count();
             fails.iter().all(|f| f.again) && lacking < CAPACITY_TRIES_MAX && fails.len() < CALL_TRIES_MAX as usize
         };
-        self.hand.foreign_type.iter().chain(types).find(usable).cloned().unwrap_or(last)
+        // Somebody else's type is kept while it is there; it is never given, since the return ticket does not name it.
+        let has = self.seen().map(|seen| &seen.instance.instance_type);
+        let foreign = self.hand.foreign_type.iter().filter(|t| has == Some(*t));
+        foreign.chain(types).find(usable).cloned().unwrap_or(last)
     }
 
     /// Whether only the type that surely starts will do.
@@ -160,13 +163,18 @@ impl Hand<'_> {
         if seen.instance.state == InstanceState::Pending || seen.times < 2 {
             return self.wait("instanceStarting", format!("EC2 says {}", seen.instance.state), vec![]);
         }
+        self.runs(seen, true)
+    }
+
+    /// The instance runs; with which type, and whether that is somebody else's, is told with it.
+    fn runs(&self, seen: &InstanceSeen, return_ticket: bool) -> Next {
         let started = InstanceStarted {
             node: self.node(),
             attempt: self.starts_so_far() + 1,
             instance: self.hand.instance.clone(),
             instance_type: seen.instance.instance_type.clone(),
             ec2: self.ec2(seen),
-            return_ticket: true,
+            return_ticket,
             observed: self.ec2_evidence(seen),
         };
         Next::Record(self.foreign_type(seen).into_iter().chain([started.into()]).collect())
@@ -301,18 +309,7 @@ impl Hand<'_> {
                 // Running with another type than it was to start with: most likely what was true before the stop.
                 return self.wait("instanceStarting", format!("EC2 says running as {now_type}"), vec![]);
             }
-            InstanceState::Running => {
-                let started = InstanceStarted {
-                    node: self.node(),
-                    attempt: self.starts_so_far() + 1,
-                    instance: self.hand.instance.clone(),
-                    instance_type: now_type,
-                    ec2: self.ec2(seen),
-                    return_ticket: false,
-                    observed: self.ec2_evidence(seen),
-                };
-                return Next::Record(self.foreign_type(seen).into_iter().chain([started.into()]).collect());
-            }
+            InstanceState::Running => return self.runs(seen, false),
             InstanceState::Pending => {
                 return self.wait(
                     "instanceStarting",
