@@ -119,7 +119,9 @@ pub struct Judge {
     pub breaches: Vec<Breach>,
     pub trace: String,
     pub calls: u64,
+    /// What the present leader held, and when.
     leader_writer: Vec<(Duration, i64)>,
+    led_last: Option<usize>,
 }
 
 impl Judge {
@@ -142,6 +144,7 @@ impl Judge {
             trace: String::new(),
             calls: 0,
             leader_writer: Vec::new(),
+            led_last: None,
         }
     }
 
@@ -199,6 +202,11 @@ impl Judge {
         let now = w.now();
         let leader = w.leader();
         let writer = leader.and_then(|l| w.view(l).own().map(|e| e.writer));
+        // What a leader before held and nobody else is truncated: nobody owes it to the present one.
+        if leader.is_some() && leader != self.led_last {
+            self.led_last = leader;
+            self.leader_writer.clear();
+        }
         if let Some(writer) = writer
             && self.leader_writer.last().is_none_or(|(at, _)| now.saturating_sub(*at) >= Duration::from_secs(1))
         {

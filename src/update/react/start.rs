@@ -182,10 +182,6 @@ impl Hand<'_> {
 
     /// The store is gone, perhaps because this very node is down: bringing it back is the cure.
     pub(super) fn use_ticket(&self, seen: &InstanceSeen) -> Next {
-        if seen.times == 0 {
-            // Said before our last call: that proves nothing about what came of it.
-            return self.wait("storeAway", "waiting for EC2 to describe the instance again", vec![]);
-        }
         let Some(ticket) = self.hand.ticket else {
             return self.delayed(
                 "storeAway",
@@ -193,10 +189,11 @@ impl Hand<'_> {
                 vec![],
             );
         };
-        let replacement = self.observed.took_over_at.is_some();
-        if replacement && seen.times < 2 {
+        // What was said before our last call proves nothing about what came of it, and what is said once may be what was true a while ago.
+        if seen.times < 2 {
             return self.wait("storeAway", "waiting for EC2 to say stopped twice", vec![]);
         }
+        let replacement = self.observed.took_over_at.is_some();
         if let Some(at) = self.observed.ticket_called
             && self.now.since(at) < EC2_CALL_TIMEOUT
         {

@@ -2,7 +2,9 @@
 
 use super::super::action::{Again, Call};
 use super::super::event::*;
-use super::super::limits::{CALL_RETRY_AFTER, CALL_TRIES_MAX, STOP_TIMEOUT};
+use super::super::limits::{
+    ACT_WINDOW, CALL_RETRY_AFTER, CALL_TRIES_MAX, EC2_CALL_TIMEOUT, SETTLE_AFTER, STOP_TIMEOUT,
+};
 use super::super::observed::InstanceSeen;
 use super::super::safety::{self, Blocker};
 use super::super::state::{INSTANCE_TERMINATED, STOP_NOT_DONE, TURNED_BACK};
@@ -66,7 +68,7 @@ impl Hand<'_> {
                     Some(first) => blocked(self.state, first, "the stop was called off", self.now),
                 }
             }
-            IntentStatus::Called => {
+            IntentStatus::Called if self.intent_age() < ACT_WINDOW + EC2_CALL_TIMEOUT + SETTLE_AFTER => {
                 self.wait("instanceStopping", "EC2 accepted the stop and still says running", vec![])
             }
             IntentStatus::Refused { code, message, again, at } => {
@@ -85,8 +87,11 @@ impl Hand<'_> {
                 }
                 self.not_stopped(code, message)
             }
-            IntentStatus::Unresolved { settled } => {
-                let alive = seen.times >= 2 && seen.state_since.0 <= self.now.0 && self.refreshed_since_intent();
+            // Accepted, and not to be seen for so long: it came to nothing, or somebody started the instance again before anybody looked.
+            IntentStatus::Called | IntentStatus::Unresolved { .. } => {
+                let settled = !matches!(self.intent(), IntentStatus::Unresolved { settled: false });
+                // By now no call is under way any more: what answers goes on serving.
+                let alive = seen.times >= 2 && self.own().is_some() && self.refreshed_since_intent();
                 if !settled || !alive {
                     let numbers = vec![number("seconds", self.intent_age().as_secs_f64())];
                     return self.wait("stopUnresolved", "it is unknown whether the stop was called", numbers);
