@@ -8,6 +8,7 @@ RUN apk add --no-cache build-base ca-certificates-bundle
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src && echo 'fn main() {}' > src/main.rs && : > src/lib.rs && cargo build --locked --release && rm -r src
+COPY projections projections
 COPY proto proto
 COPY src src
 # Cargo goes by times, and COPY keeps those of the checkout.

@@ -273,6 +273,34 @@ fn dependencies_point_inwards() {
     }
 }
 
+/// What the image is built from: what `Dockerfile` copies, and `.dockerignore` lets it see. A file that the sources take in from elsewhere is
+/// missed only there, where nobody builds every day.
+#[test]
+fn the_image_is_built_from_all_that_the_sources_take_in() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(top.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let (dockerfile, ignore) = (read("Dockerfile"), read(".dockerignore"));
+    let seen = |dir: &str| {
+        dockerfile.lines().any(|l| l == format!("COPY {dir} {dir}")) && ignore.lines().any(|l| l == format!("!{dir}"))
+    };
+    let mut found = Vec::new();
+    files(&top.join("src"), &mut found);
+    let mut taken = BTreeSet::new();
+    for path in &found {
+        let source = fs::read_to_string(path).expect("a source");
+        for named in source.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            let file = path.with_file_name("").join(named).canonicalize().unwrap_or_else(|e| panic!("{named}: {e}"));
+            let file = file.strip_prefix(top.canonicalize().expect("a path")).expect("below the top").to_owned();
+            taken.insert(file.iter().next().expect("a name").to_str().expect("UTF-8").to_owned());
+        }
+    }
+    assert!(taken.contains("projections"), "{taken:?}");
+    // The image is built without tests.
+    for dir in taken.iter().filter(|d| *d != "tests") {
+        assert!(seen(dir), "the sources take in a file of {dir}, which Dockerfile and .dockerignore leave out");
+    }
+}
+
 #[test]
 fn the_checker_finds_what_is_wrong() {
     let table = [

@@ -331,6 +331,12 @@ fn the_example_for_node_by_its_older_name() {
 }
 
 #[test]
+fn the_example_for_python() {
+    let Some(interpreter) = given("ESDB_ROLLOUT_PYTHON") else { return };
+    line_by_line(84, |stage| example(&interpreter, &["tests/python/start_update.py", &connection(stage)]));
+}
+
+#[test]
 fn the_example_for_curl() {
     if Command::new("curl").arg("--version").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "there is no curl");

@@ -20,18 +20,19 @@ def event(type_, data):
 
 
 uri, what = sys.argv[1], sys.argv[2]
-client = Client(uri=uri)
-if what == "start":
-    update = uuid.uuid4()
-    request = event("UpdateRequested", {"cluster": sys.argv[3], "targetInstanceType": sys.argv[4], "by": "python"})
-    client.append_to_stream(f"clusterUpdate-{update}", current_version=StreamState.NO_STREAM, events=[request])
-    print(update)
-elif what == "pause":
-    pause = event("PauseRequested", {"by": "python", "why": "a look first"})
-    client.append_to_stream(f"clusterUpdate-{sys.argv[3]}", current_version=StreamState.EXISTS, events=[pause])
-elif what == "history":
-    for recorded in client.get_stream(f"clusterUpdate-{sys.argv[3]}"):
-        data = json.loads(recorded.data)
-        print(json.dumps({"revision": recorded.stream_position, "type": recorded.type, "data": data}))
-else:
-    sys.exit(__doc__)
+# Closed before Python ends: a client that is closed by the end of the interpreter now and then waits for ever.
+with Client(uri=uri) as client:
+    if what == "start":
+        update = uuid.uuid4()
+        request = event("UpdateRequested", {"cluster": sys.argv[3], "targetInstanceType": sys.argv[4], "by": "python"})
+        client.append_to_stream(f"clusterUpdate-{update}", current_version=StreamState.NO_STREAM, events=[request])
+        print(update)
+    elif what == "pause":
+        pause = event("PauseRequested", {"by": "python", "why": "a look first"})
+        client.append_to_stream(f"clusterUpdate-{sys.argv[3]}", current_version=StreamState.EXISTS, events=[pause])
+    elif what == "history":
+        for recorded in client.get_stream(f"clusterUpdate-{sys.argv[3]}"):
+            data = json.loads(recorded.data)
+            print(json.dumps({"revision": recorded.stream_position, "type": recorded.type, "data": data}))
+    else:
+        sys.exit(__doc__)
