@@ -12,14 +12,16 @@
 (function () {
     "use strict";
 
-    var FORMAT = 2;
+    var FORMAT = 3;
     var LONGEST = 262144;
     var UNANSWERED_MOST = 200;
 
-    var STEPS = ["selected", "lowering priority", "priority lowered", "resigning", "follows", "stopping", "stopped", "changing type",
-        "type changed", "starting", "start failed", "booting", "rebooting", "catching up", "caught up", "restoring priority"];
-    var SELECTED = 0, LOWERING = 1, LOWERED = 2, RESIGNING = 3, FOLLOWS = 4, STOPPING = 5, STOPPED = 6, MODIFYING = 7, MODIFIED = 8,
-        STARTING = 9, START_FAILED = 10, STARTED = 11, REBOOTING = 12, REJOINED = 13, CAUGHT_UP = 14, RESTORING = 15;
+    var STEPS = ["selected", "lowering priority", "priority lowered", "resigning", "follows", "tagging", "tagged", "stopping",
+        "stopped", "changing type", "type changed", "starting", "start failed", "booting", "rebooting", "catching up", "caught up",
+        "restoring priority", "removing the tag"];
+    var SELECTED = 0, LOWERING = 1, LOWERED = 2, RESIGNING = 3, FOLLOWS = 4, TAGGING = 5, TAGGED = 6, STOPPING = 7, STOPPED = 8,
+        MODIFYING = 9, MODIFIED = 10, STARTING = 11, START_FAILED = 12, STARTED = 13, REBOOTING = 14, REJOINED = 15, CAUGHT_UP = 16,
+        RESTORING = 17, UNTAGGING = 18;
 
     var TERMINATED = "instanceTerminated";
 
@@ -119,7 +121,7 @@
             })),
             members: list(obj({
                 node: name, address: obj({ host: str, port: whole(0, 65535) }), role: role, instance: str, zone: opt(str), oldType: str,
-                newType: str, priority: i32, version: opt(str), instanceState: opt(instanceState)
+                newType: str, priority: i32, version: opt(str), instanceState: opt(instanceState), staleFence: opt(str)
             }))
         }),
         CommandRefused: obj({ command: obj({ type: str, revision: revision }), reasons: list(reason) }),
@@ -137,6 +139,9 @@
         InstanceStartFailed: node({ instance: str, type: str, code: str, again: bool, ec2: ec2 }),
         InstanceRebootRequested: node({ instance: str, type: str }),
         InstanceRebooted: node({ instance: str, type: str, ec2: ec2, code: opt(str) }),
+        TagRequested: node({ instance: str, type: str, value: str, remove: def(bool) }),
+        Tagged: node({ instance: str, type: str, value: str, ec2: ec2 }),
+        Untagged: node({ instance: str, type: str, value: str, ec2: ec2, code: opt(str) }),
         NodeRejoined: node({ instanceIdOfProcess: uuid, state: process, epoch: i32, writer: i64, commit: i64 }),
         CaughtUp: node({
             instanceIdOfProcess: uuid, state: process, epoch: i32, delaySeconds: num, indexDelaySeconds: num,
@@ -306,7 +311,7 @@
     }
 
     function finish(s, type, body) {
-        legal(!s.inHand || (!outOfService(s.inHand.step) && !(s.inHand.intent && s.inHand.step >= STOPPING)));
+        legal(!s.inHand || (!outOfService(s.inHand.step) && !(s.inHand.intent && s.inHand.step >= STOPPING) && !s.inHand.fenced));
         s.inHand = null;
         s.end = { type: type, data: body };
         s.unanswered = s.unanswered.filter(function (u) { return u.type !== "CancelRequested" && u.type !== "RollbackRequested"; });
@@ -328,7 +333,7 @@
             legal(member(s, b.node) && !s.inHand && mayTake(s, b.node));
             taken(s, b);
             if (!has(s.spans, b.node)) { s.spans[b.node] = { from: at, to: null }; }
-            s.inHand = { node: b.node, phase: "", step: SELECTED, intent: false, lowered: false, ledIn: null, returnTypes: [],
+            s.inHand = { node: b.node, phase: "", step: SELECTED, intent: false, lowered: false, fenced: false, ledIn: null, returnTypes: [],
                 rollingBack: has(s.results, b.node), rebooted: false, instance: member(s, b.node).instance, marks: { selected: at } };
         },
         NodeSkipped: function (s, b) {
@@ -391,12 +396,23 @@
             legal((h.step === STARTED || h.step === REJOINED) && !h.rebooted); h.rebooted = true; go(h, REBOOTING, true, at);
         },
         InstanceRebooted: function (s, h, b, at) { legal(h.step === REBOOTING); go(h, STARTED, false, at); },
+        TagRequested: function (s, h, b, at) {
+            legal(b.remove ? h.fenced && !outOfService(h.step) : h.step < STOPPING);
+            legal(b.instance === h.instance);
+            h.fenced = true;
+            go(h, b.remove ? UNTAGGING : TAGGING, true, at);
+        },
+        Tagged: function (s, h, b, at) { legal(h.step === TAGGING && h.fenced); go(h, TAGGED, false, at); },
+        Untagged: function (s, h, b, at) {
+            legal(h.fenced && !outOfService(h.step)); h.fenced = false; go(h, has(h.marks, "caught up") ? CAUGHT_UP : SELECTED, false, at);
+        },
         NodeRejoined: function (s, h, b, at) { legal(h.step === STARTED || h.step === REJOINED); go(h, REJOINED, false, at); },
         CaughtUp: function (s, h, b, at) { legal(h.step === REJOINED); go(h, CAUGHT_UP, false, at); },
         ForeignChangeSeen: function (s, h, b, at) {
             if (b.what === "instanceStopped" && (h.step === STARTED || h.step === REJOINED)) { go(h, STOPPED, false, at); }
             if (b.what === "stopNotDone" && h.step === STOPPING) { go(h, SELECTED, false, at); }
-            if (b.what !== "stopNotDone") { changedByOthers(s, b); }
+            if (b.what === "fenceNotWritten" && h.step < STOPPING) { go(h, SELECTED, false, at); }
+            if (b.what !== "stopNotDone" && b.what !== "fenceNotWritten") { changedByOthers(s, b); }
         },
         PriorityRestorationRequested: function (s, h, b, at) { legal(h.lowered && !outOfService(h.step)); go(h, RESTORING, true, at); },
         PriorityRestored: function (s, h, b, at) {
@@ -404,17 +420,17 @@
             if (h.step === RESTORING) { go(h, SELECTED, false, at); }
         },
         NodeUpdated: function (s, h, b, at) {
-            legal(h.step === CAUGHT_UP && !h.lowered); s.phases[b.node] = b.seconds; done(s, b.node, at); settle(s, b.node, "updated", null);
+            legal(h.step === CAUGHT_UP && !h.lowered && !h.fenced); s.phases[b.node] = b.seconds; done(s, b.node, at); settle(s, b.node, "updated", null);
         },
         NodeRolledBack: function (s, h, b, at) {
-            legal((h.step === CAUGHT_UP || h.step < STOPPING || h.step === RESTORING) && !h.lowered);
+            legal((h.step === CAUGHT_UP || h.step < STOPPING || h.step === RESTORING) && !h.lowered && !h.fenced);
             if (["cancelled", "rolledBack", "foreignChange"].indexOf(b.code) < 0) { fail(s, b); }
             s.phases[b.node] = b.seconds;
             done(s, b.node, at);
             settle(s, b.node, "rolledBack", "running as " + b.type);
         },
         NodeFailed: function (s, h, b, at) {
-            legal(!h.intent || h.step < STOPPING || b.code === TERMINATED);
+            legal(((!h.intent || h.step < STOPPING) && !h.fenced) || b.code === TERMINATED);
             s.rollbackFailed = s.rollbackFailed || h.rollingBack;
             fail(s, b);
             done(s, b.node, at);

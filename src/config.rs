@@ -150,6 +150,8 @@ pub struct Cluster {
     pub max_replication_delay: Duration,
     /// How long a node may be silent after its instance was started; the product's own limit if absent.
     pub first_answer_timeout: Option<Duration>,
+    /// Whether instances are tagged while they are in hand.
+    pub fence: bool,
     /// EC2.
     pub aws: Aws,
     /// Nodes that are named.
@@ -386,6 +388,7 @@ fn cluster(reader: &mut Reader, mut section: Section) -> Cluster {
     let first_answer_timeout = section.take(reader, "first_answer_timeout_seconds", "seconds, from 10 to 86400", |v| {
         seconds(v).filter(|s| (10.0..=86_400.0).contains(s)).map(Duration::from_secs_f64)
     });
+    let fence = section.take(reader, "fence", "true or false", Value::as_bool).unwrap_or(true);
     let aws = section.table(reader, "aws").map(|s| aws(reader, s)).unwrap_or_default();
     let mut nodes = BTreeMap::new();
     for (name, section) in section.table(reader, "nodes").map(|s| s.tables(reader)).unwrap_or_default() {
@@ -404,6 +407,7 @@ fn cluster(reader: &mut Reader, mut section: Section) -> Cluster {
         allowed_types,
         max_replication_delay,
         first_answer_timeout,
+        fence,
         aws,
         nodes,
     }
@@ -591,6 +595,7 @@ credentials_file = "prod.cred"
 allowed_types = ["m6i.*", "r6i.*"]
 aws = { region = "eu-west-1", profile = "prod", role_arn = "arn:aws:iam::1:role/x", endpoint = "http://127.0.0.1:1" }
 max_replication_delay_seconds = 2.5
+fence = false
 
 [clusters.prod.nodes.esdb-1]
 instance_id = "i-0abc"
@@ -624,6 +629,7 @@ tls = false
         assert_eq!(node.address, Some(Address::new("esdb-1.internal", 2113)));
         let test = &config.clusters[&ClusterName::from("test")];
         assert_eq!((test.voters, test.tls, test.max_replication_delay), (None, false, DEFAULT_MAX_REPLICATION_DELAY));
+        assert_eq!((prod.fence, test.fence), (false, true), "a cluster is fenced unless it says otherwise");
     }
 
     #[test]

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use esdb_rollout::domain::cluster::{MemberEntry, NodeState, View};
-use esdb_rollout::domain::ids::{Address, Incarnation, InstanceId, InstanceType, NodeName, ProcessId, Revision};
-use esdb_rollout::domain::instance::{Instance, InstanceDetails, InstanceState};
+use esdb_rollout::domain::ids::{
+    Address, Incarnation, InstanceId, InstanceType, NodeName, ProcessId, Revision, UpdateId,
+};
+use esdb_rollout::domain::instance::{FENCE_TAG, Instance, InstanceDetails, InstanceState};
 use esdb_rollout::domain::time::Moment;
 use esdb_rollout::domain::watch::{Answer, ClusterWatch};
 use esdb_rollout::update::action::{Action, Call, Warrant};
@@ -18,7 +20,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 const ME: Incarnation = Incarnation(Uuid::from_u128(7));
+const UPDATE: UpdateId = UpdateId(Uuid::from_u128(9));
+const OTHER: UpdateId = UpdateId(Uuid::from_u128(10));
 const NOW: Moment = Moment(Duration::from_secs(10));
+
+fn tag(update: UpdateId, revision: u64) -> String {
+    format!("{update}@{revision}")
+}
 
 /// Spoils a scene.
 type Spoil = Box<dyn Fn(&mut Scene)>;
@@ -35,6 +43,10 @@ struct Scene {
     /// Looks made, one a second, the last at [`NOW`].
     looks: u64,
     instance_state: InstanceState,
+    /// The tags on the instance in hand and on that of the leader, and how old what EC2 said is.
+    tags: [Option<String>; 2],
+    described: u64,
+    fence: bool,
     intent: Option<IntentInHand>,
     store: StoreSeen,
     me: Incarnation,
@@ -85,6 +97,9 @@ fn sound() -> Scene {
         second_leader: None,
         looks: 5,
         instance_state: InstanceState::Running,
+        tags: [Some(tag(UPDATE, 4)), None],
+        described: 0,
+        fence: true,
         intent: Some(IntentInHand { revision: Revision(5), first_sent: Moment(Duration::from_secs(9)), called: None }),
         store: StoreSeen::default(),
         me: ME,
@@ -161,8 +176,8 @@ impl Scene {
     fn objections(&self) -> Vec<&'static str> {
         let (state, watch) = (self.state(), self.watch());
         assert_eq!(state.broken, None);
-        let instance = Instance {
-            id: id(0),
+        let described = |n: usize, tag: &Option<String>| Instance {
+            id: id(n),
             instance_type: InstanceType::from("a.old"),
             state: self.instance_state,
             state_reason: None,
@@ -175,13 +190,20 @@ impl Scene {
             architecture: None,
             auto_scaling_group: None,
             hibernation: false,
-            details: InstanceDetails::default(),
+            details: InstanceDetails {
+                tags: tag.iter().map(|t| (FENCE_TAG.to_owned(), t.clone())).collect(),
+                ..InstanceDetails::default()
+            },
         };
-        let seen = InstanceSeen { instance, at: NOW, state_since: NOW, times: 2, pending_seen: false };
+        let at = Moment(NOW.0 - Duration::from_secs(self.described));
+        let [mine, leaders] = &self.tags;
+        let (instance, leaders) = (described(0, mine), described(1, leaders));
+        let seen = InstanceSeen { times: 2, ..InstanceSeen::first(instance, at) };
         let observed = Observed {
             me: self.me,
+            update: UPDATE,
             watch: &watch,
-            instances: &BTreeMap::from([(id(0), seen)]),
+            instances: &BTreeMap::from([(id(0), seen), (id(1), InstanceSeen::first(leaders, NOW))]),
             fleet_trouble: None,
             intent: self.intent.as_ref(),
             ticket_called: None,
@@ -191,6 +213,7 @@ impl Scene {
                 allowed_types: vec![],
                 max_replication_delay: Duration::from_secs(5),
                 first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+                fence: self.fence,
             },
             took_over_at: self.took_over_at,
             wall: jiff::Timestamp::UNIX_EPOCH,
@@ -214,7 +237,7 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
             called: Some((NOW, None)),
         })
     };
-    let table: [(&str, &str, Spoil); 20] = [
+    let table: [(&str, &str, Spoil); 24] = [
         ("S4", "another worker holds it", Box::new(|s| s.me = Incarnation(Uuid::from_u128(8)))),
         ("S4", "the intent is another's", Box::new(|s| s.intent = None)),
         ("S4", "the window has passed", Box::new(move |s| s.intent = late())),
@@ -228,6 +251,10 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
         ),
         ("S5", "another node than the one in hand", Box::new(|s| s.action.node = name(2))),
         ("S5", "another node's instance", Box::new(|s| s.action.call = stop(2))),
+        ("S9", "the instance carries no tag", Box::new(|s| s.tags[0] = None)),
+        ("S9", "the instance carries another's tag", Box::new(|s| s.tags[0] = Some(tag(OTHER, 4)))),
+        ("S9", "the tag only begins as this update's", Box::new(|s| s.tags[0] = Some(format!("{UPDATE}0@4")))),
+        ("S9", "the tag was seen long ago", Box::new(|s| s.described = 6)),
         ("S2", "it leads", Box::new(|s| s.nodes.swap(0, 1))),
         ("S2", "a view calls it leader as well", Box::new(|s| s.second_leader = Some((2, 0)))),
         ("S2", "a view calls another leader as well", Box::new(|s| s.second_leader = Some((3, 2)))),
@@ -249,6 +276,108 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
         spoil(&mut scene);
         let found = scene.objections();
         assert!(found.contains(&rule), "{what}: {rule} is wanted, found {found:?}");
+    }
+}
+
+#[test]
+fn a_cluster_without_a_fence_needs_no_tag() {
+    let mut scene = sound();
+    scene.fence = false;
+    scene.tags = [None, None];
+    assert_eq!(scene.objections(), Vec::<&str>::new());
+}
+
+/// The tag is to be written: its intent is the sixth event.
+fn tagging() -> Scene {
+    let mut scene = sound();
+    scene.events[5] = (
+        "TagRequested",
+        json!({ "node": name(0), "attempt": 1, "instance": id(0), "type": "a.old", "value": tag(UPDATE, 5) }),
+    );
+    scene.tags[0] = None;
+    scene.action.call = Call::Tag { instance: id(0), value: tag(UPDATE, 5) };
+    scene
+}
+
+/// The tag was written, and is to be removed.
+fn untagging() -> Scene {
+    let mut scene = tagging();
+    let data = json!({ "node": name(0), "attempt": 1, "instance": id(0), "type": "a.old", "value": tag(UPDATE, 5), "remove": true });
+    scene.events.push(("TagRequested", data));
+    scene.tags[0] = Some(tag(UPDATE, 5));
+    scene.action = Action {
+        node: name(0),
+        call: Call::Untag { instance: id(0), value: tag(UPDATE, 5) },
+        warrant: Warrant::Intent(Revision(6)),
+    };
+    scene.intent = scene.intent.map(|i| IntentInHand { revision: Revision(6), ..i });
+    scene
+}
+
+#[test]
+fn each_way_to_spoil_a_call_about_a_tag_is_objected_to_by_its_rule() {
+    let stale = |s: &mut Scene| {
+        s.tags[0] = Some(tag(OTHER, 4));
+        s.events[3].1["members"][0]["staleFence"] = json!(tag(OTHER, 4));
+    };
+    let call = |value: String| Call::Tag { instance: id(0), value };
+    let table: [(Option<&str>, &str, Spoil); 15] = [
+        (None, "none", Box::new(|_| ())),
+        (None, "a tag of this update's stands", Box::new(|s| s.tags[0] = Some(tag(UPDATE, 3)))),
+        (None, "another's tag that was taken for left behind", Box::new(stale)),
+        (
+            Some("S9"),
+            "another value than the one that was taken for left behind",
+            Box::new(move |s| {
+                stale(s);
+                s.tags[0] = Some(tag(OTHER, 5));
+            }),
+        ),
+        (Some("S9"), "another's tag stands", Box::new(|s| s.tags[0] = Some(tag(OTHER, 4)))),
+        (Some("S9"), "a tag that names no update stands", Box::new(|s| s.tags[0] = Some(String::new()))),
+        (Some("S9"), "another's tag stands on another instance", Box::new(|s| s.tags[1] = Some(tag(OTHER, 4)))),
+        (Some("S9"), "it was described long ago", Box::new(|s| s.described = 6)),
+        (Some("S9"), "the cluster has no fence", Box::new(|s| s.fence = false)),
+        (Some("S4"), "the value is another intent's", Box::new(move |s| s.action.call = call(tag(UPDATE, 4)))),
+        (Some("S4"), "the value is another update's", Box::new(move |s| s.action.call = call(tag(OTHER, 5)))),
+        (Some("S4"), "the intent is another's", Box::new(|s| s.intent = None)),
+        (
+            Some("S4"),
+            "it was taken over a moment ago",
+            Box::new(|s| s.took_over_at = Some(Moment(Duration::from_secs(1)))),
+        ),
+        (Some("S4"), "the intent is one to stop", Box::new(|s| s.events[5] = sound().events.remove(5))),
+        (
+            Some("S5"),
+            "another node's instance",
+            Box::new(|s| s.action.call = Call::Tag { instance: id(2), value: tag(UPDATE, 5) }),
+        ),
+    ];
+    let judge = |scene: Scene, rule: Option<&str>, what: &str| {
+        let found = scene.objections();
+        match rule {
+            None => assert_eq!(found, Vec::<&str>::new(), "{what}"),
+            Some(rule) => assert!(found.contains(&rule), "{what}: {rule} is wanted, found {found:?}"),
+        }
+    };
+    for (rule, what, spoil) in table {
+        let mut scene = tagging();
+        spoil(&mut scene);
+        judge(scene, rule, what);
+    }
+    let untag = |n: usize, value: String| Call::Untag { instance: id(n), value };
+    let table: [(Option<&str>, &str, Spoil); 6] = [
+        (None, "none", Box::new(|_| ())),
+        (None, "the cluster has no fence any more", Box::new(|s| s.fence = false)),
+        (Some("S9"), "another's tag", Box::new(move |s| s.action.call = untag(0, tag(OTHER, 5)))),
+        (Some("S4"), "a value that is not asked for", Box::new(move |s| s.action.call = untag(0, tag(UPDATE, 4)))),
+        (Some("S4"), "its call was made", Box::new(|s| s.intent.iter_mut().for_each(|i| i.called = Some((NOW, None))))),
+        (Some("S5"), "another node's instance", Box::new(move |s| s.action.call = untag(2, tag(UPDATE, 5)))),
+    ];
+    for (rule, what, spoil) in table {
+        let mut scene = untagging();
+        spoil(&mut scene);
+        judge(scene, rule, what);
     }
 }
 

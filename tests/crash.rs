@@ -149,6 +149,12 @@ impl Fleet for Mined<dyn Fleet> {
     async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
         self.bomb.around(self.inner.reboot(id)).await
     }
+    async fn tag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        self.bomb.around(self.inner.tag(id, value)).await
+    }
+    async fn untag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        self.bomb.around(self.inner.untag(id, value)).await
+    }
 }
 
 fn mined(rig: &Rig, bomb: &Arc<Bomb>) -> Rig {

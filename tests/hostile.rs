@@ -251,14 +251,14 @@ fn look(history: &[Recorded], state: &State, instance_state: InstanceState, now:
                 hibernation: false,
                 details: Default::default(),
             };
-            let seen =
-                InstanceSeen { instance, at: now, state_since: Moment::default(), times: 3, pending_seen: false };
+            let seen = InstanceSeen { state_since: Moment::default(), times: 3, ..InstanceSeen::first(instance, now) };
             (m.instance.clone(), seen)
         })
         .collect();
     let watch = ClusterWatch::new(members.map(|m| m.node.clone()));
     let observed = Observed {
         me: state.holder.as_ref().map_or(Incarnation(Uuid::nil()), |h| h.incarnation),
+        update: UpdateId(Uuid::nil()),
         watch: &watch,
         instances: &instances,
         fleet_trouble: None,
@@ -270,6 +270,7 @@ fn look(history: &[Recorded], state: &State, instance_state: InstanceState, now:
             allowed_types: vec![],
             max_replication_delay: Duration::from_secs(5),
             first_answer_timeout: esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT,
+            fence: true,
         },
         took_over_at: None,
         wall: jiff::Timestamp::UNIX_EPOCH,

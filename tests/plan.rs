@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use esdb_rollout::domain::cluster::{NodeState, ReplicaSubscription, View};
 use esdb_rollout::domain::ids::{Address, ProcessId, Revision, UpdateId};
 use esdb_rollout::domain::inspection::{ScheduledEvent, Volume};
-use esdb_rollout::domain::instance::{InstanceDetails, TypeDetails};
+use esdb_rollout::domain::instance::{FENCE_TAG, InstanceDetails, TypeDetails};
 use esdb_rollout::domain::quorum::Voters;
 use esdb_rollout::ports::{ClusterAdmin, NodeError};
 use esdb_rollout::sim::model::WorldConfig;
@@ -242,6 +242,7 @@ const TABLE: &[Row] = &[
     ("scheduledEvent", Failed, Refuse, |s| s.world = |w| instance(w).events = vec![event("2026-01-01T20:00:00Z", "")]),
     ("scheduledEvent", Failed, Warn, |s| s.world = |w| instance(w).events = vec![event("2026-01-09T00:00:00Z", "")]),
     ("scheduledEvent", Unknown, Warn, |s| s.world = |w| deny(w, "DescribeInstanceStatus")),
+    ("fence", Failed, Refuse, |s| s.world = |w| _ = of_instance(w).tags.insert(FENCE_TAG.into(), "another@7".into())),
     ("placementGroup", Failed, Warn, |s| s.world = |w| of_instance(w).placement_group = Some("near".into())),
     ("dedicatedHost", Failed, Warn, |s| s.world = |w| of_instance(w).tenancy = Some("host".into())),
     ("capacityReservation", Failed, Refuse, |s| {
@@ -281,6 +282,8 @@ const TABLE: &[Row] = &[
         s.request.on_silent_node = Some(OnSilentNode::Reboot);
         s.world = |w| deny(w, "RebootInstances");
     }),
+    ("tagDenied", Failed, Refuse, |s| s.world = |w| deny(w, "CreateTags")),
+    ("tagDenied", Failed, Refuse, |s| s.world = |w| deny(w, "DeleteTags")),
     ("vcpuQuota", Unknown, Warn, |s| s.request.target_instance_type = Some("m6i.2xlarge".into())),
     ("infrastructureAsCode", Failed, Warn, |s| {
         s.world = |w| _ = of_instance(w).tags.insert("aws:cloudformation:stack-name".into(), "db".into())

@@ -535,7 +535,7 @@ fn a_text_that_changes_takes_the_old_states_over_unless_they_are_forgotten_first
         if forgotten {
             catalog.reset("states").unwrap();
         }
-        let newer = UPDATE_STATE.replace("var FORMAT = 2;", "var FORMAT = 3;");
+        let newer = UPDATE_STATE.replace("var FORMAT = 3;", "var FORMAT = 4;");
         catalog.update("states", &newer, Some(false)).unwrap();
         catalog.enable("states").unwrap();
         catalog.advance(0, &log);

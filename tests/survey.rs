@@ -47,6 +47,12 @@ impl Fleet for Odd {
     async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
         panic!("{id} is rebooted")
     }
+    async fn tag(&self, id: &InstanceId, _: &str) -> Result<Done, FleetError> {
+        panic!("{id} is tagged")
+    }
+    async fn untag(&self, id: &InstanceId, _: &str) -> Result<Done, FleetError> {
+        panic!("{id} is untagged")
+    }
 }
 
 fn a_twin(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {

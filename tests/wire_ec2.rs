@@ -10,7 +10,9 @@ use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_ec2::error::ProvideErrorMetadata;
-use aws_sdk_ec2::types::{ArchitectureType, AttributeValue, Filter, InstanceStateName, InstanceType, LocationType};
+use aws_sdk_ec2::types::{
+    ArchitectureType, AttributeValue, Filter, InstanceStateName, InstanceType, LocationType, Tag,
+};
 use esdb_rollout::sim::model::Fault;
 use support::{Cluster, PATIENCE, config};
 
@@ -93,6 +95,57 @@ async fn an_instance_changes_its_type() {
     until(&client, &id, InstanceStateName::Running).await;
     let found = client.describe_instances().instance_ids(&id).send().await.expect("an answer");
     assert_eq!(found.reservations()[0].instances()[0].instance_type(), Some(&InstanceType::M6iXlarge));
+    cluster.wire.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_is_written_over_and_removed_only_with_the_value_it_has() {
+    let cluster = Cluster::start(config("23.10.5.0")).await;
+    let client = client(&cluster);
+    let id = cluster.world.with(|w| w.instance_of(0).0.clone());
+    let tag = |value: &str| Tag::builder().key("esdb-rollout:update").value(value).build();
+    let seen = async || {
+        let found = client.describe_instances().instance_ids(&id).send().await.expect("an answer");
+        let tags = found.reservations()[0].instances()[0].tags().to_vec();
+        tags.iter().find(|t| t.key() == Some("esdb-rollout:update")).and_then(|t| t.value()).map(str::to_owned)
+    };
+    for dry in [
+        client
+            .create_tags()
+            .resources(&id)
+            .tags(tag("u@1"))
+            .dry_run(true)
+            .send()
+            .await
+            .map(drop)
+            .map_err(|e| e.code().map(str::to_owned)),
+        client
+            .delete_tags()
+            .resources(&id)
+            .tags(tag("u@1"))
+            .dry_run(true)
+            .send()
+            .await
+            .map(drop)
+            .map_err(|e| e.code().map(str::to_owned)),
+    ] {
+        assert_eq!(dry, Err(Some("DryRunOperation".to_owned())));
+    }
+    assert_eq!(seen().await, None);
+    for value in ["u@1", "u@2"] {
+        client.create_tags().resources(&id).tags(tag(value)).send().await.expect("a tag");
+        assert_eq!(seen().await.as_deref(), Some(value));
+    }
+    client.delete_tags().resources(&id).tags(tag("u@1")).send().await.expect("nothing to remove is no error");
+    assert_eq!(seen().await.as_deref(), Some("u@2"));
+    client.delete_tags().resources(&id).tags(tag("u@2")).send().await.expect("removed");
+    assert_eq!(seen().await, None);
+    cluster.world.with(|w| w.facts_mut().denied.insert("CreateTags".into()));
+    let error = client.create_tags().resources(&id).tags(tag("u@3")).send().await.expect_err("denied");
+    assert_eq!(error.code(), Some("UnauthorizedOperation"));
+    let error =
+        client.delete_tags().resources("i-00000000000000fff").tags(tag("u@3")).send().await.expect_err("unknown");
+    assert_eq!(error.code(), Some("InvalidInstanceID.NotFound"));
     cluster.wire.shutdown().await;
 }
 

@@ -235,6 +235,7 @@ async fn handle(cluster: &Cluster) -> Result<ClusterHandle, Failure> {
             allowed_types: cluster.allowed_types.clone(),
             max_replication_delay: cluster.max_replication_delay,
             first_answer_timeout: cluster.first_answer_timeout.unwrap_or(FIRST_ANSWER_TIMEOUT),
+            fence: cluster.fence,
         },
         admin: Arc::new(admin),
         fleet: Arc::new(fleet),

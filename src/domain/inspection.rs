@@ -20,11 +20,15 @@ pub enum Verb {
     Modify,
     /// `ec2:RebootInstances`.
     Reboot,
+    /// `ec2:CreateTags`.
+    Tag,
+    /// `ec2:DeleteTags`.
+    Untag,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Verb; 4] = [Verb::Stop, Verb::Start, Verb::Modify, Verb::Reboot];
+    pub const ALL: [Verb; 6] = [Verb::Stop, Verb::Start, Verb::Modify, Verb::Reboot, Verb::Tag, Verb::Untag];
 
     /// The API's name of the call.
     pub fn action(self) -> &'static str {
@@ -33,6 +37,8 @@ impl Verb {
             Verb::Start => "StartInstances",
             Verb::Modify => "ModifyInstanceAttribute",
             Verb::Reboot => "RebootInstances",
+            Verb::Tag => "CreateTags",
+            Verb::Untag => "DeleteTags",
         }
     }
 }

@@ -73,8 +73,18 @@ pub struct Instance {
     pub auto_scaling_group: Option<String>,
     /// Whether hibernation is configured: the type cannot be changed then.
     pub hibernation: bool,
-    /// What only a plan needs to know.
+    /// Its tags, and what only a plan needs to know.
     pub details: InstanceDetails,
+}
+
+/// Key of the tag with which an update marks the instance that it has in hand, for those to see who do not read its store.
+pub const FENCE_TAG: &str = "esdb-rollout:update";
+
+impl Instance {
+    /// Value of the tag with which an update says that it has this instance in hand.
+    pub fn fence(&self) -> Option<&str> {
+        self.details.tags.get(FENCE_TAG).map(String::as_str)
+    }
 }
 
 /// What `DescribeInstances` says of one instance, as far as it bears on whether it may be stopped and will start as another type.

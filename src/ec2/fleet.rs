@@ -14,13 +14,13 @@ use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::SharedCredentialsProvider;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::RequestId;
-use aws_sdk_ec2::types::{AttributeValue, Filter, InstanceStateName, LocationType};
+use aws_sdk_ec2::types::{AttributeValue, Filter, InstanceStateName, LocationType, Tag};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 
 use super::{AwsConfig, classify, details};
 use crate::domain::ids::{InstanceId, InstanceType};
 use crate::domain::inspection::Inspection;
-use crate::domain::instance::{Instance, InstanceState, TypeInfo};
+use crate::domain::instance::{FENCE_TAG, Instance, InstanceState, TypeInfo};
 use crate::ports::{CallClass, Done, Fleet, FleetError, Wanted};
 
 /// Time for one call, the SDK's own repeats of it (reads only) and a look-up of credentials included. EC2 answers within a
@@ -156,6 +156,10 @@ fn once() -> aws_sdk_ec2::config::Builder {
         .operation_timeout(CALL_TIME)
         .build();
     aws_sdk_ec2::Config::builder().retry_config(RetryConfig::disabled()).timeout_config(time_outs)
+}
+
+pub(super) fn fence_tag(value: &str) -> Tag {
+    Tag::builder().key(FENCE_TAG).value(value).build()
 }
 
 pub(super) fn filter(name: &str, values: impl IntoIterator<Item = impl AsRef<str>>) -> Filter {
@@ -405,6 +409,23 @@ impl Fleet for Ec2Fleet {
         match request.customize().config_override(once()).send().await {
             Ok(done) => Ok(Done { request_id: done.request_id().map(str::to_owned) }),
             Err(e) => Err(failed("RebootInstances", e)),
+        }
+    }
+
+    async fn tag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        let request = self.client.create_tags().resources(id.as_str()).tags(fence_tag(value));
+        match request.customize().config_override(once()).send().await {
+            Ok(done) => Ok(Done { request_id: done.request_id().map(str::to_owned) }),
+            Err(e) => Err(failed("CreateTags", e)),
+        }
+    }
+
+    async fn untag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        // Given with its value, another's tag is not removed.
+        let request = self.client.delete_tags().resources(id.as_str()).tags(fence_tag(value));
+        match request.customize().config_override(once()).send().await {
+            Ok(done) => Ok(Done { request_id: done.request_id().map(str::to_owned) }),
+            Err(e) => Err(failed("DeleteTags", e)),
         }
     }
 }

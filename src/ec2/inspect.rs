@@ -6,12 +6,14 @@ use std::error::Error;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{AttributeValue, InstanceAttributeName};
 
-use super::fleet::{Ec2Fleet, failed, filter, text};
+use super::fleet::{Ec2Fleet, failed, fence_tag, filter, text};
 use crate::domain::ids::InstanceId;
 use crate::domain::inspection::{Asked, Attributes, Inspection, Right, ScheduledEvent, Verb, Volume};
 
 /// A type that every region has had for long: the permission to modify does not depend on which one is named.
 const ANY_TYPE: &str = "m5.large";
+/// A value that no update writes: should a dry run be taken for the call, nobody's tag is removed.
+const NO_UPDATE: &str = "dry-run";
 
 impl Ec2Fleet {
     pub(super) async fn inspected(&self, ids: &[InstanceId]) -> Inspection {
@@ -93,6 +95,14 @@ impl Ec2Fleet {
             }
             Verb::Reboot => {
                 judged(verb, self.client.reboot_instances().set_instance_ids(all()).dry_run(true).send().await)
+            }
+            Verb::Tag => {
+                let request = self.client.create_tags().set_resources(all()).tags(fence_tag(NO_UPDATE));
+                judged(verb, request.dry_run(true).send().await)
+            }
+            Verb::Untag => {
+                let request = self.client.delete_tags().set_resources(all()).tags(fence_tag(NO_UPDATE));
+                judged(verb, request.dry_run(true).send().await)
             }
             Verb::Modify => {
                 let mut worst = Right::Allowed;

@@ -194,6 +194,8 @@ async fn calls_that_change_something_are_sent_once() {
         fleet.stop(&instance).await.unwrap_err(),
         fleet.modify_type(&instance, &to).await.unwrap_err(),
         fleet.start(&instance).await.unwrap_err(),
+        fleet.tag(&instance, "u@1").await.unwrap_err(),
+        fleet.untag(&instance, "u@1").await.unwrap_err(),
     ];
     for error in &errors {
         assert_eq!((error.class, error.request_id.as_deref()), (CallClass::Retry, Some("req-1")), "{error}");
@@ -201,7 +203,11 @@ async fn calls_that_change_something_are_sent_once() {
     assert_eq!(errors[0].call, "StopInstances");
     let calls = calls.lock().unwrap();
     let actions: Vec<&str> = calls.iter().map(|c| c["Action"].as_str()).collect();
-    assert_eq!(actions, ["StopInstances", "ModifyInstanceAttribute", "StartInstances"]);
+    assert_eq!(actions, ["StopInstances", "ModifyInstanceAttribute", "StartInstances", "CreateTags", "DeleteTags"]);
+    for call in &calls[3..] {
+        let of = |name: &str| call[name].as_str();
+        assert_eq!((of("ResourceId.1"), of("Tag.1.Key"), of("Tag.1.Value")), ("i-1", "esdb-rollout:update", "u@1"));
+    }
     assert_eq!(calls[1]["InstanceType.Value"], "m6i.xlarge");
     assert!(!calls[0].contains_key("Force") && !calls[0].contains_key("SkipOsShutdown"));
 }
@@ -214,6 +220,8 @@ async fn accepted_calls_say_their_request() {
         fleet.stop(&instance).await,
         fleet.modify_type(&instance, &InstanceType::from("t")).await,
         fleet.start(&instance).await,
+        fleet.tag(&instance, "u@1").await,
+        fleet.untag(&instance, "u@1").await,
     ] {
         assert_eq!(done.unwrap().request_id.as_deref(), Some("req-1"));
     }

@@ -81,4 +81,8 @@ pub trait Fleet: Send + Sync {
     async fn start(&self, id: &InstanceId) -> Result<Done, FleetError>;
     /// Reboots a running instance.
     async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError>;
+    /// Writes the tag [`FENCE_TAG`](crate::domain::instance::FENCE_TAG) on an instance; what it said before is lost.
+    async fn tag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError>;
+    /// Removes that tag, if it has this value.
+    async fn untag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError>;
 }

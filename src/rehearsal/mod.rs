@@ -366,6 +366,7 @@ impl Working {
                 allowed_types: Vec::new(),
                 max_replication_delay: DEFAULT_MAX_REPLICATION_DELAY,
                 first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+                fence: true,
             },
             admin: Arc::new(admin),
             fleet: Arc::new(fleet),

@@ -19,7 +19,7 @@ use super::world::{AllPage, CompiledFilter, Random, SimWorld, World};
 use crate::domain::cluster::{NodeState, ReplicaSubscription, View};
 use crate::domain::ids::{Address, InstanceId, InstanceType, Revision, StreamName};
 use crate::domain::inspection::{Attributes, Inspection, Right, Verb};
-use crate::domain::instance::{Instance, TypeInfo, lacks_capacity};
+use crate::domain::instance::{FENCE_TAG, Instance, TypeInfo, lacks_capacity};
 use crate::ports::{
     AppendError, Appended, CallClass, ClusterAdmin, Done, EventLog, Expected, Feed, Fleet, FleetError, LocalRead,
     NewEvent, NodeError, Position, ReadError, StartFrom, StoreProbe, StoredEvent, Wanted,
@@ -767,6 +767,20 @@ impl Fleet for SimPorts {
 
     async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
         let ((), request_id) = self.ec2("RebootInstances", |w| w.reboot_instance(id)).await?;
+        Ok(Done { request_id })
+    }
+
+    async fn tag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        let tag = (FENCE_TAG.to_owned(), value.to_owned());
+        let ids = std::slice::from_ref(id);
+        let ((), request_id) = self.ec2("CreateTags", |w| w.create_tags(ids, &[tag])).await?;
+        Ok(Done { request_id })
+    }
+
+    async fn untag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        let tag = (FENCE_TAG.to_owned(), Some(value.to_owned()));
+        let ids = std::slice::from_ref(id);
+        let ((), request_id) = self.ec2("DeleteTags", |w| w.delete_tags(ids, &[tag])).await?;
         Ok(Done { request_id })
     }
 }

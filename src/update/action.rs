@@ -43,6 +43,20 @@ pub enum Call {
         /// Which.
         instance: InstanceId,
     },
+    /// Write the update's tag on an instance: the fence that is seen outside the store.
+    Tag {
+        /// Which.
+        instance: InstanceId,
+        /// The tag's value.
+        value: String,
+    },
+    /// Remove the update's tag, if it has this value.
+    Untag {
+        /// Which.
+        instance: InstanceId,
+        /// The value that is removed, and no other.
+        value: String,
+    },
 }
 
 /// What entitles to a call.
@@ -74,6 +88,8 @@ impl fmt::Display for Call {
             Call::ModifyType { instance, to } => write!(f, "change the type of {instance} to {to}"),
             Call::StartInstance { instance } => write!(f, "start {instance}"),
             Call::RebootInstance { instance } => write!(f, "reboot {instance}"),
+            Call::Tag { instance, value } => write!(f, "tag {instance} with {value}"),
+            Call::Untag { instance, value } => write!(f, "remove the tag {value} of {instance}"),
         }
     }
 }

@@ -13,6 +13,9 @@ use crate::domain::ids::{NodeName, ProcessId};
 use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
 
+/// What was said longer ago than this of an instance's tag proves nothing.
+const FENCE_LOOK: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A rule that the action would break.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -124,6 +127,9 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S6", hand.return_types.last() == Some(&hand.old_type), &|| {
                 "the old type is not the last to return with".into()
             });
+            let seen = observed.instances.get(instance).filter(|s| now.since(s.at) <= FENCE_LOOK);
+            let fenced = seen.and_then(|s| s.instance.fence()).is_some_and(|tag| names_update(tag, observed));
+            check("S9", fenced || !observed.policy.fence, &|| format!("{instance} does not carry this update's tag"));
             let answers = observed.watch.node(&action.node).and_then(|t| t.own(now)).is_some();
             let downtime = state.request.as_ref().and_then(|r| r.accept_downtime) == Some(true);
             let sole = plan.voters.0 == 1 && downtime;
@@ -175,6 +181,39 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             let answers = observed.watch.node(&action.node).and_then(|t| t.own(now)).is_some();
             check("S6", !answers, &|| "the node answers".into());
         }
+        Call::Tag { instance, value } => {
+            check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {
+                format!("{instance} is not {}'s", action.node)
+            });
+            check("S4", hand.step == Step::Tagging && action.warrant.names(value, observed), &|| {
+                format!("the intent asks for another tag than {value}")
+            });
+            check("S9", observed.policy.fence, &|| "nobody asked for a fence".into());
+            // The instance in hand carries none, or this update's, or the one that a person took for left behind, as just now said.
+            let carried = observed.instances.get(instance).filter(|s| now.since(s.at) <= FENCE_LOOK);
+            check("S9", carried.is_some(), &|| format!("{instance} has not been described for a while"));
+            let tag = carried.and_then(|s| s.instance.fence());
+            let stale = planned.first().and_then(|m| m.stale_fence.as_deref());
+            check("S9", tag.is_none_or(|t| names_update(t, observed) || stale == Some(t)), &|| {
+                format!("{instance} carries another's tag: {}", tag.unwrap_or_default())
+            });
+            let elsewhere = plan.members.iter().filter(|m| m.node != action.node).find_map(|m| {
+                let tag = observed.instances.get(&m.instance)?.instance.fence()?;
+                (!names_update(tag, observed) && m.stale_fence.as_deref() != Some(tag)).then_some(&m.node)
+            });
+            check("S9", elsewhere.is_none(), &|| format!("{elsewhere:?} carries another's tag"));
+        }
+        Call::Untag { instance, value } => {
+            check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {
+                format!("{instance} is not {}'s", action.node)
+            });
+            let asked = hand.fence.as_ref().and_then(|f| f.remove.as_ref());
+            check("S4", hand.step == Step::Untagging && asked == Some(value), &|| {
+                format!("the intent does not ask to remove {value}")
+            });
+            check("S9", names_update(value, observed), &|| format!("{value} is another's tag"));
+            check("S6", !hand.step.out_of_service(), &|| "it is out of service by our doing".into());
+        }
         Call::StartInstance { instance } => {
             check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {
                 format!("{instance} is not {}'s", action.node)
@@ -185,6 +224,21 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
         }
     }
     if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+/// Whether a tag's value is one of this update's.
+fn names_update(value: &str, observed: &Observed<'_>) -> bool {
+    value.strip_prefix(&observed.update.to_string()).is_some_and(|rest| rest.starts_with('@'))
+}
+
+impl Warrant {
+    /// Whether a tag's value names the update and the intent of this warrant.
+    fn names(self, value: &str, observed: &Observed<'_>) -> bool {
+        match self {
+            Warrant::Intent(revision) => value == format!("{}@{revision}", observed.update),
+            Warrant::ReturnTicket(_) => false,
+        }
+    }
 }
 
 fn ec2_state(observed: &Observed<'_>, instance: &crate::domain::ids::InstanceId) -> Option<InstanceState> {

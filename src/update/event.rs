@@ -127,6 +127,12 @@ events! {
     Fact InstanceRebootRequested,
     /// The reboot was accepted.
     Fact InstanceRebooted,
+    /// Intent: write the update's tag on an instance, or remove it.
+    Fact TagRequested,
+    /// The instance carries the update's tag.
+    Fact Tagged,
+    /// The instance does not carry the update's tag any more, or it could not be removed.
+    Fact Untagged,
     /// The node answers again, as a new process.
     Fact NodeRejoined,
     /// The node has really caught up.
@@ -521,6 +527,9 @@ pub struct PlannedMember {
     /// State of its instance when planned. Missing in histories older than the field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_state: Option<InstanceState>,
+    /// Another update's tag on its instance, which a person took for left behind: this value, and no other, may be overwritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_fence: Option<String>,
 }
 
 /// A check of the plan.
@@ -845,6 +854,48 @@ node_facts! {
         /// What EC2 said.
         ec2: Ec2Word,
         /// EC2's code, where it refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+    }
+    /// Intent: write the update's tag on an instance, or remove it. The tag is a fence outside the store: whoever else would work on the
+    /// instance sees it.
+    TagRequested {
+        /// The instance.
+        instance: InstanceId,
+        /// Its type.
+        #[serde(rename = "type")]
+        instance_type: InstanceType,
+        /// The tag's value: the update's id, `@`, and the revision of the fact that asked for it to be written.
+        value: String,
+        /// Whether it is removed. It is written if this is missing.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        remove: bool,
+    }
+    /// EC2 says, twice in a row, that the instance carries the update's tag.
+    Tagged {
+        /// The instance.
+        instance: InstanceId,
+        /// Its type.
+        #[serde(rename = "type")]
+        instance_type: InstanceType,
+        /// The tag's value.
+        value: String,
+        /// What EC2 said.
+        ec2: Ec2Word,
+    }
+    /// EC2 says, twice in a row, that the instance does not carry the update's tag any more; or, with a code, that is not to be had and the
+    /// update goes on without it.
+    Untagged {
+        /// The instance.
+        instance: InstanceId,
+        /// Its type.
+        #[serde(rename = "type")]
+        instance_type: InstanceType,
+        /// The tag's last value.
+        value: String,
+        /// What EC2 said.
+        ec2: Ec2Word,
+        /// Why it may stand still: EC2's code, or ours. A person removes it then.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<String>,
     }

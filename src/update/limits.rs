@@ -70,3 +70,20 @@ pub const SURVEY_TIMEOUT: Duration = Duration::from_secs(60);
 /// A node's whole time limit where the request names none. Stop, start, first answer and a long catch-up fit; it never stops a node that
 /// makes progress.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
+
+/// A description on which the fence's tag is written, or an instance stopped, is no older than this: what two installations may miss of each
+/// other is what happened since.
+pub const FENCE_FRESH: Duration = Duration::from_secs(3);
+
+/// Between the first description that says so of an instance's tag and the one that is believed: a tag that was written at the same moment
+/// shows by then.
+pub const FENCE_APART: Duration = Duration::from_secs(1);
+
+/// Another update's tag is waited for this long: a node's turn takes minutes, with a slow catch-up perhaps half an hour.
+pub const FENCE_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// Tries to remove the tag. A tag that stands keeps nobody's data waiting, so a person may do it.
+pub const UNTAG_TRIES_MAX: u32 = 5;
+
+/// An instance that has not been described for this long is not waited for in order to see its tag gone.
+pub const FENCE_UNSEEN_MAX: Duration = Duration::from_secs(2 * 60);

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::action::CallOutcome;
-use crate::domain::ids::{Incarnation, InstanceId, InstanceType, NodeName, Revision};
+use crate::domain::ids::{Incarnation, InstanceId, InstanceType, NodeName, Revision, UpdateId};
 use crate::domain::inspection::{Asked, Inspection};
-use crate::domain::instance::{Instance, TypeInfo};
+use crate::domain::instance::{Instance, InstanceState, TypeInfo};
 use crate::domain::quorum::Voters;
 use crate::domain::time::Moment;
 use crate::domain::watch::ClusterWatch;
@@ -26,6 +26,18 @@ pub struct InstanceSeen {
     pub times: u32,
     /// Whether `pending` was seen since the last start call (a start that falls back to `stopped` failed).
     pub pending_seen: bool,
+    /// Since when, without interruption, EC2 has said this value of the fence's tag, or that there is none.
+    pub fence_since: Moment,
+    /// Descriptions in a row with it, since the last call that wrote or removed it.
+    pub fence_times: u32,
+}
+
+impl InstanceSeen {
+    /// An instance described for the first time.
+    pub fn first(instance: Instance, at: Moment) -> Self {
+        let pending_seen = instance.state == InstanceState::Pending;
+        Self { instance, at, state_since: at, times: 1, pending_seen, fence_since: at, fence_times: 1 }
+    }
 }
 
 /// The intent this worker wrote last: it may be acted upon once, within the window.
@@ -104,6 +116,8 @@ pub struct Policy {
     pub max_replication_delay: Duration,
     /// From `running` to the first answer of the process; then a silent node is rebooted, or a person is called.
     pub first_answer_timeout: Duration,
+    /// Whether instances are tagged while they are in hand, and another update's tag is respected.
+    pub fence: bool,
 }
 
 /// Everything a decision may rest on beside the stream.
@@ -111,6 +125,8 @@ pub struct Policy {
 pub struct Observed<'a> {
     /// This worker's incarnation.
     pub me: Incarnation,
+    /// The update: its tag is told from another's by it.
+    pub update: UpdateId,
     /// What was seen of the cluster.
     pub watch: &'a ClusterWatch,
     /// What was seen of the instances.

@@ -76,6 +76,10 @@ pub enum Step {
     Resigning,
     /// Another node leads.
     Transferred,
+    /// Its instance is being tagged.
+    Tagging,
+    /// Its instance carries the update's tag.
+    Tagged,
     /// Its instance is being stopped: from here on it is out of service by our doing.
     Stopping,
     /// Its instance is stopped.
@@ -98,6 +102,8 @@ pub enum Step {
     CaughtUp,
     /// Its priority is being given back.
     RestoringPriority,
+    /// The update's tag is being removed from its instance: after it has caught up, or on the way out of its turn.
+    Untagging,
 }
 
 impl Step {
@@ -114,6 +120,8 @@ impl Step {
             Step::PriorityLowered => "priority lowered",
             Step::Resigning => "resigning",
             Step::Transferred => "follows",
+            Step::Tagging => "tagging",
+            Step::Tagged => "tagged",
             Step::Stopping => "stopping",
             Step::Stopped => "stopped",
             Step::Modifying => "changing type",
@@ -125,6 +133,7 @@ impl Step {
             Step::Rejoined => "catching up",
             Step::CaughtUp => "caught up",
             Step::RestoringPriority => "restoring priority",
+            Step::Untagging => "removing the tag",
         }
     }
 }
@@ -145,6 +154,19 @@ pub struct Lowered {
     pub original: i32,
     /// What it was set to.
     pub to: i32,
+}
+
+/// The update's tag on the instance in hand, from the first intent to write it until it is gone, or given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The value that was asked for last.
+    pub value: String,
+    /// When this process first saw that it was asked for: a call may be under way for a while after.
+    pub asked_seen: Moment,
+    /// Whether it was seen.
+    pub stands: bool,
+    /// The value whose removal was asked for last.
+    pub remove: Option<String>,
 }
 
 /// A failed start.
@@ -205,6 +227,12 @@ pub struct InHand {
     pub intended_type: Option<InstanceType>,
     /// Why EC2 refused the stop for good, if it did.
     pub stop_refused: Option<String>,
+    /// The update's tag on its instance.
+    pub fence: Option<Fence>,
+    /// How often it was asked for.
+    pub tags: u32,
+    /// Why it is not to be had, if so.
+    pub fence_refused: Option<String>,
     /// Type it was started with last.
     pub started_type: Option<InstanceType>,
     /// Whether it was started while the store had no leader.
@@ -624,6 +652,9 @@ impl State {
             | Event::InstanceStartFailed(_)
             | Event::InstanceRebootRequested(_)
             | Event::InstanceRebooted(_)
+            | Event::TagRequested(_)
+            | Event::Tagged(_)
+            | Event::Untagged(_)
             | Event::NodeRejoined(_)
             | Event::CaughtUp(_)
             | Event::ForeignChangeSeen(_)
@@ -758,6 +789,9 @@ impl State {
         if self.in_hand.as_ref().is_some_and(|h| h.intent.is_some() && h.step >= Step::Stopping) {
             return Err("an end while an intent is unresolved".into());
         }
+        if self.in_hand.as_ref().is_some_and(|h| h.fence.is_some()) {
+            return Err("an end while the update's tag is on an instance".into());
+        }
         self.in_hand = None;
         self.end = Some(end);
         // The end is their answer.
@@ -793,19 +827,28 @@ impl State {
             Event::InstanceStartFailed(_) => matches!(from, Step::Starting | Step::Modifying),
             Event::InstanceRebootRequested(_) => matches!(from, Step::Started | Step::Rejoined) && !hand.rebooted,
             Event::InstanceRebooted(_) => from == Step::Rebooting,
+            // Nothing is asked about tags of a node that is out of service.
+            Event::TagRequested(e) if e.remove => hand.fence.is_some() && !from.out_of_service(),
+            Event::TagRequested(_) => from < Step::Stopping,
+            Event::Tagged(_) => from == Step::Tagging && hand.fence.is_some(),
+            Event::Untagged(_) => hand.fence.is_some() && !from.out_of_service(),
             Event::NodeRejoined(_) => matches!(from, Step::Started | Step::Rejoined),
             Event::CaughtUp(_) => from == Step::Rejoined,
             Event::ForeignChangeSeen(_) => true,
             Event::PriorityRestorationRequested(_) => hand.lowered.is_some() && !from.out_of_service(),
             Event::PriorityRestored(_) => hand.lowered.is_some(),
-            Event::NodeUpdated(_) => from == Step::CaughtUp && hand.lowered.is_none(),
+            Event::NodeUpdated(_) => from == Step::CaughtUp && hand.lowered.is_none() && hand.fence.is_none(),
             // A node that goes on serving, since nothing was done to it yet, is as it was before.
             Event::NodeRolledBack(_) => {
                 hand.lowered.is_none()
+                    && hand.fence.is_none()
                     && (from == Step::CaughtUp || from < Step::Stopping || from == Step::RestoringPriority)
             }
-            // What is terminated comes back by no call that may still be under way.
-            Event::NodeFailed(e) => hand.intent.is_none() || from < Step::Stopping || e.code == INSTANCE_TERMINATED,
+            // What is terminated comes back by no call that may still be under way, and its tag goes with it.
+            Event::NodeFailed(e) => {
+                let settled = (hand.intent.is_none() || from < Step::Stopping) && hand.fence.is_none();
+                settled || e.code == INSTANCE_TERMINATED
+            }
             _ => true,
         };
         if !legal {
@@ -885,6 +928,30 @@ impl State {
                 hand.go(Step::Rebooting, intent, recorded);
             }
             Event::InstanceRebooted(_) => hand.go(Step::Started, None, recorded),
+            Event::TagRequested(e) => {
+                if e.instance != hand.instance {
+                    return illegal(format!("for {} where the plan says {}", e.instance, hand.instance));
+                }
+                hand.attempt = e.attempt;
+                match &mut hand.fence {
+                    Some(fence) if e.remove => fence.remove = Some(e.value.clone()),
+                    Some(_) | None => {
+                        let (value, asked_seen) = (e.value.clone(), recorded.seen);
+                        hand.tags += 1;
+                        hand.fence = Some(Fence { value, asked_seen, stands: false, remove: None });
+                    }
+                }
+                hand.go(if e.remove { Step::Untagging } else { Step::Tagging }, intent, recorded);
+            }
+            Event::Tagged(_) => {
+                hand.fence.iter_mut().for_each(|fence| fence.stands = true);
+                hand.go(Step::Tagged, None, recorded);
+            }
+            Event::Untagged(_) => {
+                hand.fence = None;
+                let back = if hand.caught_up.is_some() { Step::CaughtUp } else { Step::Selected };
+                hand.go(back, None, recorded);
+            }
             Event::NodeRejoined(e) => {
                 hand.rejoined.get_or_insert_with(|| e.clone());
                 hand.go(Step::Rejoined, None, recorded);
@@ -904,7 +971,11 @@ impl State {
                 if e.what == FOREIGN_TYPE {
                     hand.foreign_type = Some(e.found.as_str().into());
                 }
-                let foreign = e.what != STOP_NOT_DONE;
+                let foreign = !matches!(e.what.as_str(), STOP_NOT_DONE | FENCE_NOT_WRITTEN);
+                if e.what == FENCE_NOT_WRITTEN && from < Step::Stopping {
+                    hand.fence_refused = Some(e.found.clone());
+                    hand.go(Step::Selected, None, recorded);
+                }
                 // A stop that did not and will not happen: the node goes on serving.
                 if e.what == STOP_NOT_DONE && from == Step::Stopping {
                     hand.stop_refused = (e.found != TURNED_BACK).then(|| e.found.clone());
@@ -970,6 +1041,13 @@ pub const STOP_NOT_DONE: &str = "stopNotDone";
 /// `found` of such a fact where the stop was called off and not refused.
 pub const TURNED_BACK: &str = "turnedBack";
 
+/// `what` of a [`ForeignChangeSeen`] that says that the update's tag is not to be had on an instance, which is let go therefore.
+pub const FENCE_NOT_WRITTEN: &str = "fenceNotWritten";
+
+/// Code of a node that was let go because another update's tag is on an instance of the cluster; `found` of a [`ForeignChangeSeen`] begins
+/// with it then.
+pub const FENCED_BY_ANOTHER: &str = "fencedByAnother";
+
 /// Code of a node that was let go, or brought back, because the update was cancelled: no failure.
 pub const CANCELLED: &str = "cancelled";
 
@@ -991,6 +1069,9 @@ pub fn node_of(event: &Event) -> Option<&NodeName> {
         Event::InstanceStartFailed(e) => &e.node,
         Event::InstanceRebootRequested(e) => &e.node,
         Event::InstanceRebooted(e) => &e.node,
+        Event::TagRequested(e) => &e.node,
+        Event::Tagged(e) => &e.node,
+        Event::Untagged(e) => &e.node,
         Event::NodeRejoined(e) => &e.node,
         Event::CaughtUp(e) => &e.node,
         Event::ForeignChangeSeen(e) => &e.node,
@@ -1049,6 +1130,9 @@ impl InHand {
             stop_seen: None,
             intended_type: None,
             stop_refused: None,
+            fence: None,
+            tags: 0,
+            fence_refused: None,
             started_type: None,
             started_by_ticket: false,
             foreign_type: None,

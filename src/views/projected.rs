@@ -15,15 +15,17 @@ use crate::update::plan::Waiver;
 use crate::update::state::{AwaitedApproval, Body, End, Failure, Holder, InHand, Recorded, State, Step};
 
 /// The form of the state that this program reads.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 
 /// Steps, as the projection numbers them.
-const STEPS: [Step; 16] = [
+const STEPS: [Step; 19] = [
     Step::Selected,
     Step::LoweringPriority,
     Step::PriorityLowered,
     Step::Resigning,
     Step::Transferred,
+    Step::Tagging,
+    Step::Tagged,
     Step::Stopping,
     Step::Stopped,
     Step::Modifying,
@@ -35,6 +37,7 @@ const STEPS: [Step; 16] = [
     Step::Rejoined,
     Step::CaughtUp,
     Step::RestoringPriority,
+    Step::Untagging,
 ];
 
 /// A state of the projection that can be believed.

@@ -44,6 +44,7 @@ fn member(node: &str, role: Role, priority: i32) -> PlannedMember {
         priority,
         version: Some("23.10.5.0".into()),
         instance_state: Some(crate::domain::instance::InstanceState::Running),
+        stale_fence: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use super::why::numbers;
 use super::{plain, short_seconds};
 use crate::domain::catch_up::DataKept;
-use crate::domain::ids::{InstanceType, NodeName, Revision};
+use crate::domain::ids::{InstanceId, InstanceType, NodeName, Revision};
 use crate::update::event::*;
 use crate::update::state::{Body, Recorded, node_of};
 
@@ -105,6 +105,10 @@ fn ticket(used: bool) -> String {
     if used { "by return ticket".into() } else { String::new() }
 }
 
+fn tag(instance: &InstanceId, value: &str) -> String {
+    format!("{instance} with {value}")
+}
+
 fn request(e: &UpdateRequested) -> String {
     join([
         format!("{:?} of {}", e.strategy, e.cluster),
@@ -173,6 +177,16 @@ pub fn essence(event: &Event) -> String {
         Event::InstanceRebooted(e) => {
             join([e.instance.to_string(), e.code.as_ref().map(|c| format!("refused: {c}")).unwrap_or_default()])
         }
+        Event::TagRequested(e) => {
+            let what =
+                if e.remove { format!("{} without {}", e.instance, e.value) } else { tag(&e.instance, &e.value) };
+            join([what, attempt(e.attempt)])
+        }
+        Event::Tagged(e) => tag(&e.instance, &e.value),
+        Event::Untagged(e) => join([
+            e.instance.to_string(),
+            e.code.as_ref().map(|c| format!("{} MAY STAND STILL: {c}", e.value)).unwrap_or_default(),
+        ]),
         Event::NodeRejoined(e) => format!("{}, epoch {}, writer {}", e.state, e.epoch, e.writer),
         Event::CaughtUp(e) => {
             let kept = match e.data_kept.kept {

@@ -116,6 +116,8 @@ fn in_hand(state: &State, now: jiff::Timestamp) -> Option<Why> {
         Step::PriorityLowered => "is about to resign",
         Step::Resigning => "is resigning",
         Step::Transferred => "follows, and is about to be stopped",
+        Step::Tagging => "is having its instance tagged",
+        Step::Tagged => "is tagged, and is about to be stopped",
         Step::Stopping => "is being stopped",
         Step::Stopped => "is stopped",
         Step::Modifying => "is having its type changed",
@@ -127,9 +129,11 @@ fn in_hand(state: &State, now: jiff::Timestamp) -> Option<Why> {
         Step::Rejoined => "catches up",
         Step::CaughtUp => "has caught up",
         Step::RestoringPriority => "is having its priority restored",
+        Step::Untagging => "is having its instance's tag removed",
     };
     let code = match hand.step {
-        Step::Selected | Step::PriorityLowered | Step::Transferred => "safeToStopAwaited",
+        Step::Selected | Step::PriorityLowered | Step::Transferred | Step::Tagged => "safeToStopAwaited",
+        Step::Tagging | Step::Untagging => "tagAwaited",
         Step::LoweringPriority | Step::RestoringPriority => "priorityAwaited",
         Step::Resigning => "resignationAwaited",
         Step::Stopping => "stopAwaited",

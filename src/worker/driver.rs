@@ -187,7 +187,6 @@ impl Driver {
     }
 
     fn absorb_instance(&mut self, at: Moment, instance: Instance) {
-        let pending = instance.state == InstanceState::Pending;
         let id = instance.id.clone();
         match self.instances.get_mut(&id) {
             Some(seen) => {
@@ -196,13 +195,17 @@ impl Driver {
                 if !same {
                     seen.state_since = at;
                 }
-                seen.pending_seen |= pending;
+                seen.pending_seen |= instance.state == InstanceState::Pending;
+                let same_fence = seen.instance.fence() == instance.fence();
+                seen.fence_times = if same_fence { seen.fence_times.saturating_add(1) } else { 1 };
+                if !same_fence {
+                    seen.fence_since = at;
+                }
                 seen.at = at;
                 seen.instance = instance;
             }
             None => {
-                self.instances
-                    .insert(id, InstanceSeen { instance, at, state_since: at, times: 1, pending_seen: pending });
+                self.instances.insert(id, InstanceSeen::first(instance, at));
             }
         }
     }
@@ -248,6 +251,7 @@ impl Driver {
         let ticket = self.state.in_hand.as_ref().and_then(|h| h.ticket);
         Observed {
             me: self.worker.writer.incarnation,
+            update: self.update,
             watch: &self.watch,
             instances: &self.instances,
             fleet_trouble: self.fleet_trouble.as_deref(),
@@ -277,7 +281,9 @@ impl Driver {
         eyes.set_cadence(match self.state.in_hand.as_ref().map(|h| h.step) {
             None => Cadence::BUSY,
             Some(
-                Step::Stopping
+                Step::Tagging
+                | Step::Untagging
+                | Step::Stopping
                 | Step::Stopped
                 | Step::Modifying
                 | Step::Modified
@@ -286,15 +292,14 @@ impl Driver {
                 | Step::Rebooting,
             ) => Cadence::CHANGING,
             Some(Step::Started | Step::Rejoined) => Cadence::RETURNING,
-            Some(
-                Step::Selected
-                | Step::LoweringPriority
-                | Step::PriorityLowered
-                | Step::Resigning
-                | Step::Transferred
-                | Step::CaughtUp
-                | Step::RestoringPriority,
-            ) if self.state.paused.is_none() => Cadence::BUSY,
+            Some(Step::Selected | Step::PriorityLowered | Step::Transferred | Step::Tagged | Step::CaughtUp)
+                if self.state.paused.is_none() =>
+            {
+                Cadence::TAKING
+            }
+            Some(Step::LoweringPriority | Step::Resigning | Step::RestoringPriority) if self.state.paused.is_none() => {
+                Cadence::BUSY
+            }
             Some(_) => Cadence::IDLE,
         });
     }
@@ -592,6 +597,11 @@ impl Driver {
             // What EC2 said before the call proves nothing about what came of it.
             seen.times = 0;
             seen.pending_seen = false;
+        }
+        if let Call::Tag { instance, .. } | Call::Untag { instance, .. } = &action.call
+            && let Some(seen) = self.instances.get_mut(instance)
+        {
+            seen.fence_times = 0;
         }
         let outcome = perform(&action.call, &*self.handle.admin, &*self.handle.fleet).await;
         match &outcome {

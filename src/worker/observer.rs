@@ -30,6 +30,9 @@ impl Cadence {
     /// A node is in hand: its entry lives for two seconds or less, and its first entry perhaps for 20 ms.
     pub const BUSY: Cadence =
         Cadence { nodes: Duration::from_millis(250), instances: Duration::from_secs(10), replication: false };
+    /// A node is about to be stopped, or let go: the fence on its instance must be seen fresh.
+    pub const TAKING: Cadence =
+        Cadence { nodes: Duration::from_millis(250), instances: Duration::from_secs(2), replication: false };
     /// An instance changes its state: EC2 is asked once a second, one call for all (its bucket refills by 20 a second).
     pub const CHANGING: Cadence =
         Cadence { nodes: Duration::from_millis(250), instances: Duration::from_secs(1), replication: false };

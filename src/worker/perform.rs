@@ -13,6 +13,8 @@ pub(super) async fn perform(call: &Call, admin: &dyn ClusterAdmin, fleet: &dyn F
         Call::ModifyType { instance, to } => ec2(fleet.modify_type(instance, to)).await,
         Call::StartInstance { instance } => ec2(fleet.start(instance)).await,
         Call::RebootInstance { instance } => ec2(fleet.reboot(instance)).await,
+        Call::Tag { instance, value } => ec2(fleet.tag(instance, value)).await,
+        Call::Untag { instance, value } => ec2(fleet.untag(instance, value)).await,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::observer::{Cadence, Observer, Sight};
 use super::{ClusterHandle, survey};
-use crate::domain::ids::{Address, Incarnation, NodeName};
+use crate::domain::ids::{Address, Incarnation, NodeName, UpdateId};
 use crate::domain::watch::ClusterWatch;
 use crate::ports::{Clock, EventLog};
 use crate::update::event::UpdateRequested;
@@ -63,6 +63,7 @@ pub async fn preview(
         let observed = Observed {
             // Nobody's: nothing is held, and nothing is done.
             me: Incarnation(uuid::Uuid::nil()),
+            update: UpdateId(uuid::Uuid::nil()),
             watch: &watch,
             instances: &instances,
             fleet_trouble: None,

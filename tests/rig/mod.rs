@@ -96,6 +96,7 @@ impl Rig {
                 allowed_types: vec![],
                 max_replication_delay: Duration::from_secs(5),
                 first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+                fence: true,
             },
             admin: self.admin.clone(),
             fleet: self.fleet.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use esdb_rollout::domain::cluster::{NodeState, View};
 use esdb_rollout::domain::ids::{Address, StreamName};
+use esdb_rollout::domain::instance::{FENCE_TAG, Instance};
 use esdb_rollout::ports::*;
 use esdb_rollout::sim::model::Fault;
 use esdb_rollout::update::action::Call;
@@ -13,7 +14,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::ports::Wired;
-use crate::scenario::{Act, Scenario};
+use crate::scenario::{Act, STRANGER, Scenario};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
@@ -41,6 +42,10 @@ pub enum Bug {
     IgnoresTheWindow,
     /// The cluster is released before the update has ended.
     ReleasesEarly,
+    /// Another update's tag on an instance is not looked at.
+    OverlooksAnothersTag,
+    /// The tag is not removed, and not looked for afterwards.
+    ForgetsTheTag,
 }
 
 impl Bug {
@@ -58,6 +63,8 @@ impl Bug {
         (Bug::CountsVotersFromGossip, "S3"),
         (Bug::IgnoresTheWindow, "S4"),
         (Bug::ReleasesEarly, "S9"),
+        (Bug::OverlooksAnothersTag, "fence"),
+        (Bug::ForgetsTheTag, "fence"),
     ];
 
     /// What a seed plays to find this bug: what it draws, except where a rare thing is needed.
@@ -97,6 +104,13 @@ impl Bug {
                 s.heal_at = Duration::from_secs(200);
                 s
             }
+            Bug::OverlooksAnothersTag => {
+                let mut s = Scenario::calm(seed);
+                s.acts = vec![(Duration::ZERO, Act::PersonTags(0))];
+                s.heal_at = Duration::from_secs(600);
+                s
+            }
+            Bug::ForgetsTheTag => Scenario::calm(seed),
             Bug::SkipsLeaderCheck
             | Bug::SkipsQuorumCheck
             | Bug::AppendsAfterActing
@@ -266,7 +280,9 @@ impl Bug {
             | Bug::IdsWithoutIncarnation
             | Bug::SdkRepeatsTheStop
             | Bug::IgnoresTheWindow
-            | Bug::ReleasesEarly => answer,
+            | Bug::ReleasesEarly
+            | Bug::OverlooksAnothersTag
+            | Bug::ForgetsTheTag => answer,
         }
     }
 
@@ -283,6 +299,20 @@ impl Bug {
         Ok(u32::try_from(view.members.iter().filter(|m| m.is_alive && !m.is_read_only_replica).count()).ok())
     }
 
+    /// What is described, as the product would see it.
+    pub fn describe(self, wired: &Wired, instances: &mut [Instance]) {
+        for instance in instances {
+            let unseen = instance.fence().is_some_and(|tag| {
+                let foreign = tag.starts_with(STRANGER);
+                let dropped = || wired.stage.judge(|j| j.wants_removed(tag));
+                self == Bug::OverlooksAnothersTag && foreign || self == Bug::ForgetsTheTag && dropped()
+            });
+            if unseen {
+                instance.details.tags.remove(FENCE_TAG);
+            }
+        }
+    }
+
     /// Whether this call is never made.
     pub fn forgets(self, call: &Call) -> bool {
         match call {
@@ -290,7 +320,9 @@ impl Bug {
                 self == Bug::ForgetsThePriority && *priority >= 0
                     || self == Bug::ResignsWithoutPriority && *priority < 0
             }
-            Call::Resign { .. }
+            Call::Untag { .. } => self == Bug::ForgetsTheTag,
+            Call::Tag { .. }
+            | Call::Resign { .. }
             | Call::StopInstance { .. }
             | Call::ModifyType { .. }
             | Call::StartInstance { .. }

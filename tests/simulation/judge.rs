@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use esdb_rollout::domain::cluster::NodeState;
 use esdb_rollout::domain::ids::Incarnation;
-use esdb_rollout::domain::instance::InstanceState;
+use esdb_rollout::domain::instance::{FENCE_TAG, InstanceState};
 use esdb_rollout::sim::model::{Reachability, Record};
 use esdb_rollout::sim::world::World;
 use esdb_rollout::update::action::Call;
@@ -23,6 +23,9 @@ const ACT_WINDOW: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(15);
 /// Appends must have failed for so long before a return ticket is used.
 const TICKET: Duration = Duration::from_secs(10);
+/// What was true of an instance's tag for longer than this could be known: EC2 says what was true ten seconds ago, its answer takes up to
+/// ten, and may then be acted upon for a few more.
+const TAG_KNOWABLE: Duration = Duration::from_secs(30);
 /// Instances are described at least this often (every 15 s, slower while EC2 throttles).
 const DESCRIBED: Duration = Duration::from_secs(100);
 
@@ -66,7 +69,13 @@ impl Entry {
                 | "InstanceStartRequested"
                 | "InstanceRebootRequested"
                 | "PriorityRestorationRequested"
+                | "TagRequested"
         )
+    }
+
+    /// Of the intent about a tag: whether it is removed.
+    fn removes(&self) -> bool {
+        self.data.get("remove").and_then(Value::as_bool) == Some(true)
     }
 
     fn is_command(&self) -> bool {
@@ -95,6 +104,9 @@ struct Truth {
     /// Whether a person changed its type or its priority.
     type_foreign: bool,
     priority_foreign: bool,
+    /// Since when its instance has not carried the active update's tag, and since when it has carried another's.
+    unfenced_since: Option<Duration>,
+    anothers_since: Option<Duration>,
     stops: u32,
 }
 
@@ -183,6 +195,12 @@ impl Judge {
         wanted
     }
 
+    /// Whether the removal of this tag was asked for: for a bug that does not look whether it is gone.
+    pub fn wants_removed(&self, tag: &str) -> bool {
+        let mut intents = self.histories.values().flatten().filter(|e| e.kind == "TagRequested");
+        intents.any(|e| e.removes() && e.text("value") == tag)
+    }
+
     pub fn stops(&self) -> Vec<u32> {
         self.nodes.iter().map(|n| n.stops).collect()
     }
@@ -223,7 +241,11 @@ impl Judge {
                 answers && matches!(state, NodeState::Leader | NodeState::Follower | NodeState::ReadOnlyReplica);
             let instance = w.instance_state(n);
             let level = serves && (leader == Some(n) || self.level(w, n, now));
+            let tag = w.facts().instances[n].details.tags.get(FENCE_TAG);
+            let ours = tag.is_some_and(|t| self.active.is_some_and(|u| t.starts_with(&format!("{u}@"))));
             let truth = &mut self.nodes[n];
+            set(&mut truth.unfenced_since, !ours, now);
+            set(&mut truth.anothers_since, tag.is_some() && !ours, now);
             set(&mut truth.leads_since, in_charge && leader == Some(n), now);
             set(&mut truth.lost_since, !serves, now);
             set(&mut truth.off_since, instance != InstanceState::Running, now);
@@ -402,6 +424,9 @@ impl Judge {
             Call::ModifyType { instance, .. } => (&["TypeModificationRequested"], self.of_instance(&instance.0)),
             Call::StartInstance { instance } => (&["InstanceStartRequested"], self.of_instance(&instance.0)),
             Call::RebootInstance { instance } => (&["InstanceRebootRequested"], self.of_instance(&instance.0)),
+            Call::Tag { instance, .. } | Call::Untag { instance, .. } => {
+                (&["TagRequested"], self.of_instance(&instance.0))
+            }
             Call::Resign { address } => (&["ResignationRequested"], self.of_address(&address.to_string())),
             Call::SetPriority { address, .. } => {
                 (&["PriorityLoweringRequested", "PriorityRestorationRequested"], self.of_address(&address.to_string()))
@@ -420,6 +445,7 @@ impl Judge {
         self.judge_plan(now, &history, n, call);
         self.judge_warrant(now, &history, n, me, kinds, call);
         self.judge_service(w, n, me, call);
+        self.judge_fence(now, &history, n, update, call);
     }
 
     /// A call came back without effect.
@@ -489,6 +515,8 @@ impl Judge {
                                 | "LeadershipTransferred"
                                 | "PriorityLowered"
                                 | "PriorityRestored"
+                                | "Tagged"
+                                | "Untagged"
                         )
                 });
                 if answered {
@@ -499,6 +527,8 @@ impl Judge {
                     Call::SetPriority { priority, .. } => {
                         e.data.get("priority").and_then(Value::as_i64) == Some(i64::from(*priority))
                     }
+                    Call::Tag { value, .. } => e.text("value") == value && !e.removes(),
+                    Call::Untag { value, .. } => e.text("value") == value && e.removes(),
                     Call::StopInstance { .. }
                     | Call::StartInstance { .. }
                     | Call::RebootInstance { .. }
@@ -531,6 +561,8 @@ impl Judge {
             }),
             Call::StopInstance { .. }
             | Call::RebootInstance { .. }
+            | Call::Tag { .. }
+            | Call::Untag { .. }
             | Call::Resign { .. }
             | Call::SetPriority { .. } => false,
         };
@@ -586,6 +618,50 @@ impl Judge {
         }
     }
 
+    /// The fence outside the store: no stop without this update's tag on the instance, none written over another's, and nothing about tags
+    /// while the node is out of service.
+    fn judge_fence(&mut self, now: Duration, history: &[Entry], n: usize, update: Uuid, call: &Call) {
+        let long = |since: Option<Duration>| since.is_some_and(|at| now.saturating_sub(at) >= TAG_KNOWABLE);
+        let (unfenced, anothers) = (long(self.nodes[n].unfenced_since), long(self.nodes[n].anothers_since));
+        if let Call::StopInstance { .. } = call
+            && unfenced
+        {
+            self.breach("fence", now, format!("{call}: it does not carry the tag of {}", short(update)));
+        }
+        let (Call::Tag { value, .. } | Call::Untag { value, .. }) = call else { return };
+        if !value.starts_with(&format!("{update}@")) {
+            self.breach("fence", now, format!("{call}: the value is not one of {}", short(update)));
+        }
+        if let Call::Tag { .. } = call
+            && anothers
+        {
+            self.breach("fence", now, format!("{call}: it carries another's tag"));
+        }
+        let of_node = history.iter().rev().filter(|e| e.text("node") == self.names[n]);
+        let service = of_node.map(|e| (e.kind.as_str(), e.text("what")));
+        let down = service
+            .take_while(|(kind, _)| *kind != "NodeSelected")
+            .find(|(kind, what)| matches!(*kind, "CaughtUp" | "InstanceStopRequested") || *what == "stopNotDone")
+            .is_some_and(|(kind, _)| kind == "InstanceStopRequested");
+        if down {
+            self.breach("fence", now, format!("{call}: {} is out of service", self.names[n]));
+        }
+    }
+
+    /// No tag is left on an instance, unless the history says so.
+    fn fences_left(&mut self, w: &World) {
+        for n in 0..self.nodes.len() {
+            let Some(tag) = w.facts().instances[n].details.tags.get(FENCE_TAG) else { continue };
+            let whose = self.histories.iter().find(|(u, _)| tag.starts_with(&format!("{u}@")));
+            let Some((update, history)) = whose else { continue };
+            let last = history.iter().rev().find(|e| e.kind == "Untagged" && e.text("node") == self.names[n]);
+            if last.is_none_or(|e| e.text("code").is_empty()) {
+                let what = format!("{} still carries a tag of {}", self.names[n], short(*update));
+                self.breach("fence", w.now(), what);
+            }
+        }
+    }
+
     fn of_instance(&self, id: &str) -> Option<usize> {
         self.instances.iter().position(|i| i == id)
     }
@@ -608,6 +684,7 @@ impl Judge {
                 self.breach("S7", now, what);
             }
         }
+        self.fences_left(w);
         let history = self.histories.get(&update).cloned().unwrap_or_default();
         for e in history.iter().filter(|e| e.kind == "NodeUpdated" || e.kind == "NodeRolledBack") {
             let Some(n) = self.names.iter().position(|name| name == e.text("node")) else { continue };
@@ -706,6 +783,7 @@ fn judge_fact(history: &[Entry], entry: &Entry) -> Vec<(&'static str, String)> {
         "InstanceStartFailed" => &["InstanceStartRequested", "TypeModificationRequested"],
         "PriorityLowered" => &["PriorityLoweringRequested"],
         "LeadershipTransferred" => &["ResignationRequested"],
+        "Tagged" => &["TagRequested"],
         _ => &[],
     };
     let by_ticket = entry.data.get("returnTicket").and_then(Value::as_bool) == Some(true);
@@ -715,6 +793,16 @@ fn judge_fact(history: &[Entry], entry: &Entry) -> Vec<(&'static str, String)> {
         if last.filter(open).is_none() {
             broken.push(("S8", format!("no open {} stands before it", intents.join(" or "))));
         }
+    }
+    // A node's turn does not end while its instance carries the tag.
+    let tagged = |node: &str| {
+        let of_tag = |e: &&Entry| matches!(e.kind.as_str(), "TagRequested" | "Untagged") && e.text("node") == node;
+        history.iter().rev().find(of_tag).is_some_and(|e| e.kind == "TagRequested")
+    };
+    let over = results.contains(&entry.kind.as_str()) && tagged(node);
+    let ended = entry.is_end() && history.iter().any(|e| e.kind == "NodeSelected" && tagged(e.text("node")));
+    if (over || ended) && entry.text("code") != "instanceTerminated" {
+        broken.push(("fence", "the tag is still to be removed".into()));
     }
     // L3: pause and cancel take hold before the next stop.
     if entry.kind == "InstanceStopRequested" {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use esdb_rollout::codec::Writer;
 use esdb_rollout::domain::ids::{ClusterName, UpdateId, WorkerName};
-use esdb_rollout::domain::instance::InstanceState;
+use esdb_rollout::domain::instance::{FENCE_TAG, InstanceState};
 use esdb_rollout::domain::quorum::Voters;
 use esdb_rollout::ports::{Expected, NewEvent, SystemClock};
 use esdb_rollout::sim::model::{Reachability, WorldConfig};
@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::bugs::Bug;
 use crate::judge::{Breach, Judge, who};
 use crate::ports::{Calendar, Life, Stage, Wired};
-use crate::scenario::{Act, Command, Scenario};
+use crate::scenario::{Act, Command, STRANGER, Scenario};
 
 /// How often the judge looks, between the calls.
 const LOOK: Duration = Duration::from_millis(100);
@@ -260,6 +260,7 @@ impl Play {
                 allowed_types: vec![],
                 max_replication_delay: Duration::from_secs(5),
                 first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+                fence: true,
             },
             admin: wired.clone(),
             fleet: wired.clone(),
@@ -333,6 +334,12 @@ impl Play {
                 self.stage.cluster.with(|w| w.set_priority(n, priority));
                 self.stage.judge(|j| j.person_changed_priority(n));
             }
+            Act::PersonTags(n) => self.stage.cluster.with(|w| {
+                w.facts_mut().instances[n].details.tags.insert(FENCE_TAG.into(), STRANGER.into());
+            }),
+            Act::PersonUntags(n) => self.stage.cluster.with(|w| {
+                w.facts_mut().instances[n].details.tags.remove(FENCE_TAG);
+            }),
             Act::LoseData(n, percent) => {
                 let lost = self.stage.cluster.with(|w| {
                     let off = w.instance_state(n) == InstanceState::Stopped;
@@ -397,6 +404,15 @@ impl Play {
             self.stage.store.with(|w| (0..3).for_each(|n| mend(w, n)));
         }
         if !quorum_only {
+            // The other installation is done.
+            let strange = |tag: &String| tag == STRANGER;
+            self.stage.cluster.with(|w| {
+                for facts in &mut w.facts_mut().instances {
+                    if facts.details.tags.get(FENCE_TAG).is_some_and(strange) {
+                        facts.details.tags.remove(FENCE_TAG);
+                    }
+                }
+            });
             self.stage.faulty.store(false, Ordering::SeqCst);
             for running in self.workers.iter().filter_map(|s| s.running.as_ref()) {
                 running.life.heal();

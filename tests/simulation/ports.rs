@@ -376,6 +376,8 @@ impl Wired {
             Call::ModifyType { .. } => "ModifyInstanceAttribute",
             Call::StartInstance { .. } => "StartInstances",
             Call::RebootInstance { .. } => "RebootInstances",
+            Call::Tag { .. } => "CreateTags",
+            Call::Untag { .. } => "DeleteTags",
             Call::SetPriority { .. } | Call::Resign { .. } => "none of EC2's",
         };
         let again = call.clone();
@@ -387,6 +389,8 @@ impl Wired {
                     Call::ModifyType { instance, to } => fleet.modify_type(&instance, &to).await,
                     Call::StartInstance { instance } => fleet.start(&instance).await,
                     Call::RebootInstance { instance } => fleet.reboot(&instance).await,
+                    Call::Tag { instance, value } => fleet.tag(&instance, &value).await,
+                    Call::Untag { instance, value } => fleet.untag(&instance, &value).await,
                     Call::SetPriority { .. } | Call::Resign { .. } => Ok(Done { request_id: None }),
                 }
             }
@@ -436,7 +440,9 @@ impl Wired {
                     Call::StopInstance { .. }
                     | Call::ModifyType { .. }
                     | Call::StartInstance { .. }
-                    | Call::RebootInstance { .. } => Ok(()),
+                    | Call::RebootInstance { .. }
+                    | Call::Tag { .. }
+                    | Call::Untag { .. } => Ok(()),
                 }
             }
         };
@@ -678,6 +684,9 @@ impl Fleet for Wired {
             return Err(failure(code.expect("there are some")));
         }
         let mut answer = self.fleet.describe(ids).await?;
+        if let Some(bug) = self.stage.bug {
+            bug.describe(self, &mut answer);
+        }
         let now = Instant::now();
         let stale = self.chance(|w| w.describe_stale).then(|| self.draw(|r| r.millis(0, 10_000)));
         {
@@ -698,7 +707,10 @@ impl Fleet for Wired {
     }
 
     async fn find(&self, w: &Wanted) -> Result<Vec<Instance>, FleetError> {
-        let answer = self.fleet.find(w).await;
+        let mut answer = self.fleet.find(w).await;
+        if let (Some(bug), Ok(found)) = (self.stage.bug, &mut answer) {
+            bug.describe(self, found);
+        }
         self.back(answer).await
     }
 
@@ -730,6 +742,18 @@ impl Fleet for Wired {
 
     async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
         self.fleet_call(Call::RebootInstance { instance: id.clone() }).await
+    }
+
+    async fn tag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        self.fleet_call(Call::Tag { instance: id.clone(), value: value.to_owned() }).await
+    }
+
+    async fn untag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        let call = Call::Untag { instance: id.clone(), value: value.to_owned() };
+        match self.stage.bug {
+            Some(bug) if bug.forgets(&call) => Ok(Done { request_id: None }),
+            Some(_) | None => self.fleet_call(call).await,
+        }
     }
 }
 

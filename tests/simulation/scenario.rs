@@ -22,6 +22,10 @@ pub enum Act {
     PersonStarts(usize),
     PersonModifies(usize, &'static str),
     PersonSetsPriority(usize, i32),
+    /// Somebody who reads another store tags the instance as theirs, whatever it says.
+    PersonTags(usize),
+    /// Whatever tag there is of an update, it is removed.
+    PersonUntags(usize),
     /// While its machine is stopped, the node's volume loses all but this many percent.
     LoseData(usize, u32),
     /// The store, where it is not the cluster.
@@ -177,6 +181,9 @@ pub struct Scenario {
     /// How long a worker that died stays away, at most.
     pub respawn: Duration,
 }
+
+/// Value with which another installation's update tags its instances.
+pub const STRANGER: &str = "00000000-0000-4000-8000-00000000beef@7";
 
 /// The type that is wanted.
 pub const TARGET: &str = "m6i.xlarge";
@@ -420,6 +427,17 @@ fn acts(
                         acts.push((later, Act::Command(Command::Resume)));
                     }
                 }
+            }
+        }
+    }
+    if r.percent(8) {
+        for _ in 0..1 + r.below(2) {
+            let (at, n) = (r.millis(0, end), r.below(count as u64) as usize);
+            let later = at + r.millis(500, 60_000);
+            match r.below(3) {
+                0 => acts.extend([(at, Act::PersonTags(n)), (later, Act::PersonUntags(n))]),
+                1 => acts.push((at, Act::PersonTags(n))),
+                _ => acts.push((at, Act::PersonUntags(n))),
             }
         }
     }

@@ -82,6 +82,8 @@ fn perform(world: &mut World, action: &str, parameters: &Parameters) -> Result<S
         | "StartInstances"
         | "RebootInstances"
         | "ModifyInstanceAttribute"
+        | "CreateTags"
+        | "DeleteTags"
         | "DescribeInstanceAttribute"
         | "DescribeInstanceStatus"
         | "DescribeVolumes"
@@ -104,6 +106,8 @@ fn perform(world: &mut World, action: &str, parameters: &Parameters) -> Result<S
             Ok(text("return", "true"))
         }
         "ModifyInstanceAttribute" => modify_instance_attribute(world, parameters),
+        "CreateTags" => create_tags(world, parameters),
+        "DeleteTags" => delete_tags(world, parameters),
         "DescribeInstanceAttribute" => ec2_facts::instance_attribute(world, parameters),
         "DescribeInstanceStatus" => ec2_facts::instance_status(world, parameters),
         "DescribeVolumes" => ec2_facts::volumes(world, parameters),
@@ -111,6 +115,9 @@ fn perform(world: &mut World, action: &str, parameters: &Parameters) -> Result<S
         _ => describe_instance_type_offerings(world, parameters),
     }
 }
+
+/// Keys, each with its value if it was given one.
+type Tags = Vec<(String, Option<String>)>;
 
 /// The fields of a form, in their order.
 #[derive(Debug)]
@@ -161,6 +168,24 @@ impl Parameters {
     /// The values of `name.1`, `name.2`, ….
     fn list(&self, name: &str) -> Vec<String> {
         (1..).map_while(|i| self.get(&format!("{name}.{i}"))).map(str::to_owned).collect()
+    }
+
+    /// The resources of a request about tags, and its tags: instances are the only resources here.
+    fn tagged(&self) -> Result<(Vec<InstanceId>, Tags), Ec2Fault> {
+        let ids: Vec<InstanceId> = self.list("ResourceId").into_iter().map(InstanceId).collect();
+        if ids.is_empty() {
+            return Err(fault("MissingParameter", "The request must contain the parameter resourceIdSet"));
+        }
+        let tag = |i: usize| {
+            let key = self.get(&format!("Tag.{i}.Key"))?.to_owned();
+            Some((key, self.get(&format!("Tag.{i}.Value")).map(str::to_owned)))
+        };
+        let tags: Tags = (1..).map_while(tag).collect();
+        if let Some((key, _)) = tags.iter().find(|(key, _)| key.starts_with("aws:")) {
+            let message = format!("Tag keys starting with 'aws:' are reserved for internal use: {key}");
+            return Err(fault("InvalidParameterValue", message));
+        }
+        Ok((ids, tags))
     }
 
     /// The instances of a request that must name some.
@@ -335,6 +360,25 @@ fn modify_instance_attribute(world: &mut World, parameters: &Parameters) -> Resu
         return Err(fault("InvalidParameterCombination", "No attributes specified."));
     };
     world.modify_instance_type(&InstanceId::from(id), &InstanceType::from(to))?;
+    Ok(text("return", "true"))
+}
+
+fn create_tags(world: &mut World, parameters: &Parameters) -> Result<String, Ec2Fault> {
+    let (ids, tags) = parameters.tagged()?;
+    if tags.is_empty() {
+        return Err(fault("MissingParameter", "The request must contain the parameter tagSet"));
+    }
+    let tags: Vec<_> = tags.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
+    world.create_tags(&ids, &tags)?;
+    Ok(text("return", "true"))
+}
+
+fn delete_tags(world: &mut World, parameters: &Parameters) -> Result<String, Ec2Fault> {
+    let (ids, tags) = parameters.tagged()?;
+    if tags.is_empty() {
+        return Err(fault("MissingParameter", "The request must contain the parameter tagSet"));
+    }
+    world.delete_tags(&ids, &tags)?;
     Ok(text("return", "true"))
 }
 

@@ -229,6 +229,33 @@ impl World {
         Ok(())
     }
 
+    /// `CreateTags`: what a key said before is lost, and nothing is compared.
+    pub fn create_tags(&mut self, ids: &[InstanceId], tags: &[(String, String)]) -> Result<(), Ec2Fault> {
+        self.throttle()?;
+        self.authorize("CreateTags")?;
+        for n in self.machines(ids)? {
+            self.facts.instances[n].details.tags.extend(tags.iter().cloned());
+        }
+        self.touch();
+        Ok(())
+    }
+
+    /// `DeleteTags`: a tag given with a value is removed if it has that value. One that is not there is no error.
+    pub fn delete_tags(&mut self, ids: &[InstanceId], tags: &[(String, Option<String>)]) -> Result<(), Ec2Fault> {
+        self.throttle()?;
+        self.authorize("DeleteTags")?;
+        for n in self.machines(ids)? {
+            let there = &mut self.facts.instances[n].details.tags;
+            for (key, value) in tags {
+                if value.is_none() || there.get(key) == value.as_ref() {
+                    there.remove(key);
+                }
+            }
+        }
+        self.touch();
+        Ok(())
+    }
+
     /// Takes over what somebody else's EC2 says of a node's instance, and lets the node's process follow it.
     ///
     /// A type that changed between two looks at a running instance means that it was stopped and started meanwhile. Nothing of the world's

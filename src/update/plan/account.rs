@@ -36,6 +36,13 @@ pub(super) fn reboot_denied(scene: &Scene<'_>) -> Verdict {
     }
 }
 
+pub(super) fn tag_denied(scene: &Scene<'_>) -> Verdict {
+    if !scene.observed.policy.fence {
+        return Verdict::NotApplicable;
+    }
+    Verdict::worst([right(scene, Verb::Tag), right(scene, Verb::Untag)])
+}
+
 /// The quota itself is a matter of another service than EC2; what it must leave room for can be said.
 pub(super) fn vcpu_quota(scene: &Scene<'_>) -> Verdict {
     let mut more: u64 = 0;

@@ -98,7 +98,7 @@ pub fn assess(
     let mut missing = survey.missing.clone();
     let members = members(request, survey, observed, now, &mut missing);
     let order = order(request, &members);
-    let scene = Scene { request, survey, observed, now, since, voters: survey.voters, members, order };
+    let mut scene = Scene { request, survey, observed, now, since, voters: survey.voters, members, order };
     let mut checks = request_checks(&scene);
     checks.extend(survey.reasons.iter().map(refused));
     for check in CATALOGUE {
@@ -112,6 +112,12 @@ pub fn assess(
     missing.dedup();
     for c in &mut checks {
         waive(c, waivers, observed.wall);
+    }
+    for member in &mut scene.members {
+        let taken =
+            |c: &&PlannedCheck| c.code == "fence" && c.node.as_ref() == Some(&member.node) && c.waived_by.is_some();
+        let left_behind = checks.iter().find(taken).and_then(|_| survey.members.get(&member.node));
+        member.stale_fence = left_behind.and_then(|m| m.instance.fence()).map(str::to_owned);
     }
     checks.sort_by_key(|c| CATALOGUE.iter().position(|known| known.code == c.code));
     let digest = digest(&scene.members, &scene.order, &checks);
@@ -170,6 +176,7 @@ fn members(
             priority: own.priority,
             version: own.version.clone(),
             instance_state: Some(m.instance.state),
+            stale_fence: None,
         });
     }
     members

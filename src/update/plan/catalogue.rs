@@ -325,6 +325,16 @@ pub const CATALOGUE: &[Check] = &[
     ),
     check(
         Theme::Instance,
+        "fence",
+        Refuse,
+        W | D,
+        Member(instance::fence),
+        "no instance of the cluster that another update has in hand, from whatever store",
+        "see who works on it: the tag's value begins with the update's id; if nobody does, remove the tag, or waive this check, which lets this \
+         value be overwritten",
+    ),
+    check(
+        Theme::Instance,
         "placementGroup",
         Warn,
         W | D,
@@ -513,6 +523,16 @@ pub const CATALOGUE: &[Check] = &[
         Cluster(account::reboot_denied),
         "the right to ec2:RebootInstances, which onSilentNode asks for",
         IAM,
+    ),
+    check(
+        Theme::Account,
+        "tagDenied",
+        Refuse,
+        0,
+        Cluster(account::tag_denied),
+        "the right to ec2:CreateTags and ec2:DeleteTags, with which an instance is marked while it is in hand",
+        "allow ec2:CreateTags and ec2:DeleteTags for these instances in the policy of the worker's role, or set fence = false for the cluster \
+         in the worker's configuration",
     ),
     check(
         Theme::Account,

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 
 use super::check::{OneNode, Scene, Verdict};
 use crate::domain::inspection::{Asked, Attributes};
-use crate::domain::instance::InstanceState;
+use crate::domain::instance::{FENCE_TAG, InstanceState};
 
 /// An event that AWS may begin within this time is as good as begun: an update of a few nodes takes hours at most.
 const EVENT_IS_NEAR: SignedDuration = SignedDuration::from_hours(24);
@@ -126,6 +126,19 @@ pub(super) fn scheduled_event(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict 
     };
     let live = events.into_iter().flatten().filter(|e| !over(&e.description)).map(judge);
     Verdict::worst(live.chain([Verdict::Passed("none".into())]))
+}
+
+pub(super) fn fence(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    if !scene.observed.policy.fence {
+        return Verdict::NotApplicable;
+    }
+    let ours = |value: &str| value.strip_prefix(&scene.observed.update.to_string()).is_some_and(|v| v.starts_with('@'));
+    match node.instance.fence() {
+        Some(value) if !ours(value) => {
+            Verdict::Failed(format!("{} of {} is tagged {FENCE_TAG} = {value}", node.instance.id, node.name))
+        }
+        Some(_) | None => Verdict::Passed("no tag of another update".into()),
+    }
 }
 
 pub(super) fn placement_group(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {

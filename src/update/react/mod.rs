@@ -2,6 +2,7 @@
 
 mod between;
 mod commands;
+mod fence;
 mod rejoin;
 mod request;
 mod service;
@@ -169,9 +170,10 @@ impl Hand<'_> {
             return next;
         }
         match step {
-            Step::Selected | Step::PriorityLowered | Step::Transferred => self.in_service(),
+            Step::Selected | Step::PriorityLowered | Step::Transferred | Step::Tagged => self.in_service(),
             Step::LoweringPriority => self.lowering(),
             Step::Resigning => self.resigning(),
+            Step::Tagging => self.tagging(),
             Step::Stopping => self.stopping(),
             Step::Stopped | Step::Modified | Step::StartFailed => self.stopped(),
             Step::Modifying => self.modifying(),
@@ -181,6 +183,7 @@ impl Hand<'_> {
             Step::Rejoined => self.rejoined(),
             Step::CaughtUp => self.caught_up(),
             Step::RestoringPriority => self.restoring(),
+            Step::Untagging => self.untagging(),
         }
     }
 

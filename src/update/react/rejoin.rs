@@ -281,6 +281,9 @@ impl Hand<'_> {
                 .into(),
             );
         }
+        if self.hand.fence.is_some() {
+            return self.unfence(facts).unwrap_or_else(|| self.fence_unseen());
+        }
         let seconds = self.hand.phases(self.observed.wall);
         let started = self.hand.started_type.clone().unwrap_or_else(|| self.hand.old_type.clone());
         let kept = self.hand.caught_up.as_ref().map(|c| c.data_kept.clone());

@@ -10,7 +10,7 @@ use super::super::safety::{self, Blocker};
 use super::super::state::{CANCELLED, INSTANCE_TERMINATED, ROLLED_BACK, Step};
 use super::between::{PLAN_AGAIN, UNEXPECTED_MEMBER, blocked, cancelled, change};
 use super::stop::REPLACE_NODE;
-use super::{Hand, IntentStatus, Next, number};
+use super::{Hand, IntentStatus, Next, fence, number};
 use crate::domain::agreement::Agreement;
 use crate::domain::cluster::NodeState;
 use crate::domain::instance::InstanceState;
@@ -34,6 +34,10 @@ impl Hand<'_> {
         if let Some(found) = &self.hand.stop_refused {
             return self.fail_in_service("stopRefused", &format!("EC2 refused the stop: {found}"));
         }
+        if let Some(found) = &self.hand.fence_refused {
+            let (code, remedy) = fence::why_not(found);
+            return self.fail_in_service(code, &remedy);
+        }
         let Some(seen) = self.seen() else { return self.no_description() };
         match seen.instance.state {
             InstanceState::Terminated | InstanceState::ShuttingDown => {
@@ -45,6 +49,9 @@ impl Hand<'_> {
             | InstanceState::Stopped
             | InstanceState::Unrecognized => {}
         }
+        if let Some(next) = self.fenced_by_another() {
+            return next;
+        }
         let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
         if blockers.iter().any(|b| matches!(b, Blocker::UnexpectedMember(_))) {
             return self.fail_in_service(UNEXPECTED_MEMBER, PLAN_AGAIN);
@@ -54,6 +61,9 @@ impl Hand<'_> {
         }
         if let Some(first) = blockers.first() {
             return blocked(self.state, first, "before its stop", self.now);
+        }
+        if let Some(next) = self.fence_first(seen) {
+            return next;
         }
         self.request_stop(seen)
     }
@@ -240,6 +250,9 @@ impl Hand<'_> {
 
     /// Ends the node's turn while it is in service. An open intent is settled by its age: nothing it could still do would stop a node.
     pub(super) fn fail_in_service(&self, code: &str, remedy: &str) -> Next {
+        if let Some(next) = self.unfence(vec![]) {
+            return next;
+        }
         match self.hand.lowered {
             Some(lowered) => self.restore(lowered.original, 1),
             None => Next::Record(vec![self.way_out(code, remedy)]),
@@ -335,6 +348,9 @@ impl Hand<'_> {
     pub(super) fn failure_after_restoring(&self) -> Event {
         if let Some(found) = &self.hand.stop_refused {
             self.way_out("stopRefused", &format!("EC2 refused the stop: {found}"))
+        } else if let Some(found) = &self.hand.fence_refused {
+            let (code, remedy) = fence::why_not(found);
+            self.way_out(code, &remedy)
         } else if self.hand.resignations >= RESIGNATIONS_MAX {
             self.way_out(
                 "leaderDoesNotResign",

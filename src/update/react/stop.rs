@@ -63,6 +63,9 @@ impl Hand<'_> {
             IntentStatus::MayCall => {
                 let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
                 match blockers.first() {
+                    None if self.fence_holds(seen) != Some(true) => {
+                        self.wait("fenceUnseen", "EC2 does not say that the instance carries this update's tag", vec![])
+                    }
                     None => self.act(Call::StopInstance { instance: self.hand.instance.clone() }),
                     // What was true a moment ago is not any more: let the window pass, and begin again.
                     Some(first) => blocked(self.state, first, "the stop was called off", self.now),
@@ -157,7 +160,12 @@ impl Hand<'_> {
         }
         match blockers.first() {
             Some(first) => blocked(self.state, first, "before its stop", self.now),
-            None => self.request_stop(seen),
+            None => match self.fence_holds(seen) {
+                Some(true) => self.request_stop(seen),
+                // It is in service, and nothing is under way: from there it is tagged anew, or let go.
+                Some(false) => self.not_stopped(TURNED_BACK, ""),
+                None => self.fence_unseen(),
+            },
         }
     }
 
