@@ -354,13 +354,18 @@ impl Hand<'_> {
 
     pub(super) fn over_time(&self) -> bool {
         let limit = self.state.request.as_ref().and_then(|r| r.node_timeout_seconds);
-        let limit = limit.map_or(NODE_TIMEOUT, Duration::from_secs_f64);
+        let limit = limit.map_or(NODE_TIMEOUT, seconds);
         let spent = self.resumed().and_then(|r| r.spent_seconds).unwrap_or_default();
-        self.now.since(self.hand.selected_seen) + Duration::from_secs_f64(spent.max(0.0)) > limit
+        self.now.since(self.hand.selected_seen).saturating_add(seconds(spent)) > limit
     }
 
     /// What another run says of the node.
     fn resumed(&self) -> Option<&ResumedNode> {
         self.state.request.as_ref().and_then(|r| r.resumed(&self.hand.node))
     }
+}
+
+/// A number of a request. No plan is made with one that is out of bounds, but its facts may be forged.
+fn seconds(number: f64) -> Duration {
+    Duration::try_from_secs_f64(number.max(0.0)).unwrap_or(Duration::MAX)
 }
