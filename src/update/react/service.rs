@@ -21,15 +21,16 @@ impl Hand<'_> {
         if self.given_up() {
             return self.fail_in_service(CANCELLED, "start a new update when it is wanted");
         }
+        // Nobody's time runs out while somebody has it paused.
+        if let Some(paused) = &self.state.paused {
+            let by = paused.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default();
+            return self.wait("paused", format!("paused{by}; resume to go on"), vec![]);
+        }
         if self.over_time() {
             return self.fail_in_service(
                 "nodeTimedOut",
                 "find out why the node could not be taken out of service; see the StepDelayed facts",
             );
-        }
-        if let Some(paused) = &self.state.paused {
-            let by = paused.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default();
-            return self.wait("paused", format!("paused{by}; resume to go on"), vec![]);
         }
         if let Some(found) = &self.hand.stop_refused {
             return self.fail_in_service("stopRefused", &format!("EC2 refused the stop: {found}"));
@@ -171,6 +172,12 @@ impl Hand<'_> {
             {
                 self.wait("priorityAwaited", format!("its entry still says {}", own.priority), vec![])
             }
+            // Let go, or held: no more of it now.
+            IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. }
+                if self.turning_back() =>
+            {
+                self.in_service()
+            }
             IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. } => {
                 if self.hand.attempt >= PRIORITY_TRIES_MAX {
                     return self.fail_in_service(
@@ -235,7 +242,8 @@ impl Hand<'_> {
                 "the leader went on leading; look at its log, and whether every voter reaches every other",
             );
         }
-        self.make_follow()
+        // Once more, unless it was let go or paused meanwhile.
+        self.in_service()
     }
 
     /// Ends the node's turn while it is in service. An open intent is settled by its age: nothing it could still do would stop a node.
