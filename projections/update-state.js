@@ -303,7 +303,11 @@
             s.awaited = null;
         }
         if (type === "CheckWaived" && !s.plan) { s.waivers.push({ revision: s.revision, data: body }); }
-        if (type === "RollbackRequested" && s.plan && !s.rollback && !s.cancelled) { s.rollback = body; }
+        if (type === "RollbackRequested" && s.plan && !s.rollback && !s.cancelled) {
+            s.rollback = body;
+            // Going back waits at no gate of the way forwards.
+            if (s.awaited && s.awaited.gate !== "dataUnknown") { s.awaited = null; }
+        }
         if (type === "RetryRequested" && mayRetry(s, body.answers)) {
             s.granting.push(s.revision);
             retry(s);

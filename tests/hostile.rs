@@ -316,6 +316,21 @@ proptest! {
     }
 }
 
+#[test]
+fn a_time_limit_that_no_plan_accepts_stops_no_worker() {
+    let selected = real_history().iter().position(|e| e.event_type == "NodeSelected").unwrap();
+    for number in [-1.0, 0.0, 1e18, 1e30, f64::MAX] {
+        let mut history = real_history()[..=selected].to_vec();
+        let node = history[selected].data["node"].clone();
+        history[0].data["nodeTimeoutSeconds"] = json!(number);
+        history[0].data["resumes"] = json!([{ "node": node, "spentSeconds": number }]);
+        let history: Vec<Recorded> = history.iter().map(|e| decode(e, Moment::default())).collect();
+        let state = fold(&history);
+        assert!(state.in_hand.is_some() && state.broken.is_none(), "{number}: {:?}", state.broken);
+        look(&history, &state, InstanceState::Running, Moment(Duration::from_secs(60)));
+    }
+}
+
 /// What somebody writes who wishes us ill: type, data, metadata.
 fn ill(incarnation: Uuid) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
     let ours = serde_json::to_vec(&json!({ "worker": "w1", "incarnation": incarnation })).unwrap();

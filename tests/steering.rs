@@ -5,6 +5,7 @@ mod rig;
 use std::time::Duration;
 
 use esdb_rollout::cli::command::{AgainArgs, Asked, retry, rollback};
+use esdb_rollout::domain::catch_up::DataKept;
 use esdb_rollout::domain::ids::{ClusterName, Revision, UpdateId};
 use esdb_rollout::domain::instance::InstanceState;
 use esdb_rollout::sim::model::Fault;
@@ -247,4 +248,80 @@ async fn admitted(rig: &Rig, n: usize) -> UpdateId {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("no update is admitted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_paused_no_leader_is_asked_again_and_no_time_runs_out() {
+    let mut config = quick_world(17);
+    config.faults.push(Fault::ResignationsIgnored { times: u32::MAX });
+    let rig = Rig::new(config);
+    let truth = rig.watch_truth();
+    rig.append(asks(json!({ "nodeTimeoutSeconds": 120 })).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("ResignationRequested", 1).await;
+    rig.append(PauseRequested::default().into(), 2).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let paused = outline(&rig.history().await);
+    assert_eq!(paused.matches("ResignationRequested").count(), 1, "{paused}");
+    rig.append(ResumeRequested::default().into(), 3).await;
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    let Some(End::Failed(end)) = &state.end else { panic!("{shown}") };
+    assert_eq!(end.code, "leaderDoesNotResign", "its time stood still meanwhile\n{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    truth.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_covers_the_data_in_doubt_when_it_was_asked_for_and_no_later_doubt() {
+    let rig = Rig::new(quick_world(19));
+    let (history, _) = rig.run(asks(json!({})), LIMIT).await;
+    let mut played = State::default();
+    let say = |state: &mut State, like: &Recorded, event: Event| {
+        let revision = state.last_revision().map_or(Revision(0), Revision::next);
+        state.evolve(&Recorded { revision, body: Body::Event(Box::new(event)), ..like.clone() });
+        revision
+    };
+    let mut doubts = Vec::new();
+    for recorded in &history {
+        let Body::Event(event) = &recorded.body else { panic!("{recorded:?}") };
+        let mut event = (**event).clone();
+        if let Event::CaughtUp(e) = &mut event {
+            e.data_kept.kept = DataKept::Unknown;
+        }
+        let done = matches!(event, Event::NodeUpdated(_));
+        say(&mut played, recorded, event);
+        if done {
+            doubts.push(played.data_unknown.len());
+        }
+        if done && doubts.len() == 1 {
+            let (gate, node) = (Gate::DataUnknown, Some("esdb-2".into()));
+            let asked = ApprovalAwaited { gate, node, detail: String::new() };
+            let answers = say(&mut played, recorded, asked.into());
+            let granted = ApprovalGranted { answers, check: None, node: None, until: None, by: None, why: None };
+            say(&mut played, recorded, granted.into());
+            say(&mut played, recorded, UpdateResumed::default().into());
+            assert_eq!(played.data_unknown, [], "it is covered");
+        }
+    }
+    assert_eq!(played.broken, None);
+    assert_eq!(doubts, [1, 1, 2, 3], "each later one is in doubt again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn going_back_waits_at_no_gate_of_the_way_forwards() {
+    let rig = Rig::new(quick_world(18));
+    let truth = rig.watch_truth();
+    rig.append(asks(json!({ "gates": ["afterFirst"] })).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("ApprovalAwaited", 1).await;
+    rig.append(RollbackRequested::default().into(), 2).await;
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    assert!(matches!(state.end, Some(End::Cancelled(_))), "{shown}");
+    assert_eq!(types(&rig), [OLD; 4], "{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    truth.check();
 }

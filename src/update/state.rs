@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -201,7 +202,7 @@ pub struct InHand {
     pub step: Step,
     /// When this process first saw that step.
     pub step_seen: Moment,
-    /// When this process first saw the selection.
+    /// When this process first saw the selection, later by the time for which it was paused since.
     pub selected_seen: Moment,
     /// The intent without an outcome, if there is one.
     pub intent: Option<OpenIntent>,
@@ -349,16 +350,18 @@ pub struct State {
     pub waivers: Vec<Waiver>,
     /// Whether it is paused.
     pub paused: Option<UpdatePaused>,
+    /// When this process first saw that it is. For decisions.
+    pub paused_seen: Option<Moment>,
     /// Whether it shall end, and the command that says so.
     pub cancelled: Option<CancelRequested>,
     /// The approval it waits for.
     pub awaited: Option<AwaitedApproval>,
     /// Unanswered commands that granted the approval awaited then.
     pub granting: BTreeSet<Revision>,
-    /// Approvals granted: gate, and the node it was about.
+    /// Approvals granted at the gates that a request asks for: gate, and the node it was about.
     pub approved: BTreeSet<(Gate, Option<NodeName>)>,
-    /// Nodes of which it is unknown whether they kept their data.
-    pub data_unknown: Vec<NodeName>,
+    /// Nodes of which it is unknown whether they kept their data, and which no approval has covered: with the fact that says so.
+    pub data_unknown: Vec<(Revision, NodeName)>,
     /// What it is parked for.
     pub parked: Option<UpdateParked>,
     /// Revision of the fact that parked it.
@@ -612,6 +615,7 @@ impl State {
                     return illegal("without a reason to pause");
                 }
                 self.paused = Some(e.clone());
+                self.paused_seen = Some(recorded.seen);
             }
             Event::UpdateResumed(_) => {
                 if let Some(grant) = self.granting.pop_first() {
@@ -619,6 +623,11 @@ impl State {
                 } else {
                     self.answer_first("ResumeRequested")?;
                     self.paused = None;
+                    // The node's time stood still.
+                    let rested = self.paused_seen.take().map_or(Duration::ZERO, |at| recorded.seen.since(at));
+                    if let Some(hand) = &mut self.in_hand {
+                        hand.selected_seen = hand.selected_seen.after(rested);
+                    }
                     self.accept_foreign();
                 }
             }
@@ -689,7 +698,16 @@ impl State {
             && let Some(awaited) = &self.awaited
             && awaited.revision == a.answers
         {
-            self.approved.insert((awaited.gate, awaited.node.clone()));
+            match awaited.gate {
+                // It covers what was in doubt when it was asked for, and nothing that comes to be in doubt later.
+                Gate::DataUnknown => {
+                    let asked = awaited.revision;
+                    self.data_unknown.retain(|(since, _)| *since > asked);
+                }
+                Gate::BeforeLeader | Gate::AfterFirst | Gate::EachNode => {
+                    self.approved.insert((awaited.gate, awaited.node.clone()));
+                }
+            }
             self.granting.insert(revision);
             self.awaited = None;
         }
@@ -699,6 +717,8 @@ impl State {
             && self.cancelled.is_none()
         {
             self.rollback = Some(r.clone());
+            // Going back waits at no gate of the way forwards.
+            self.awaited = self.awaited.take().filter(|a| a.gate == Gate::DataUnknown);
         }
         if let Event::RetryRequested(r) = event
             && self.may_retry(r.answers)
@@ -960,7 +980,7 @@ impl State {
                 hand.caught_up = Some(e.clone());
                 hand.go(Step::CaughtUp, None, recorded);
                 if e.data_kept.kept == DataKept::Unknown {
-                    self.data_unknown.push(e.node.clone());
+                    self.data_unknown.push((recorded.revision, e.node.clone()));
                 }
             }
             Event::ForeignChangeSeen(e) => {

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::ports::Wired;
-use crate::scenario::{Act, STRANGER, Scenario};
+use crate::scenario::{Act, Command, STRANGER, Scenario};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
@@ -46,6 +46,29 @@ pub enum Bug {
     OverlooksAnothersTag,
     /// The tag is not removed, and not looked for afterwards.
     ForgetsTheTag,
+    /// A gate is not waited at.
+    DoesNotWaitForTheApproval,
+    /// Nodes are begun whenever it likes.
+    BeginsOutsideTheWindow,
+    /// A pause is not obeyed.
+    ActsWhilePaused,
+    /// A node that answers passes for a silent one, and is rebooted.
+    RebootsWhatAnswers,
+    /// After a failure it ends, although it was to wait for a person.
+    DoesNotHold,
+    /// A rollback leaves what was done as it is.
+    ForgetsTheRollback,
+}
+
+/// Nothing goes wrong but the bug, and the request asks for more.
+fn asked(seed: u64, more: serde_json::Value) -> Scenario {
+    let mut s = Scenario::calm(seed);
+    for (key, value) in more.as_object().into_iter().flatten() {
+        s.request[key] = value.clone();
+    }
+    s.steered = true;
+    s.heal_at = Duration::from_secs(120);
+    s
 }
 
 impl Bug {
@@ -65,6 +88,12 @@ impl Bug {
         (Bug::ReleasesEarly, "S9"),
         (Bug::OverlooksAnothersTag, "fence"),
         (Bug::ForgetsTheTag, "fence"),
+        (Bug::DoesNotWaitForTheApproval, "gate"),
+        (Bug::BeginsOutsideTheWindow, "window"),
+        (Bug::ActsWhilePaused, "L3"),
+        (Bug::RebootsWhatAnswers, "reboot"),
+        (Bug::DoesNotHold, "hold"),
+        (Bug::ForgetsTheRollback, "rollback"),
     ];
 
     /// What a seed plays to find this bug: what it draws, except where a rare thing is needed.
@@ -111,6 +140,37 @@ impl Bug {
                 s
             }
             Bug::ForgetsTheTag => Scenario::calm(seed),
+            Bug::DoesNotWaitForTheApproval => asked(seed, json!({ "gates": ["beforeLeader"] })),
+            Bug::BeginsOutsideTheWindow => {
+                let mut s =
+                    asked(seed, json!({ "window": { "cron": "*/3 * * * *", "minutes": 1, "timeZone": "UTC" } }));
+                s.world.ec2_stop = Duration::from_secs(20);
+                s
+            }
+            Bug::ActsWhilePaused => {
+                let mut s = asked(seed, json!({}));
+                s.acts = vec![(Duration::from_secs(20), Act::Command(Command::Pause))];
+                s.heal_at = Duration::from_secs(200);
+                s
+            }
+            Bug::RebootsWhatAnswers => {
+                let mut s = asked(seed, json!({ "onSilentNode": "reboot" }));
+                s.first_answer_timeout = Duration::from_secs(60);
+                s
+            }
+            Bug::DoesNotHold => {
+                let mut s = asked(seed, json!({ "onFailure": "hold" }));
+                let reason = "Client.InternalError".to_owned();
+                s.world.faults.push(Fault::FallsBackToStopped { node: 1, reason });
+                s.heal_at = Duration::from_secs(600);
+                s
+            }
+            Bug::ForgetsTheRollback => {
+                let mut s = asked(seed, json!({}));
+                s.acts = vec![(Duration::from_secs(40), Act::Command(Command::Rollback))];
+                s.heal_at = Duration::from_secs(200);
+                s
+            }
             Bug::SkipsLeaderCheck
             | Bug::SkipsQuorumCheck
             | Bug::AppendsAfterActing
@@ -118,6 +178,24 @@ impl Bug {
             | Bug::SdkRepeatsTheStop
             | Bug::IgnoresTheWindow
             | Bug::ReleasesEarly => Scenario::drawn(seed),
+        }
+    }
+
+    /// What a worker reads is as the product would take it that has the bug.
+    pub fn reads(self, event: &mut StoredEvent) {
+        let kind = event.event_type.as_str();
+        let mut leave_out = |key: &str| {
+            if let (true, Some(data)) = (kind == "UpdateRequested", event.data.as_object_mut()) {
+                data.remove(key);
+            }
+        };
+        match self {
+            Bug::DoesNotWaitForTheApproval => leave_out("gates"),
+            Bug::BeginsOutsideTheWindow => leave_out("window"),
+            Bug::ActsWhilePaused if kind == "PauseRequested" => event.data = json!("not understood"),
+            Bug::DoesNotHold => leave_out("onFailure"),
+            Bug::ForgetsTheRollback if kind == "RollbackRequested" => event.event_type = "CancelRequested".into(),
+            _ => {}
         }
     }
 
@@ -275,11 +353,23 @@ impl Bug {
                 view.members.retain(|m| m.is_alive);
                 view
             }),
+            Bug::RebootsWhatAnswers => {
+                let n = wired.stage.cluster.with(|w| (0..w.node_count()).find(|n| w.address(*n) == node));
+                if n.is_some_and(|n| wired.stage.judge(|j| j.comes_back(n))) {
+                    return Err(NodeError::TimedOut { node: node.clone(), after_ms: 3000 });
+                }
+                answer
+            }
             Bug::AppendsAfterActing
             | Bug::RandomIds
             | Bug::IdsWithoutIncarnation
             | Bug::SdkRepeatsTheStop
             | Bug::IgnoresTheWindow
+            | Bug::DoesNotWaitForTheApproval
+            | Bug::BeginsOutsideTheWindow
+            | Bug::ActsWhilePaused
+            | Bug::DoesNotHold
+            | Bug::ForgetsTheRollback
             | Bug::ReleasesEarly
             | Bug::OverlooksAnothersTag
             | Bug::ForgetsTheTag => answer,

@@ -6,7 +6,9 @@
 mod bugs;
 mod exhaustive;
 mod judge;
+mod people;
 mod play;
+mod policy;
 mod ports;
 mod scenario;
 
@@ -109,6 +111,23 @@ fn one_seed() {
     println!("{}", played.trace);
     println!("{} after {} s, {} calls", played.verdict, played.lasted.as_secs(), played.calls);
     assert!(played.breaches.is_empty(), "{}", report(seed, &played));
+}
+
+/// Their owner accepts the downtime; the store is elsewhere.
+#[test]
+fn clusters_of_one_and_two_voters_are_updated_where_nothing_goes_wrong() {
+    for (voters, replicas) in [(1, 0), (1, 2), (2, 0), (2, 1)] {
+        let mut s = Scenario::calm(5);
+        (s.world.voters, s.world.replicas) = (voters, replicas);
+        s.world.addresses.truncate(voters + replicas);
+        s.world.names.truncate(voters + replicas);
+        s.store_elsewhere = true;
+        s.request["acceptDowntime"] = serde_json::json!(true);
+        s.steered = true;
+        let played = play(&s, None);
+        let seen = (played.verdict.as_str(), played.breaches.len(), played.stops);
+        assert_eq!(seen, ("UpdateCompleted", 0, vec![1; voters + replicas]), "{}", played.trace);
+    }
 }
 
 /// Tokio's own random choices are seeded under its flag only, which `cargo simulate` sets.

@@ -13,7 +13,6 @@ use esdb_rollout::ports::{Expected, NewEvent, SystemClock};
 use esdb_rollout::sim::model::{Reachability, WorldConfig};
 use esdb_rollout::sim::ports::SimPorts;
 use esdb_rollout::sim::world::{Random, SimWorld, World};
-use esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT;
 use esdb_rollout::update::observed::Policy;
 use esdb_rollout::worker::{ClusterHandle, Limits, StartPoint, Stop, Worker, WorkerError};
 use serde_json::json;
@@ -24,6 +23,7 @@ use uuid::Uuid;
 
 use crate::bugs::Bug;
 use crate::judge::{Breach, Judge, who};
+use crate::people::{self, Answering};
 use crate::ports::{Calendar, Life, Stage, Wired};
 use crate::scenario::{Act, Command, STRANGER, Scenario};
 
@@ -83,6 +83,7 @@ struct Play {
     began: Instant,
     update: Uuid,
     commands: u32,
+    answering: Answering,
     healed: bool,
 }
 
@@ -129,6 +130,7 @@ impl Play {
             began,
             update: Uuid::from_u128(0xabc0_0001),
             commands: 0,
+            answering: Answering::default(),
             healed: false,
             scenario,
         }
@@ -140,6 +142,7 @@ impl Play {
         self.command("UpdateRequested", request, self.update).await;
         let acts = std::mem::take(&mut self.scenario.acts);
         let calm = acts.is_empty()
+            && !self.scenario.steered
             && self.scenario.wire == crate::scenario::Wire::default()
             && self.scenario.world.faults.is_empty();
         let mut next = 0;
@@ -165,6 +168,7 @@ impl Play {
                 self.heal(false);
             }
             self.stage.look(|_, _| ());
+            self.answer().await;
             if self.ended() {
                 if self.healed {
                     break;
@@ -253,13 +257,13 @@ impl Play {
         });
         let config = &self.scenario.world;
         let handle = ClusterHandle {
-            seeds: config.addresses[..3].to_vec(),
+            seeds: config.addresses[..config.addresses.len().min(3)].to_vec(),
             voters: (!self.scenario.ask_voters).then(|| Voters(u32::try_from(config.voters).expect("few"))),
             nodes: BTreeMap::new(),
             policy: Policy {
                 allowed_types: vec![],
                 max_replication_delay: Duration::from_secs(5),
-                first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+                first_answer_timeout: self.scenario.first_answer_timeout,
                 fence: true,
             },
             admin: wired.clone(),
@@ -363,20 +367,44 @@ impl Play {
             Act::PauseWorker(i, for_) => running(i).into_iter().for_each(|r| r.life.pause(for_)),
             Act::SilenceFeed(i, for_) => running(i).into_iter().for_each(|r| r.life.silence(for_)),
             Act::CutOff(i, side, for_) => running(i).into_iter().for_each(|r| r.life.cut_off(side, for_)),
-            Act::ClockSteps(by) => *self.stage.calendar.lock().unwrap() += by,
+            Act::ClockSteps(by) => self.stage.step_calendar(|calendar| *calendar += by),
             Act::Command(command) => {
                 let update = self.update;
                 let (kind, data, to) = match command {
                     Command::Pause => ("PauseRequested", json!({}), update),
                     Command::Resume => ("ResumeRequested", json!({}), update),
                     Command::Cancel => ("CancelRequested", json!({ "by": "ann" }), update),
-                    Command::Retry => ("RetryRequested", json!({ "answers": 0 }), update),
+                    Command::Retry => ("RetryRequested", json!({ "answers": 0, "by": people::APPROVER }), update),
                     Command::Garbage => ("PauseRequested", json!("text"), update),
                     Command::SecondRequest => ("UpdateRequested", self.scenario.request.clone(), update),
                     Command::Rival => ("UpdateRequested", self.scenario.request.clone(), Uuid::from_u128(0xabc0_0002)),
+                    Command::Rollback => ("RollbackRequested", json!({ "by": "ann" }), update),
+                    Command::Approve(answers) => {
+                        ("ApprovalGranted", json!({ "answers": answers, "by": people::APPROVER }), update)
+                    }
+                    Command::RetryOf(answers) => {
+                        ("RetryRequested", json!({ "answers": answers, "by": people::APPROVER }), update)
+                    }
+                    Command::Waive(check) => (
+                        "CheckWaived",
+                        json!({ "answers": 0, "check": check, "why": "it is known", "by": "ann" }),
+                        update,
+                    ),
                 };
                 self.command(kind, data, to).await;
             }
+        }
+    }
+
+    /// Whoever watches the update answers what waits for a person.
+    async fn answer(&mut self) {
+        let Some(person) = self.scenario.person.as_ref().filter(|_| !self.healed) else { return };
+        let now = self.began.elapsed();
+        let (answering, random) = (&mut self.answering, &mut self.random);
+        self.stage.judge(|j| answering.notice(person, random, now, &j.histories));
+        for said in self.answering.due(now) {
+            self.stage.note(format_args!("says {} {}", said.kind, said.data));
+            self.command(said.kind, said.data, said.update).await;
         }
     }
 
@@ -414,6 +442,10 @@ impl Play {
                 }
             });
             self.stage.faulty.store(false, Ordering::SeqCst);
+            let by_the_calendar = ["window", "notBefore"].iter().any(|key| self.scenario.request.get(key).is_some());
+            if by_the_calendar {
+                self.stage.step_calendar(|calendar| *calendar = 0);
+            }
             for running in self.workers.iter().filter_map(|s| s.running.as_ref()) {
                 running.life.heal();
             }
@@ -432,31 +464,8 @@ impl Play {
             }
         });
         let waits: Vec<(Uuid, &'static str, serde_json::Value)> = self.stage.judge(|j| {
-            j.histories
-                .iter()
-                .filter_map(|(update, history)| {
-                    let last = history.last()?;
-                    let newest = |kinds: &[&str]| history.iter().rev().find(|e| kinds.contains(&e.kind.as_str()));
-                    let paused = newest(&["UpdatePaused", "UpdateResumed"]).is_some_and(|e| e.kind == "UpdatePaused");
-                    let resuming =
-                        newest(&["UpdatePaused", "ResumeRequested"]).is_some_and(|e| e.kind == "ResumeRequested");
-                    // An approval that nothing has followed yet but what people say.
-                    let awaited = newest(&["ApprovalAwaited", "NodeSelected"]).filter(|e| e.kind == "ApprovalAwaited");
-                    let approved = awaited.is_some_and(|a| {
-                        let answers = |e: &crate::judge::Entry| e.data.get("answers").and_then(|r| r.as_u64());
-                        history.iter().any(|e| e.kind == "ApprovalGranted" && answers(e) == Some(a.revision))
-                    });
-                    if last.is_end() {
-                        None
-                    } else if paused && !resuming {
-                        Some((*update, "ResumeRequested", json!({ "by": "ann" })))
-                    } else if let Some(awaited) = awaited.filter(|_| !paused && !approved) {
-                        Some((*update, "ApprovalGranted", json!({ "answers": awaited.revision, "by": "ann" })))
-                    } else {
-                        None
-                    }
-                })
-                .collect()
+            let helped = |(update, history): (&Uuid, &Vec<_>)| people::helps(history).map(|(k, d)| (*update, k, d));
+            j.histories.iter().filter_map(helped).collect()
         });
         for (update, kind, data) in waits {
             self.command(kind, data, update).await;

@@ -75,6 +75,14 @@ impl Stage {
         Some(wrong)
     }
 
+    /// The machines' calendars jump.
+    pub fn step_calendar(&self, step: impl FnOnce(&mut i64)) {
+        let mut calendar = self.calendar.lock().unwrap();
+        step(&mut calendar);
+        let now = self.cluster.with(|w| w.now());
+        self.judge(|j| j.calendar_steps(now, *calendar));
+    }
+
     pub fn note(&self, what: impl std::fmt::Display) {
         let now = self.cluster.with(|w| w.now());
         self.judge(|j| j.note(now, what));
@@ -529,9 +537,12 @@ impl EventLog for Wired {
         if let Err(failed) = self.read_fails(s.as_str()).await {
             return self.back(failed).await;
         }
-        let answer = self.log.read(s, from, max).await;
+        let mut answer = self.log.read(s, from, max).await;
         if answer.is_ok() {
             self.acknowledged(s);
+        }
+        if let (Some(bug), Ok(events)) = (self.stage.bug, &mut answer) {
+            events.iter_mut().for_each(|e| bug.reads(e));
         }
         self.back(answer).await
     }

@@ -6,6 +6,9 @@ use std::time::Duration;
 use esdb_rollout::domain::ids::Address;
 use esdb_rollout::sim::model::{Fault, WorldConfig};
 use esdb_rollout::sim::world::Random;
+use esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT;
+
+use crate::people::{self, Person};
 
 /// A thing that happens to the cluster, to a worker, or that a person does.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +63,12 @@ pub enum Command {
     SecondRequest,
     /// An update of the same cluster under another id.
     Rival,
+    Rollback,
+    /// An approval, or a retry, that answers this revision, whatever stands there.
+    Approve(u64),
+    RetryOf(u64),
+    /// A waiver of this check.
+    Waive(&'static str),
 }
 
 /// How often, in percent, what goes between a worker and the world goes wrong; 0 is off.
@@ -173,6 +182,11 @@ pub struct Scenario {
     /// Whether the worker asks the nodes how many voters there are.
     pub ask_voters: bool,
     pub request: serde_json::Value,
+    /// Whoever answers what waits for a person; nobody before everything is well, if absent.
+    pub person: Option<Person>,
+    /// Whether the request or a person asks for more than a type.
+    pub steered: bool,
+    pub first_answer_timeout: Duration,
     pub wire: Wire,
     pub acts: Vec<(Duration, Act)>,
     pub planned: Option<Planned>,
@@ -221,6 +235,9 @@ impl Scenario {
             worker_starts: vec![Duration::ZERO],
             ask_voters: false,
             request: serde_json::json!({ "cluster": "prod", "targetInstanceType": TARGET, "by": "ann" }),
+            person: None,
+            steered: false,
+            first_answer_timeout: FIRST_ANSWER_TIMEOUT,
             wire: Wire::default(),
             acts: vec![],
             planned: None,
@@ -240,6 +257,7 @@ impl Scenario {
         if r.percent(8) {
             s.world.voters = 5;
         }
+        let few = people::few_voters(&mut s);
         let (voters, count) = (s.world.voters, s.world.voters + s.world.replicas);
         s.world.addresses = (1..=count).map(|n| Address::new(format!("10.0.1.{n}"), 2113)).collect();
         s.world.names = (1..=count).map(|n| format!("esdb-{n}")).collect();
@@ -252,7 +270,7 @@ impl Scenario {
             s.world.initial_log_bytes = 10_000_000;
             s.world.catch_up_bytes_per_second = 100_000 + r.below(1_000_000);
         }
-        s.store_elsewhere = r.percent(15);
+        s.store_elsewhere = r.percent(15) || few;
         s.ask_voters = r.percent(30);
         s.workers = match r.below(10) {
             0..=4 => 1,
@@ -267,6 +285,7 @@ impl Scenario {
         s.heal_at = r.millis(60_000, 240_000);
         s.respawn = r.millis(200, 60_000);
         s.acts = acts(&mut r, voters, count, s.workers, s.store_elsewhere, s.heal_at);
+        people::draw(&mut s);
         s
     }
 }

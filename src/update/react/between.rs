@@ -310,7 +310,7 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
         let detail = match gate {
             Gate::DataUnknown => format!(
                 "it is unknown whether {} kept its data; compare its size with the others' before the next voter is stopped",
-                state.data_unknown.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
+                state.data_unknown.iter().map(|(_, node)| node.as_str()).collect::<Vec<_>>().join(", ")
             ),
             Gate::BeforeLeader | Gate::AfterFirst | Gate::EachNode => format!("{node} is next"),
         };
@@ -392,21 +392,17 @@ fn open_gate(
     role: Role,
     rolling_back: bool,
 ) -> Option<Gate> {
-    // Whoever asks to go back has approved of going back.
-    let asked = |gate: Gate| !rolling_back && request.gates.iter().flatten().any(|g| *g == gate);
     let approved = |gate: Gate| state.approved.contains(&(gate, Some(node.clone())));
+    // Whoever asks to go back has approved of going back.
+    let asked = |gate: Gate| !rolling_back && request.gates.iter().flatten().any(|g| *g == gate) && !approved(gate);
     let begun = state.results.values().any(|r| matches!(r.result, NodeResult::Updated | NodeResult::RolledBack));
     let done = state.results.values().filter(|r| r.result == NodeResult::Updated).count();
     let gates = [
-        (Gate::DataUnknown, !state.data_unknown.is_empty() && role != Role::ReadOnlyReplica && !data_approved(state)),
+        // Each node whose data is in doubt needs an approval, before the next voter.
+        (Gate::DataUnknown, !state.data_unknown.is_empty() && role != Role::ReadOnlyReplica),
         (Gate::AfterFirst, asked(Gate::AfterFirst) && done == 1),
         (Gate::EachNode, asked(Gate::EachNode) && begun),
         (Gate::BeforeLeader, asked(Gate::BeforeLeader) && role == Role::Leader),
     ];
-    gates.into_iter().find(|(gate, open)| *open && !approved(*gate)).map(|(gate, _)| gate)
-}
-
-/// Each node whose data is in doubt needs an approval of its own.
-pub(super) fn data_approved(state: &State) -> bool {
-    state.approved.iter().filter(|(gate, _)| *gate == Gate::DataUnknown).count() >= state.data_unknown.len()
+    gates.into_iter().find(|(_, open)| *open).map(|(gate, _)| gate)
 }

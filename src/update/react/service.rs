@@ -21,15 +21,16 @@ impl Hand<'_> {
         if self.given_up() {
             return self.fail_in_service(CANCELLED, "start a new update when it is wanted");
         }
+        // Nobody's time runs out while somebody has it paused.
+        if let Some(paused) = &self.state.paused {
+            let by = paused.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default();
+            return self.wait("paused", format!("paused{by}; resume to go on"), vec![]);
+        }
         if self.over_time() {
             return self.fail_in_service(
                 "nodeTimedOut",
                 "find out why the node could not be taken out of service; see the StepDelayed facts",
             );
-        }
-        if let Some(paused) = &self.state.paused {
-            let by = paused.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default();
-            return self.wait("paused", format!("paused{by}; resume to go on"), vec![]);
         }
         if let Some(found) = &self.hand.stop_refused {
             return self.fail_in_service("stopRefused", &format!("EC2 refused the stop: {found}"));
@@ -181,6 +182,12 @@ impl Hand<'_> {
             {
                 self.wait("priorityAwaited", format!("its entry still says {}", own.priority), vec![])
             }
+            // Let go, or held: no more of it now.
+            IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. }
+                if self.turning_back() =>
+            {
+                self.in_service()
+            }
             IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. } => {
                 if self.hand.attempt >= PRIORITY_TRIES_MAX {
                     return self.fail_in_service(
@@ -245,7 +252,8 @@ impl Hand<'_> {
                 "the leader went on leading; look at its log, and whether every voter reaches every other",
             );
         }
-        self.make_follow()
+        // Once more, unless it was let go or paused meanwhile.
+        self.in_service()
     }
 
     /// Ends the node's turn while it is in service. An open intent is settled by its age: nothing it could still do would stop a node.
@@ -370,13 +378,18 @@ impl Hand<'_> {
 
     pub(super) fn over_time(&self) -> bool {
         let limit = self.state.request.as_ref().and_then(|r| r.node_timeout_seconds);
-        let limit = limit.map_or(NODE_TIMEOUT, Duration::from_secs_f64);
+        let limit = limit.map_or(NODE_TIMEOUT, seconds);
         let spent = self.resumed().and_then(|r| r.spent_seconds).unwrap_or_default();
-        self.now.since(self.hand.selected_seen) + Duration::from_secs_f64(spent.max(0.0)) > limit
+        self.now.since(self.hand.selected_seen).saturating_add(seconds(spent)) > limit
     }
 
     /// What another run says of the node.
     fn resumed(&self) -> Option<&ResumedNode> {
         self.state.request.as_ref().and_then(|r| r.resumed(&self.hand.node))
     }
+}
+
+/// A number of a request. No plan is made with one that is out of bounds, but its facts may be forged.
+fn seconds(number: f64) -> Duration {
+    Duration::try_from_secs_f64(number.max(0.0)).unwrap_or(Duration::MAX)
 }

@@ -142,11 +142,14 @@ impl Hand<'_> {
         ])
     }
 
-    /// The node's own entry has been refreshed after the intent's call could have been made.
+    /// The node's own entry has been refreshed after the intent's call could have been made. A node that has nobody to gossip with refreshes
+    /// its entry at changes of its state only: there its answer must do.
     pub(super) fn refreshed_since_intent(&self) -> bool {
         let Some(open) = &self.hand.intent else { return true };
-        let last = self.observed.watch.node(&self.hand.node).and_then(|t| t.refreshes.back());
-        last.is_some_and(|r| r.at > open.seen)
+        let Some(track) = self.observed.watch.node(&self.hand.node) else { return false };
+        let alone = self.scene.plan.members.len() == 1;
+        let last = if alone { track.last.as_ref().map(|(at, _)| *at) } else { track.refreshes.back().map(|r| r.at) };
+        last.is_some_and(|at| at > open.seen)
     }
 
     pub(super) fn stop_again(&self, seen: &InstanceSeen) -> Next {
