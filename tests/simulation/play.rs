@@ -82,6 +82,8 @@ struct Play {
     random: Random,
     began: Instant,
     update: Uuid,
+    /// The one that was asked for last, of those of which one superseded the other.
+    newest: Uuid,
     commands: u32,
     healed: bool,
 }
@@ -128,6 +130,7 @@ impl Play {
             random: Random::named(seed, "play"),
             began,
             update: Uuid::from_u128(0xabc0_0001),
+            newest: Uuid::from_u128(0xabc0_0001),
             commands: 0,
             healed: false,
             scenario,
@@ -366,6 +369,13 @@ impl Play {
                     Command::Retry => ("RetryRequested", json!({ "answers": 0 }), update),
                     Command::Garbage => ("PauseRequested", json!("text"), update),
                     Command::SecondRequest => ("UpdateRequested", self.scenario.request.clone(), update),
+                    Command::Supersede => {
+                        let old = self.newest;
+                        self.newest = Uuid::from_u128(old.as_u128() + 0x10);
+                        let mut request = self.scenario.request.clone();
+                        request["supersedes"] = json!(old);
+                        ("UpdateRequested", request, self.newest)
+                    }
                     Command::Rival => ("UpdateRequested", self.scenario.request.clone(), Uuid::from_u128(0xabc0_0002)),
                 };
                 self.command(kind, data, to).await;
