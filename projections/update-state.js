@@ -474,6 +474,7 @@
         if (s.end) { return null; }
         if (s.parked) { return { code: s.parked.code, detail: s.parked.found }; }
         if (s.delayed) { return { code: s.delayed.reason, detail: s.delayed.detail }; }
+        if (!s.worker && s.request.supersedes) { return { code: "waitsForSuperseded", detail: "update " + s.request.supersedes + " must have ended first" }; }
         if (!s.worker) { return { code: "noWorker", detail: "no worker has taken it" }; }
         if (s.inHand) { return null; }
         if (s.cancelled) { return { code: "cancelling", detail: "it ends as soon as every node runs" }; }

@@ -26,7 +26,7 @@ use uuid::Uuid;
 const UPDATE_STATE: &str = include_str!("../projections/update-state.js");
 const CLUSTER_UPDATES: &str = include_str!("../projections/cluster-updates.js");
 const STREAM: &str = "clusterUpdate-00000000-0000-0000-0000-000000000abc";
-const HISTORIES: [&str; 8] = [
+const HISTORIES: [&str; 9] = [
     "completed",
     "rolled-back",
     "paused-and-cancelled",
@@ -35,6 +35,7 @@ const HISTORIES: [&str; 8] = [
     "changed-by-others",
     "rebooted",
     "held-and-retried",
+    "superseded",
 ];
 
 fn update() -> UpdateId {
@@ -179,6 +180,21 @@ fn states_of_the_recorded_histories_are_as_kept() {
         let (projected, folded) = both(&records).expect("it vouches for it");
         assert_eq!(projected, folded);
     }
+}
+
+#[test]
+fn a_request_that_supersedes_says_what_it_waits_for() {
+    let old = Uuid::from_u128(5);
+    let line = Line::new(
+        "UpdateRequested",
+        &json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "supersedes": old }),
+    );
+    let records = records(&[line]);
+    let (projected, folded) = both(&records).expect("it vouches for it");
+    assert_eq!(projected, folded);
+    let waiting = &state_after(&records)["waiting"];
+    assert_eq!(waiting["code"], json!(folded.waiting.unwrap().code));
+    assert!(waiting["detail"].as_str().unwrap().contains(&old.to_string()));
 }
 
 #[test]

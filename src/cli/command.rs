@@ -37,7 +37,8 @@ pub struct Asked {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Prints the revision of the command, and waits up to 10 s for the worker's answer. `cancel` is answered by the end of the update, once
-every node runs: follow it with `watch`. Exit code 3 if the command was refused.
+every node runs: follow it with `watch`. A request that has not begun ends at once; an update that it supersedes has been asked to end
+and stays so. To end an update in favour of another one, ask for that: `start --supersede ID`. Exit code 3 if the command was refused.
 
 Example:
   esdb-rollout pause 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6 --why 'month-end run'")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::cli::failure::Failure;
-use crate::cli::store::Followed;
+use crate::cli::store::{Followed, awaited_turn};
 use crate::cli::{Output, note, print};
 use crate::domain::ids::{NodeName, UpdateId};
 use crate::domain::time::Moment;
@@ -17,6 +17,7 @@ use crate::update::event::NodeResult;
 use crate::views::plain;
 use crate::views::progress::Progress;
 use crate::views::timeline::Line;
+use crate::views::why::{NO_WORKER, Why};
 
 /// The stream is read on this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -50,12 +51,20 @@ pub async fn follow(log: &dyn EventLog, clock: &dyn Clock, how: Follow) -> Resul
     let mut shown = 0;
     let mut warned = false;
     let mut away = Away::default();
+    let mut turn = Turn::default();
     let exit = loop {
         for recorded in followed.history.iter().skip(shown) {
             display.event(&Line::of(recorded))?;
         }
         shown = followed.history.len();
-        display.progress(&followed.progress(clock));
+        let mut progress = followed.progress(clock);
+        if let Some(why) = turn.look(log, clock, &followed).await {
+            if turn.is_news(&why) {
+                display.note(&plain(&why.line()));
+            }
+            progress.waiting = Some(why);
+        }
+        display.progress(&progress);
         match Exit::of(&followed.state) {
             Some(Exit::Waiting) if how.stay => {}
             Some(exit) => break exit,
@@ -65,7 +74,7 @@ pub async fn follow(log: &dyn EventLog, clock: &dyn Clock, how: Follow) -> Resul
         if how.timeout.is_some_and(|limit| passed >= limit) {
             break Exit::TimedOut;
         }
-        if !warned && passed >= WORKER_HEARD_WITHIN && followed.state.holder.is_none() {
+        if !warned && passed >= WORKER_HEARD_WITHIN && followed.state.holder.is_none() && !turn.waits() {
             warned = true;
             display.note(&format!(
                 "no worker has been heard for {} s: see that `esdb-rollout worker` runs, on this store, with this cluster in its configuration",
@@ -85,7 +94,10 @@ pub async fn follow(log: &dyn EventLog, clock: &dyn Clock, how: Follow) -> Resul
         }
     };
     display.finish();
-    let progress = followed.progress(clock);
+    let mut progress = followed.progress(clock);
+    if let Some(why) = turn.look(log, clock, &followed).await {
+        progress.waiting = Some(why);
+    }
     show(&progress, how.output)?;
     if exit == Exit::TimedOut {
         note(&format!("--timeout has passed; the update goes on: esdb-rollout watch {}", how.update));
@@ -100,6 +112,40 @@ pub fn show(progress: &Progress, output: Output) -> Result<(), Failure> {
     match output {
         Output::Table => print(&progress.to_string()),
         Output::Json => print(&serde_json::to_string(progress).map_err(Failure::other)?),
+    }
+}
+
+/// What a request waits for that supersedes another update.
+#[derive(Default)]
+struct Turn {
+    seen: Option<Why>,
+    /// The words of what was last told: numbers change all the time.
+    told: Vec<String>,
+}
+
+impl Turn {
+    async fn look(&mut self, log: &dyn EventLog, clock: &dyn Clock, followed: &Followed) -> Option<Why> {
+        match awaited_turn(log, clock, followed.update, &followed.state).await {
+            Ok(why) => self.seen = why,
+            // The update's own stream is read as well: there it is told for how long the store has been away.
+            Err(error) => tracing::debug!(%error, "what it waits for cannot be read"),
+        }
+        self.seen.clone()
+    }
+
+    fn waits(&self) -> bool {
+        self.seen.as_ref().is_some_and(|why| why.code != NO_WORKER)
+    }
+
+    fn is_news(&mut self, why: &Why) -> bool {
+        let line = why.line();
+        let words = line.split(' ').filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+        let words: Vec<String> = words.map(str::to_owned).collect();
+        let news = why.code != NO_WORKER && words != self.told;
+        if news {
+            self.told = words;
+        }
+        news
     }
 }
 

@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::failure::Failure;
-use crate::cli::store::{admissions, read_state};
+use crate::cli::store::{admissions, awaited_turn, read_state};
 use crate::cli::{Output, note, print};
 use crate::codec::decode;
 use crate::config::Config;
@@ -15,12 +15,13 @@ use crate::ports::{Clock, EventLog};
 use crate::views::progress::Progress;
 use crate::views::projected::Projected;
 use crate::views::{columns, short_seconds};
+use crate::worker::heir;
 
 /// Options of `list`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Shows updates that were admitted. A request that was rejected before (an unknown cluster, a cluster that is busy) is not among them:
-its id shows it with `status`. --output json prints one update a line, as `status --output json` does.
+Shows updates that were admitted, and a request that waits for the active update to end, which it supersedes. A request that was rejected
+before (an unknown cluster, a cluster that is busy) is not among them: its id shows it with `status`. --output json prints one update a line, as `status --output json` does.
 
 Where the projection of `projections deploy` runs, its states are asked instead of reading whole streams; what it does not vouch for, or
 has not seen to its last event yet, is read as ever. The answer is the same.
@@ -68,13 +69,21 @@ pub async fn run(
     let mut found = Vec::new();
     for cluster in &clusters {
         let mut ids: Vec<UpdateId> = Vec::new();
-        for id in admissions(log, cluster).await?.ever.into_iter().rev() {
+        let admissions = admissions(log, cluster).await?;
+        if let Some(active) = admissions.active {
+            // It is not admitted before that one has ended.
+            let heir = heir(log, clock, active, cluster).await;
+            ids.extend(heir.map_err(|e| Failure::from(e).during(format!("reading update {active}")))?);
+        }
+        let waits = ids.clone();
+        for id in admissions.ever.into_iter().rev() {
             if !ids.contains(&id) {
                 ids.push(id);
             }
         }
         for id in ids.into_iter().take(args.limit) {
-            let projected = match states.filter(|_| !args.no_projections) {
+            // What it waits for stands in another's stream as well.
+            let projected = match states.filter(|_| !args.no_projections && !waits.contains(&id)) {
                 Some(states) => projected(states, log, clock, id).await?,
                 None => None,
             };
@@ -83,7 +92,11 @@ pub async fn run(
                 found.push(projected.progress(id, clock.wall()));
             } else {
                 let (history, state) = read_state(log, clock, id).await?;
-                found.push(Progress::of(id, &state, &history, clock.wall()));
+                let mut progress = Progress::of(id, &state, &history, clock.wall());
+                if let Some(why) = awaited_turn(log, clock, id, &state).await? {
+                    progress.waiting = Some(why);
+                }
+                found.push(progress);
             }
         }
     }

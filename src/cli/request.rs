@@ -9,11 +9,11 @@ use clap::{Args, builder::TypedValueParser};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cli::cluster_or_only;
 use crate::cli::command::Asked;
 use crate::cli::failure::Failure;
+use crate::cli::{cluster_or_only, update_id};
 use crate::config::Config;
-use crate::domain::ids::{InstanceType, NodeName, Revision};
+use crate::domain::ids::{InstanceType, NodeName, Revision, UpdateId};
 use crate::update::event::{CheckWaived, Gate, OnFailure, OnSilentNode, UpdateRequested, Window};
 use crate::update::plan::waiver_refusal;
 use crate::update::strategy::Strategy;
@@ -75,6 +75,9 @@ pub struct RequestArgs {
     /// Refuse if the plan is another than `esdb-rollout plan` showed with this digest
     #[arg(long, value_name = "DIGEST")]
     pub plan_digest: Option<String>,
+    /// End that update of the cluster in favour of this one, which waits until every node of it runs and it has ended
+    #[arg(long, value_name = "ID", value_parser = update_id)]
+    pub supersede: Option<UpdateId>,
     /// Waive a check, for one node or all; needs --why
     #[arg(long, value_name = "CODE[@NODE],…", value_delimiter = ',', requires = "why", value_parser = waived)]
     pub waive: Vec<Waived>,
@@ -249,6 +252,7 @@ fn with_document(args: &RequestArgs, document: Option<Value>, config: &Config) -
         request.accept_downtime = Some(true);
     }
     request.plan_digest = args.plan_digest.clone().or(request.plan_digest);
+    request.supersedes = args.supersede.or(request.supersedes);
     request.on_failure = args.on_failure.or(request.on_failure);
     request.on_silent_node = args.on_silent_node.or(request.on_silent_node);
     request.window = args.window.clone().or(request.window);
@@ -306,6 +310,8 @@ mod tests {
             "--accept-downtime",
             "--plan-digest",
             "9f86d081884c7d65",
+            "--supersede",
+            "6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6",
             "--by",
             "ada",
             "--why",
@@ -317,7 +323,7 @@ mod tests {
                 "cluster": "prod", "strategy": "Ec2InstanceTypeUpdate", "targetInstanceType": "m6i.xlarge", "nodes": ["a", "b"],
                 "fallbackTypes": ["m5.large"], "onFailure": "hold", "gates": ["beforeLeader", "eachNode"],
                 "notBefore": "2026-01-31T02:00:00Z", "dwellSeconds": 5.0, "nodeTimeoutSeconds": 900.0, "acceptDowntime": true,
-                "planDigest": "9f86d081884c7d65",
+                "planDigest": "9f86d081884c7d65", "supersedes": "6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6",
                 "by": "ada", "why": "x"
             })
         );
@@ -331,6 +337,10 @@ mod tests {
             made_of_ours,
             json!({ "cluster": "prod", "strategy": "Ec2InstanceTypeUpdate", "targetInstanceType": "m7i.large", "by": "bob", "why": "y" })
         );
+        let one = "6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6";
+        let superseding =
+            made(&[], Some(json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "supersedes": one })));
+        assert_eq!(superseding["supersedes"], one);
         let theirs = json!({ "UpdateStrategy": "Ec2InstanceTypeUpdate", "TargetInstanceType": "t2.xlarge", "MaxNumberOfIterationsPerNodeUpdate": 1000 });
         let made_of_theirs = made(&["--cluster", "prod", "--by", "ada"], Some(theirs));
         assert_eq!(made_of_theirs["nodeTimeoutSeconds"], json!(5000.0));

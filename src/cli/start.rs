@@ -24,6 +24,10 @@ The request is appended as the first event of a stream of its own, clusterUpdate
 cluster takes it. `esdb-rollout plan` with the same options shows beforehand what it will make of it. The id
 is printed on stdout. With --wait the update is followed as by `watch`; Ctrl-C ends the waiting, not the update.
 
+With --supersede the active update is asked to end at once, as `cancel` would, and the new one begins when it has: with every node of it
+running, by its own rules. Until then `status`, `watch` and `list` say what it waits for. An update that is not the active one, or for which
+another request waits already, is refused.
+
 {FROM_HELP}
 
 {JSON_HELP}
@@ -34,6 +38,7 @@ Examples:
   esdb-rollout start --cluster prod --target-type m6i.xlarge --why 'more memory' --wait
   esdb-rollout start --cluster prod --target-type m7i.large --fallback-types m6i.xlarge --gates beforeLeader
   esdb-rollout start --cluster prod --strategy Ec2InstanceRestart --nodes esdb-2,esdb-3
+  esdb-rollout start --cluster prod --target-type m7i.large --supersede 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6
   esdb-rollout start --from input.json --cluster prod --wait --timeout 3h --output json", exit::HELP))]
 pub struct StartArgs {
     /// What is asked for.

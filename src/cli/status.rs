@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::failure::Failure;
 use crate::cli::follow::show;
-use crate::cli::store::{Followed, admissions, held_back};
+use crate::cli::store::{Followed, admissions, awaited_turn, held_back};
 use crate::cli::watch::JSON_HELP;
 use crate::cli::{Output, cluster_or_only, print, update_id};
 use crate::config::Config;
@@ -69,7 +69,11 @@ pub async fn run(args: StatusArgs, config: &Config, log: &dyn EventLog, clock: &
     };
     let followed = Followed::read(log, clock, update).await?;
     let mut progress = followed.progress(clock);
-    if let Some(why) = held_back(log, clock, config, &followed).await? {
+    let held_back = held_back(log, clock, config, &followed).await?;
+    if let Some(why) = match held_back {
+        Some(why) => Some(why),
+        None => awaited_turn(log, clock, update, &followed.state).await?,
+    } {
         progress.waiting = Some(why);
     }
     match args.output {

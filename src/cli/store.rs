@@ -13,7 +13,7 @@ use crate::ports::{AppendError, Clock, EventLog, Expected, NewEvent};
 use crate::update::event::{Event, Number};
 use crate::update::state::{Recorded, State, fold};
 use crate::views::progress::Progress;
-use crate::views::why::Why;
+use crate::views::why::{Why, awaiting_its_turn};
 use crate::worker::{FailuresReviewed, Queue, REVIEW_STREAM, REVIEWED, read_all, read_update};
 
 /// Sends of a command whose outcome is unknown, and tries where the store has no leader. Each takes up to 5 s: an election, or two.
@@ -109,6 +109,23 @@ pub async fn held_back(
         numbers: vec![number("failed", failed)],
         remedy: Some("look at them with `list`, then: esdb-rollout resume --after-failures".into()),
     }))
+}
+
+/// What a request waits for that supersedes another update, as far as the streams say.
+pub async fn awaited_turn(
+    log: &dyn EventLog,
+    clock: &dyn Clock,
+    update: UpdateId,
+    state: &State,
+) -> Result<Option<Why>, Failure> {
+    let waits = state.holder.is_none() && state.end.is_none();
+    let Some(request) = state.request.as_ref().filter(|r| waits && r.supersedes.is_some()) else { return Ok(None) };
+    let active = admissions(log, &request.cluster).await?.active.filter(|active| *active != update);
+    let theirs = match active {
+        Some(active) => Some((active, read_state(log, clock, active).await?.1)),
+        None => None,
+    };
+    Ok(awaiting_its_turn(state, theirs.as_ref().map(|(active, state)| (*active, state)), clock.wall()))
 }
 
 /// Writes down that a person has looked at the updates that failed.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::domain::ids::{ClusterName, Incarnation, Revision, StreamName, UpdateId, WorkerName};
 use crate::domain::time::Moment;
 use crate::ports::{NewEvent, Position, StoredEvent};
-use crate::update::event::{AdmissionEvent, Event, Kind};
+use crate::update::event::{AdmissionEvent, CancelRequested, Event, Kind};
 use crate::update::state::{Body, Recorded};
 
 /// Namespace of the ids that this program derives.
@@ -155,6 +155,27 @@ pub fn event_data(event: &Event) -> Result<Value, EncodeError> {
 /// A command of this program's own command line, ready to append. Its id is random by nature: two people may ask for the same.
 pub fn encode_command(command: &Event, id: Uuid, metadata: Value) -> Result<NewEvent, EncodeError> {
     Ok(NewEvent { id, event_type: command.type_name().to_owned(), data: event_data(command)?, metadata })
+}
+
+/// The command by which a worker asks an update to end in favour of another. It is a command and no fact: whoever holds the update may be
+/// another worker. Its id is derived from the two updates alone, so that it stands once, whoever sends it and however often.
+pub fn encode_supersession(
+    old: UpdateId,
+    new: UpdateId,
+    command: CancelRequested,
+    cause: Option<Uuid>,
+    writer: &Writer,
+    at: jiff::Timestamp,
+) -> Result<NewEvent, EncodeError> {
+    let command = Event::CancelRequested(command);
+    let stream = old.stream();
+    let id = Uuid::new_v5(&NAMESPACE, format!("{stream}\n{}\n{new}", command.type_name()).as_bytes());
+    let mut metadata = metadata(Some(old), cause, writer, at);
+    if let Value::Object(map) = &mut metadata {
+        // What tells a worker's facts apart.
+        map.remove("incarnation");
+    }
+    encode_command(&command, id, metadata)
 }
 
 /// Reads an event of an update's stream, first seen at `seen`. Never fails: what cannot be read is told apart in [`Body`].

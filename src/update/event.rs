@@ -203,7 +203,7 @@ pub struct UpdateRequested {
     /// Where to wait for an approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gates: Option<Vec<Gate>>,
-    /// Not before this moment.
+    /// Not before this moment. What it supersedes is ended before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<jiff::Timestamp>,
     /// Only within this window.
@@ -218,7 +218,8 @@ pub struct UpdateRequested {
     /// Take the read-only replicas together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas_together: Option<bool>,
-    /// End that update of the same cluster in favour of this one.
+    /// End that update of the same cluster in favour of this one, which waits until it has ended. It is asked to end at once, as by a
+    /// `CancelRequested`, whatever `notBefore` and `window` say of this one: they say when this one begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<UpdateId>,
     /// What another run has done to the nodes, where this update goes on from there.

@@ -96,15 +96,48 @@ fn not_begun(state: &State, now: jiff::Timestamp) -> Option<Why> {
         return Some(Why::new(&bad.code, bad.found.as_str()).remedy(bad.remedy.as_str()));
     }
     if state.holder.is_none() {
-        return Some(
-            Why::new("noWorker", format!("no worker has taken it; asked for {} ago", short_seconds(waited)))
-                .remedy("see that a worker runs, on this store, with this cluster in its configuration"),
-        );
+        return Some(match state.request.as_ref().and_then(|r| r.supersedes) {
+            // Whether that one has ended stands in another stream.
+            Some(old) => Why::new(
+                "waitsForSuperseded",
+                format!("update {old} must have ended first; asked for {} ago", short_seconds(waited)),
+            )
+            .remedy(format!("see what that one does: esdb-rollout status {old}")),
+            None => no_worker(waited),
+        });
     }
     if let Some(at) = state.request.as_ref().and_then(|r| r.not_before).filter(|at| *at > now) {
         return Some(Why::new("notBefore", format!("not before {at}")));
     }
     Some(Why::new("surveying", "the worker looks at the cluster and its instances"))
+}
+
+/// Code of an update that no worker has taken.
+pub const NO_WORKER: &str = "noWorker";
+
+fn no_worker(waited: f64) -> Why {
+    Why::new(NO_WORKER, format!("no worker has taken it; asked for {} ago", short_seconds(waited)))
+        .remedy("see that a worker runs, on this store, with this cluster in its configuration")
+}
+
+/// What a request waits for that supersedes another update, as its stream and the other's say: `active` is the update that has to end
+/// first, the one it names or one that that superseded; none if its cluster is free.
+pub fn awaiting_its_turn(state: &State, active: Option<(UpdateId, &State)>, now: jiff::Timestamp) -> Option<Why> {
+    let waits = state.holder.is_none() && state.end.is_none() && state.broken.is_none();
+    let named = state.request.as_ref().and_then(|r| r.supersedes).filter(|_| waits)?;
+    let waited = state.requested_at.map_or(0.0, |at| seconds_between(at, now));
+    let Some((old, theirs)) = active else { return Some(no_worker(waited)) };
+    if old != named && theirs.cancelled.is_none() {
+        // It will be refused.
+        return Some(no_worker(waited));
+    }
+    let asked = if theirs.cancelled.is_some() { "is ending" } else { "has not been asked to end yet" };
+    let (does, remedy) = match why(old, theirs, now) {
+        Some(why) => (format!("; {}: {}", why.code, why.detail), why.remedy),
+        None => ("; it has ended, and its cluster is about to be free".to_owned(), None),
+    };
+    let remedy = remedy.unwrap_or_else(|| format!("see what that one does: esdb-rollout status {old}"));
+    Some(Why::new("waitsForSuperseded", format!("update {old}, which must end first, {asked}{does}")).remedy(remedy))
 }
 
 fn in_hand(state: &State, now: jiff::Timestamp) -> Option<Why> {

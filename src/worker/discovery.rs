@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use super::store::{read_all, read_update};
+use super::supersede::{Turn, turn};
 use super::{Found, Shared, Worker, WorkerError};
 use crate::codec::{
     Admissions, CHECKPOINT, CheckpointMoved, HEARTBEAT, WorkerHeartbeat, encode_admission, encode_facts, encode_record,
@@ -18,8 +20,8 @@ use crate::domain::ids::{
 };
 use crate::lease::{HEARTBEAT_EVERY, LEASE};
 use crate::ports::{AppendError, Expected, Feed, Position, ReadError, StartFrom};
-use crate::update::event::{Admission, AdmissionEvent, Event, Kind, Reason, UpdateRejected};
-use crate::update::react::answer_command;
+use crate::update::event::{Admission, AdmissionEvent, Event, Kind, Reason, UpdateRejected, UpdateRequested};
+use crate::update::react::{answer_command, not_wanted};
 use crate::update::state::{State, fold};
 
 /// Rest between two looks at the admission streams: a look is one small read a cluster.
@@ -83,9 +85,13 @@ pub(super) async fn subscribe(
     let mut feed = worker.log.subscribe(from, &[UPDATE_PREFIX, ADMISSION_PREFIX]).await;
     let mut handled: Option<Position> = None;
     let mut moved = worker.clock.now();
-    // Requests for clusters that this worker does not know, each with the position handled before it: the checkpoint does not pass them.
-    let mut strangers: BTreeMap<UpdateId, Option<Position>> = BTreeMap::new();
+    // Requests that are neither admitted nor answered yet, each with the position handled before it: the checkpoint does not pass them.
+    // They are for clusters that this worker does not know, or supersede an update that has not ended.
+    let mut open: BTreeMap<UpdateId, Option<Position>> = BTreeMap::new();
     let mut listeners: JoinSet<UpdateId> = JoinSet::new();
+    // As many as there are clusters: of those that supersede, one waits in each, and the others were refused.
+    let mut waiters: JoinSet<UpdateId> = JoinSet::new();
+    let (freed, _) = watch::channel(());
     let mut unheard: VecDeque<UpdateId> = VecDeque::new();
     // How far streams have been looked at: of many commands in one stream the first look answers all.
     let mut looked: BTreeMap<UpdateId, Revision> = BTreeMap::new();
@@ -95,12 +101,19 @@ pub(super) async fn subscribe(
             Some(settled) = listeners.join_next() => {
                 match settled {
                     Ok(update) => {
-                        strangers.remove(&update);
+                        open.remove(&update);
                         if let Some(next) = unheard.pop_front() {
                             listeners.spawn(leave_to_others(worker.clone(), next));
                         }
                     }
                     Err(panic) => tracing::error!(error = %panic, "a request for another's cluster is no longer watched"),
+                }
+                continue;
+            }
+            Some(settled) = waiters.join_next() => {
+                match settled {
+                    Ok(update) => drop(open.remove(&update)),
+                    Err(panic) => tracing::error!(error = %panic, "a request that supersedes is no longer watched"),
                 }
                 continue;
             }
@@ -118,9 +131,12 @@ pub(super) async fn subscribe(
                                 looked.clear();
                             }
                             looked.extend(at.map(|at| (update, at)));
-                            if after == After::Others && !strangers.contains_key(&update) {
-                                strangers.insert(update, handled);
-                                if listeners.len() < LISTENERS_MAX {
+                            if after != After::Nothing && !open.contains_key(&update) {
+                                open.insert(update, handled);
+                                if after == After::Turn {
+                                    let (freed, look, wake) = (freed.subscribe(), look.clone(), wake.clone());
+                                    waiters.spawn(wait_for_turn(worker.clone(), update, freed, look, wake));
+                                } else if listeners.len() < LISTENERS_MAX {
                                     listeners.spawn(leave_to_others(worker.clone(), update));
                                 } else {
                                     unheard.push_back(update);
@@ -134,18 +150,19 @@ pub(super) async fn subscribe(
                 } else {
                     // An admission or a release: somebody may begin.
                     look.notify_one();
+                    freed.send_replace(());
                 }
                 handled = event.position.or(handled);
             }
             Feed::CaughtUp => {}
             Feed::Reconnecting(why) => tracing::debug!(why, "the subscription is made anew"),
         }
-        let safe = strangers.values().copied().min().unwrap_or(handled);
+        let safe = open.values().copied().min().unwrap_or(handled);
         if let Some(position) = safe
             && worker.clock.now().since(moved) >= CHECKPOINT_EVERY
         {
             moved = worker.clock.now();
-            if move_checkpoint(&worker, position).await && strangers.is_empty() {
+            if move_checkpoint(&worker, position).await && open.is_empty() {
                 handled = None;
             }
         }
@@ -179,6 +196,8 @@ enum After {
     Nothing,
     /// Its cluster is none of ours; another worker may know it.
     Others,
+    /// Its turn comes when the update that it supersedes has ended.
+    Turn,
 }
 
 /// Requests for others' clusters that are listened for at a time.
@@ -199,6 +218,7 @@ async fn handle(
         match try_handle(worker, update, &mut seen).await {
             Ok(Handled::Done) => return Ok((After::Nothing, seen)),
             Ok(Handled::Stranger(_)) => return Ok((After::Others, seen)),
+            Ok(Handled::Waits(_)) => return Ok((After::Turn, seen)),
             Ok(Handled::Drive) => {
                 look.notify_one();
                 let _ = wake.send(Found { update, cluster: None }).await;
@@ -220,6 +240,8 @@ enum Handled {
     Drive,
     /// Nobody holds it, and this worker does not know its cluster.
     Stranger(Box<(State, ClusterName)>),
+    /// It takes the place of this update, once that has ended.
+    Waits(UpdateId),
     /// Somebody else wrote meanwhile: look again.
     Again,
 }
@@ -233,7 +255,8 @@ const LISTEN: Duration = LEASE.saturating_add(HEARTBEAT_EVERY);
 async fn leave_to_others(worker: Worker, update: UpdateId) -> UpdateId {
     loop {
         let settled = match try_handle(&worker, update, &mut None).await {
-            Ok(Handled::Done | Handled::Drive) => return update,
+            // One that waits is listened to no more: its cluster is known.
+            Ok(Handled::Done | Handled::Drive | Handled::Waits(_)) => return update,
             Ok(Handled::Again) => Ok(()),
             Ok(Handled::Stranger(found)) => {
                 let (state, cluster) = *found;
@@ -251,6 +274,48 @@ async fn leave_to_others(worker: Worker, update: UpdateId) -> UpdateId {
         if let Err(why) = settled {
             tracing::warn!(%update, why, "the request waits for the store");
             tokio::time::sleep(RETRY_EVERY).await;
+        }
+    }
+}
+
+/// Waits until the update that a request supersedes has ended and the request has been admitted or answered.
+async fn wait_for_turn(
+    worker: Worker,
+    update: UpdateId,
+    mut freed: watch::Receiver<()>,
+    look: Arc<Notify>,
+    wake: mpsc::Sender<Found>,
+) -> UpdateId {
+    loop {
+        freed.mark_unchanged();
+        let rest = match try_handle(&worker, update, &mut None).await {
+            Ok(Handled::Done | Handled::Stranger(_)) => return update,
+            Ok(Handled::Drive) => {
+                look.notify_one();
+                let _ = wake.send(Found { update, cluster: None }).await;
+                return update;
+            }
+            Ok(Handled::Again) => continue,
+            Ok(Handled::Waits(old)) => {
+                // One that nobody has begun has nobody who ends it but us, if its cancellation was not heard.
+                if let Err(why) = try_handle(&worker, old, &mut None).await {
+                    tracing::debug!(%update, %old, why, "it cannot be ended yet");
+                }
+                ADMISSIONS_EVERY
+            }
+            Err(why) => {
+                tracing::warn!(%update, why, "the request waits for the store");
+                RETRY_EVERY
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            changed = freed.changed() => {
+                if changed.is_err() {
+                    // Discovery is gone, and this task is about to be.
+                    std::future::pending::<()>().await;
+                }
+            }
         }
     }
 }
@@ -336,14 +401,7 @@ async fn try_handle(worker: &Worker, update: UpdateId, seen: &mut Option<Revisio
     };
     let cluster = request.cluster.clone();
     if let (None, Some(cancel)) = (&state.holder, &state.cancelled) {
-        let by = cancel.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
-        let reasons = vec![Reason {
-            code: "cancelled".into(),
-            found: format!("CancelRequested{by}"),
-            wanted: "a request that is still wanted".into(),
-            remedy: "start a new update".into(),
-        }];
-        return append(worker, update, &state, UpdateRejected { reasons }.into()).await;
+        return append(worker, update, &state, UpdateRejected { reasons: vec![not_wanted(cancel)] }.into()).await;
     }
     if !worker.clusters.contains_key(&cluster) {
         if state.holder.is_some() {
@@ -351,25 +409,29 @@ async fn try_handle(worker: &Worker, update: UpdateId, seen: &mut Option<Revisio
         }
         return Ok(Handled::Stranger(Box::new((state, cluster))));
     }
-    admit(worker, update, &state, &cluster).await
+    let cause = history.first().map(|first| first.id);
+    admit(worker, update, &state, request, cause).await
 }
 
-async fn admit(worker: &Worker, update: UpdateId, state: &State, cluster: &ClusterName) -> Result<Handled, String> {
+async fn admit(
+    worker: &Worker,
+    update: UpdateId,
+    state: &State,
+    request: &UpdateRequested,
+    cause: Option<Uuid>,
+) -> Result<Handled, String> {
+    let cluster = &request.cluster;
     let stream = cluster.admission_stream();
     let events = read_all(&*worker.log, &stream, Revision(0)).await.map_err(|e| e.to_string())?;
     let admissions = Admissions::fold(&events);
-    match admissions.active {
-        Some(active) if active == update => Ok(Handled::Drive),
-        Some(active) => {
-            let reason = Reason {
-                code: "clusterBusy".into(),
-                found: format!("update {active} of cluster {cluster} has not ended"),
-                wanted: "one update of a cluster at a time".into(),
-                remedy: format!("wait for it, or cancel it: `esdb-rollout status {active}`"),
-            };
-            append(worker, update, state, UpdateRejected { reasons: vec![reason] }.into()).await
-        }
-        None => {
+    if admissions.active == Some(update) {
+        return Ok(Handled::Drive);
+    }
+    match turn(worker, update, request, cause, &admissions).await? {
+        Turn::Again => Ok(Handled::Again),
+        Turn::After(active) => Ok(Handled::Waits(active)),
+        Turn::Never(reasons) => append(worker, update, state, UpdateRejected { reasons }.into()).await,
+        Turn::Now => {
             let event = AdmissionEvent::UpdateAdmitted(Admission { update });
             let event = encode_admission(cluster, &event, admissions.last, &worker.writer, worker.clock.wall())
                 .map_err(|e| e.to_string())?;

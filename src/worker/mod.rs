@@ -15,6 +15,7 @@ mod preview;
 mod queue;
 mod rescue;
 mod store;
+mod supersede;
 mod survey;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub use discovery::StartPoint;
 pub use preview::{Preview, preview};
 pub use queue::{FailuresReviewed, Limits, Queue, REVIEW_STREAM, REVIEWED, Waits};
 pub use store::{read_all, read_update};
+pub use supersede::heir;
 pub use survey::survey;
 
 /// What a worker knows of one cluster.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use esdb_rollout::domain::ids::InstanceId;
+use esdb_rollout::domain::ids::{InstanceId, UpdateId};
 use esdb_rollout::domain::instance::{Instance, InstanceState};
 use esdb_rollout::sim::model::{Fault, Record};
 use esdb_rollout::update::event::{
@@ -49,6 +49,15 @@ pub async fn play(name: &str) -> Vec<Record> {
             rig.until("InstanceStopped", 2).await;
             let enough = CancelRequested { by: Some("ann".into()), why: Some("enough".into()), superseded_by: None };
             rig.append(Event::CancelRequested(enough), 4).await;
+            rig.ended(limit).await;
+        }
+        "superseded" => {
+            rig.append(request("m6i.xlarge").into(), 1).await;
+            let (_worker, _stop) = rig.spawn(0);
+            rig.until("InstanceStopped", 2).await;
+            let request = UpdateRequested { supersedes: Some(rig.update), ..request("m6i.2xlarge") };
+            let next = Rig { update: UpdateId(uuid::Uuid::from_u128(0x5)), ..rig.share() };
+            next.append(request.into(), 2).await;
             rig.ended(limit).await;
         }
         "rolled-back-on-request" => {

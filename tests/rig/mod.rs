@@ -1,6 +1,9 @@
 //! A worker on the simulated world, in process and in virtual time.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod bomb;
+pub mod tap;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -82,6 +82,8 @@ struct Play {
     random: Random,
     began: Instant,
     update: Uuid,
+    /// The one that was asked for last, of those of which one superseded the other.
+    newest: Uuid,
     commands: u32,
     answering: Answering,
     healed: bool,
@@ -129,6 +131,7 @@ impl Play {
             random: Random::named(seed, "play"),
             began,
             update: Uuid::from_u128(0xabc0_0001),
+            newest: Uuid::from_u128(0xabc0_0001),
             commands: 0,
             answering: Answering::default(),
             healed: false,
@@ -377,6 +380,13 @@ impl Play {
                     Command::Retry => ("RetryRequested", json!({ "answers": 0, "by": people::APPROVER }), update),
                     Command::Garbage => ("PauseRequested", json!("text"), update),
                     Command::SecondRequest => ("UpdateRequested", self.scenario.request.clone(), update),
+                    Command::Supersede => {
+                        let old = self.newest;
+                        self.newest = Uuid::from_u128(old.as_u128() + 0x10);
+                        let mut request = self.scenario.request.clone();
+                        request["supersedes"] = json!(old);
+                        ("UpdateRequested", request, self.newest)
+                    }
                     Command::Rival => ("UpdateRequested", self.scenario.request.clone(), Uuid::from_u128(0xabc0_0002)),
                     Command::Rollback => ("RollbackRequested", json!({ "by": "ann" }), update),
                     Command::Approve(answers) => {

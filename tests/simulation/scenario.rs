@@ -69,6 +69,8 @@ pub enum Command {
     RetryOf(u64),
     /// A waiver of this check.
     Waive(&'static str),
+    /// Another one, in whose favour the one asked for last is to end.
+    Supersede,
 }
 
 /// How often, in percent, what goes between a worker and the world goes wrong; 0 is off.
@@ -389,7 +391,7 @@ fn acts(
     let end = until.as_millis() as u64;
     let mut lost_data = false;
     // Which kinds are on in this seed, and how many of each.
-    for kind in 0..18 {
+    for kind in 0..19 {
         if !r.percent(12) {
             continue;
         }
@@ -431,6 +433,7 @@ fn acts(
                     acts.push((at, Act::CutOff(worker, side, r.millis(500, 90_000))));
                 }
                 16 => acts.push((at, Act::ClockSteps(r.below(7200) as i64 - 3600))),
+                18 => acts.push((at, Act::Command(Command::Supersede))),
                 _ => {
                     let command = [
                         Command::Pause,

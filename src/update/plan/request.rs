@@ -31,7 +31,6 @@ pub fn check_request(request: &UpdateRequested, allowed_types: &[String]) -> Vec
         }
     };
     unsupported(request.replicas_together == Some(true), "replicasTogether", "leave it out: replicas go one at a time");
-    unsupported(request.supersedes.is_some(), "supersedes", "cancel the other update first");
     reasons.extend(request.window.iter().flat_map(window::check));
     let spent = request.resumes.iter().flatten().map(|r| ("spentSeconds", r.spent_seconds));
     let given =

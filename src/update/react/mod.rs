@@ -24,6 +24,7 @@ use between::{between_nodes, quiet_after_take_over};
 use request::before_plan;
 
 pub use commands::answer_command;
+pub use request::not_wanted;
 
 /// What comes next. Never nothing.
 #[derive(Clone, Debug, PartialEq)]

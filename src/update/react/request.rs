@@ -8,19 +8,25 @@ use super::super::state::State;
 use super::{Next, wait};
 use crate::domain::time::Moment;
 
+/// Why a request that was cancelled before there was a plan is not carried out.
+pub fn not_wanted(cancel: &CancelRequested) -> Reason {
+    let by = cancel.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let (code, found, remedy) = match cancel.superseded_by {
+        Some(new) => {
+            ("superseded", format!("CancelRequested{by} in favour of {new}"), format!("follow {new} in its place"))
+        }
+        None => ("cancelled", format!("CancelRequested{by}"), "start a new update".to_owned()),
+    };
+    Reason { code: code.into(), found, wanted: "a request that is still wanted".into(), remedy }
+}
+
 pub(super) fn before_plan(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     let reject = |reasons: Vec<Reason>| Next::Record(vec![UpdateRejected { reasons }.into()]);
     let Some(request) = &state.request else {
         return reject(state.bad_request.clone().into_iter().collect());
     };
     if let Some(cancel) = &state.cancelled {
-        let found = format!("CancelRequested{}", cancel.by.as_ref().map(|b| format!(" by {b}")).unwrap_or_default());
-        return reject(vec![Reason {
-            code: "cancelled".into(),
-            found,
-            wanted: "a request that is still wanted".into(),
-            remedy: "start a new update".into(),
-        }]);
+        return reject(vec![not_wanted(cancel)]);
     }
     let reasons = plan::check_request(request, &observed.policy.allowed_types);
     if !reasons.is_empty() {
