@@ -485,7 +485,7 @@
     }
 
     function describe(s) {
-        s.status = s.end ? ENDS[s.end.type] : s.parked || s.awaited ? "parked" : "running";
+        s.status = s.end ? ENDS[s.end.type] : s.parked || s.awaited || (s.paused && s.foreign) ? "parked" : "running";
         if (s.inHand) { s.inHand.phase = STEPS[s.inHand.step]; }
         s.counts = { events: s.revision + 1, planned: s.plan ? s.plan.order.length : 0, skipped: 0, updated: 0, rolledBack: 0, failed: 0 };
         for (var n in s.results) { s.counts[s.results[n].result] += 1; }

@@ -57,7 +57,7 @@ impl Exit {
             Some(End::Cancelled(e)) => Some(unless_down(Exit::Cancelled, &e.not_running)),
             Some(End::Superseded(e)) => Some(unless_down(Exit::Cancelled, &e.not_running)),
             Some(End::Rejected(_)) => Some(Exit::Refused),
-            None if state.parked.is_some() || state.awaited.is_some() => Some(Exit::Waiting),
+            None if state.needs_a_person() => Some(Exit::Waiting),
             // Nothing that comes after is applied, so no end can be seen from here.
             None if state.broken.is_some() => Some(Exit::Other),
             None => None,
@@ -75,7 +75,7 @@ impl From<Exit> for ExitCode {
 mod tests {
     use super::*;
     use crate::update::event::*;
-    use crate::update::state::AwaitedApproval;
+    use crate::update::state::{AwaitedApproval, ForeignChange};
 
     fn ended(end: End) -> State {
         State { end: Some(end), ..State::default() }
@@ -100,6 +100,7 @@ mod tests {
         };
         let parked = UpdateParked { code: "x".into(), found: "y".into(), remedy: "z".into() };
         let awaited = AwaitedApproval { gate: Gate::AfterFirst, node: None, revision: crate::domain::ids::Revision(9) };
+        let foreign = ForeignChange { node: NodeName::from("esdb-2"), what: "x".into(), found: "y".into() };
         let table = [
             (ended(completed(vec![])), Some(0)),
             (ended(End::Rejected(UpdateRejected { reasons: vec![] })), Some(3)),
@@ -113,6 +114,7 @@ mod tests {
             (State { awaited: Some(awaited), ..State::default() }, Some(7)),
             (State { broken: Some("at revision 3".into()), ..State::default() }, Some(1)),
             (State { paused: Some(UpdatePaused::default()), ..State::default() }, None),
+            (State { paused: Some(UpdatePaused::default()), foreign: Some(foreign), ..State::default() }, Some(7)),
             (State::default(), None),
         ];
         for (state, code) in table {

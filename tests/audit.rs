@@ -181,6 +181,7 @@ impl Scene {
             instance_type: InstanceType::from("a.old"),
             state: self.instance_state,
             state_reason: None,
+            transition_reason: None,
             private_ip: None,
             private_dns: None,
             zone: None,

@@ -13,7 +13,7 @@ use esdb_rollout::domain::ids::{InstanceId, InstanceType, UpdateId};
 use esdb_rollout::domain::inspection::Inspection;
 use esdb_rollout::domain::instance::{FENCE_TAG, Instance, InstanceState, TypeInfo};
 use esdb_rollout::ports::{Done, Fleet, FleetError, Wanted};
-use esdb_rollout::sim::ports::class;
+use esdb_rollout::domain::ec2::classify;
 use esdb_rollout::sim::world::SimWorld;
 use esdb_rollout::update::event::{CancelRequested, Event, UpdateRequested};
 use esdb_rollout::update::state::{Body, End, Recorded, State};
@@ -53,7 +53,7 @@ impl Fated {
             None => done.await,
             Some(Fate::Refused(code)) => Err(FleetError {
                 call: name.into(),
-                class: class(code),
+                class: classify(code),
                 code: (*code).into(),
                 message: "as the test says".into(),
                 request_id: None,

@@ -240,6 +240,7 @@ fn look(history: &[Recorded], state: &State, instance_state: InstanceState, now:
                 instance_type: m.old_type.clone(),
                 state: instance_state,
                 state_reason: None,
+                transition_reason: None,
                 private_ip: None,
                 private_dns: None,
                 zone: None,

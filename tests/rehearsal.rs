@@ -18,11 +18,14 @@ fn options(seed: u64, faults: &[&str]) -> Options {
             replicas: 1,
             version: VERSION.to_owned(),
             target_type: "m6i.xlarge".into(),
+            fallback_types: Vec::new(),
             faults: faults.iter().map(|f| (*f).to_owned()).collect(),
             tls: None,
             atom_pub: false,
         },
         strategy: Strategy::Ec2InstanceTypeUpdate,
+        on_failure: None,
+        on_silent_node: None,
         kill_worker: false,
         time_limit: Duration::from_secs(300),
     }
@@ -75,5 +78,5 @@ async fn a_type_that_no_zone_supports_fails_with_every_node_running() {
 #[tokio::test]
 async fn an_unknown_fault_is_refused_before_anything_begins() {
     let error = run(&options(3, &["gremlins"]), &mut |_| panic!("nothing begins")).await.unwrap_err();
-    assert!(error.to_string().contains("expected one of start-capacity"), "{error}");
+    assert!(error.to_string().contains("expected one of capacity"), "{error}");
 }

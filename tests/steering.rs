@@ -80,7 +80,7 @@ async fn a_rollback_brings_back_what_was_done_and_is_a_cancellation() {
 async fn after_a_failure_everything_goes_back_where_the_request_says_so() {
     let mut config = quick_world(12);
     // The first two nodes start with the new type, the third does not.
-    config.faults.push(Fault::FallsBackToStopped { node: 1, reason: "Client.InternalError".into() });
+    config.faults.push(Fault::FallsBackToStopped { node: Some(1), reason: "Client.InternalError".into(), times: 1 });
     let rig = Rig::new(config);
     let truth = rig.watch_truth();
     let (history, state) = rig.run(asks(json!({ "onFailure": "rollBackAll" })), LIMIT).await;
@@ -96,7 +96,7 @@ async fn after_a_failure_everything_goes_back_where_the_request_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_held_until_somebody_retries() {
     let mut config = quick_world(13);
-    config.faults.push(Fault::FallsBackToStopped { node: 1, reason: "Client.InternalError".into() });
+    config.faults.push(Fault::FallsBackToStopped { node: Some(1), reason: "Client.InternalError".into(), times: 1 });
     let rig = Rig::new(config);
     let truth = rig.watch_truth();
     rig.append(asks(json!({ "onFailure": "hold" })).into(), 1).await;
@@ -207,7 +207,7 @@ async fn nothing_begins_outside_the_window() {
 #[tokio::test(start_paused = true)]
 async fn of_an_update_that_has_ended_a_new_one_is_asked_for() {
     let mut config = quick_world(17);
-    config.faults.push(Fault::FallsBackToStopped { node: 1, reason: "Client.InternalError".into() });
+    config.faults.push(Fault::FallsBackToStopped { node: Some(1), reason: "Client.InternalError".into(), times: 1 });
     let rig = Rig::new(config);
     let truth = rig.watch_truth();
     rig.append(request(TARGET).into(), 1).await;

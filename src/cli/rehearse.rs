@@ -8,13 +8,17 @@ use clap::{Args, ValueEnum};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::cli::failure::Failure;
+use crate::cli::request::word;
 use crate::cli::{Output, duration, fresh_id, note, print};
 use crate::domain::ids::{InstanceType, NodeName};
 use crate::exit::{self, Exit};
 use crate::rehearsal::{
     Folder, Look, Options, Progress, RehearsalError, START_TYPE, Stage, StageError, VERSION, Wishes,
+    first_answer_timeout,
 };
 use crate::sim::model::Fault;
+use crate::update::event::{OnFailure, OnSilentNode};
+use crate::update::limits::FIRST_ANSWER_TIMEOUT;
 use crate::update::strategy::Strategy;
 use crate::views::timeline::Line;
 use crate::views::{self, columns, plain};
@@ -41,6 +45,15 @@ pub struct RehearseArgs {
     /// The wanted instance type
     #[arg(long, default_value = "m6i.xlarge", help = format!("The wanted instance type; the nodes have {START_TYPE} [default: m6i.xlarge]"), hide_default_value = true)]
     pub target_type: String,
+    /// Types to try, in order, where the wanted one will not start
+    #[arg(long, visible_alias = "fallback-type", value_name = "TYPE,…", value_delimiter = ',')]
+    pub fallback_types: Vec<String>,
+    /// What to do after a failure [default: rollBackNode]
+    #[arg(long, value_parser = word::<OnFailure>(&["rollBackNode", "rollBackAll", "hold"]))]
+    pub on_failure: Option<OnFailure>,
+    /// What to do with a node that stays silent while its instance runs [default: hold]
+    #[arg(long, value_parser = word::<OnSilentNode>(&["hold", "reboot"]))]
+    pub on_silent_node: Option<OnSilentNode>,
     /// A fault to play, or `list`; may be repeated
     #[arg(long, value_name = "NAME")]
     pub fault: Vec<String>,
@@ -90,7 +103,7 @@ the AWS SDK and every constant are those of production, and the update's events 
 appends to it all the time; in the end every append it saw acknowledged must be there, once. With --tls all calls to the cluster go over
 TLS, with certificates of a CA made for this run, and each client has a user of its own, with as few rights as it needs.
 
-Faults:
+Faults (docs/ec2-failures.md says where each ends):
 {}
 --output json prints one object on one line: verdict (completed, failed, cancelled, rejected, parked, running), seed, speed, events,
 elections, wallSeconds, waits {{unavoidableSeconds, gatesSeconds, ratio}}, writes {{acknowledged, lost, duplicated, longestGapMs}}, and
@@ -104,7 +117,8 @@ Examples:
   esdb-rollout rehearse
   esdb-rollout rehearse --tls
   esdb-rollout rehearse --seed 7 --nodes 5 --replicas 0 --target-type r6i.xlarge
-  esdb-rollout rehearse --fault start-capacity --fault throttled --output json",
+  esdb-rollout rehearse --fault start-capacity --fault throttled --output json
+  esdb-rollout rehearse --fault capacity --fallback-types r6i.xlarge",
         faults("  "),
         exit::HELP
     )
@@ -115,6 +129,18 @@ pub(super) fn faults(indent: &str) -> String {
     let rows: Vec<Vec<String>> =
         Fault::NAMES.iter().map(|(name, what)| vec![format!("{indent}{name}"), (*what).to_owned()]).collect();
     columns(&rows)
+}
+
+/// The names of faults as they are now; of one that was given up it is said which says the same.
+pub(super) fn known_faults(names: &[String]) -> Vec<String> {
+    let known = |name: &String| match Fault::renamed(name) {
+        Some(now) => {
+            note(&format!("the fault `{name}` is called `{now}` now"));
+            now.to_owned()
+        }
+        None => name.clone(),
+    };
+    names.iter().map(known).collect()
 }
 
 /// A seed that is short enough to be typed.
@@ -136,11 +162,14 @@ pub async fn run(args: &RehearseArgs) -> Result<Exit, Failure> {
             replicas: args.replicas,
             version: args.server_version.clone(),
             target_type: InstanceType::from(args.target_type.as_str()),
-            faults: args.fault.clone(),
+            fallback_types: args.fallback_types.iter().map(|t| InstanceType::from(t.as_str())).collect(),
+            faults: known_faults(&args.fault),
             tls: args.tls.then_some(Folder::Temporary),
             atom_pub: false,
         },
         strategy: args.strategy.into(),
+        on_failure: args.on_failure,
+        on_silent_node: args.on_silent_node,
         kill_worker: args.kill_worker,
         time_limit: args.timeout,
     };
@@ -265,8 +294,18 @@ fn opening(stage: &Stage, options: &Options) -> String {
     let Wishes { seed, speed, voters, replicas, faults, .. } = &options.wishes;
     let addresses: Vec<String> = stage.addresses.iter().map(ToString::to_string).collect();
     let faults = if faults.is_empty() { String::new() } else { format!(", faults {}", faults.join(", ")) };
+    let silent = first_answer_timeout(*speed);
+    let shortened = if silent < FIRST_ANSWER_TIMEOUT {
+        format!(
+            "; a node counts as silent after {} s here, and after {} s where first_answer_timeout_seconds says nothing else",
+            silent.as_secs(),
+            FIRST_ANSWER_TIMEOUT.as_secs()
+        )
+    } else {
+        String::new()
+    };
     format!(
-        "simulated: {voters} voting, {replicas} read-only at {}, EC2 at {}; seed {seed}, speed {speed}{faults}",
+        "simulated: {voters} voting, {replicas} read-only at {}, EC2 at {}; seed {seed}, speed {speed}{faults}{shortened}",
         addresses.join(", "),
         stage.ec2_url()
     )

@@ -124,7 +124,7 @@ fn window(text: &str) -> Result<Window, String> {
 }
 
 /// A parser of the stored words of an enum.
-fn word<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+pub(super) fn word<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     words: &'static [&'static str],
 ) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(words).try_map(|text| serde_json::from_value::<T>(Value::String(text)))

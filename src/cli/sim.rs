@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::failure::Failure;
-use crate::cli::rehearse::{faults, fresh_seed};
+use crate::cli::rehearse::{faults, fresh_seed, known_faults};
 use crate::cli::{note, print};
 use crate::domain::ids::{Address, InstanceType};
 use crate::ec2::{AwsConfig, Ec2Fleet};
@@ -118,7 +118,8 @@ pub async fn run(args: &SimArgs) -> Result<Exit, Failure> {
         replicas: args.replicas,
         version: args.server_version.clone(),
         target_type: InstanceType::from(args.target_type.as_str()),
-        faults: args.fault.clone(),
+        fallback_types: Vec::new(),
+        faults: known_faults(&args.fault),
         tls: args.tls.then(|| args.tls_folder.clone().map_or(Folder::Temporary, Folder::Named)),
         atom_pub: args.enable_atom_pub_over_http,
     };

@@ -55,6 +55,8 @@ pub struct Instance {
     pub state: InstanceState,
     /// Code of the reason for the last state change, such as `Server.InsufficientInstanceCapacity`.
     pub state_reason: Option<String>,
+    /// EC2's words about the last transition, such as `User initiated (2026-01-01 00:00:00 GMT)`.
+    pub transition_reason: Option<String>,
     /// Primary private address.
     pub private_ip: Option<IpAddr>,
     /// Private DNS name.
@@ -154,20 +156,4 @@ pub struct TypeDetails {
     pub burstable: Option<bool>,
     /// Whether it has disks of its own, which are empty after a stop.
     pub instance_storage: Option<bool>,
-}
-
-/// Codes by which EC2 says, of a call or as an instance's state reason, that it has no room for the type now.
-const CAPACITY_CODES: [&str; 7] = [
-    "InsufficientInstanceCapacity",
-    "InsufficientCapacity",
-    "InsufficientCapacityOnHost",
-    "InsufficientHostCapacity",
-    "InsufficientReservedInstanceCapacity",
-    "UnfulfillableCapacity",
-    "ReservationCapacityExceeded",
-];
-
-/// Whether a code of EC2 (of a call, or of a state reason, which has `Server.` before it) says that there is no capacity for the type now.
-pub fn lacks_capacity(code: &str) -> bool {
-    CAPACITY_CODES.contains(&code.strip_prefix("Server.").unwrap_or(code))
 }

@@ -8,6 +8,7 @@
 pub mod agreement;
 pub mod catch_up;
 pub mod cluster;
+pub mod ec2;
 pub mod ids;
 pub mod inspection;
 pub mod instance;

@@ -101,7 +101,7 @@ impl Ec2Fleet {
     /// calls that change something.
     ///
     /// # Errors
-    /// As of any call; [`CallClass::Denied`] with a remedy where credentials or rights are missing.
+    /// As of any call; [`CallClass::Denied`] or [`CallClass::Unauthenticated`], with a remedy, where rights or credentials are missing.
     pub async fn check_credentials(&self) -> Result<(), FleetError> {
         match self.client.describe_instances().dry_run(true).send().await {
             Ok(_) => Ok(()),
@@ -187,6 +187,7 @@ fn observed(found: &aws_sdk_ec2::types::Instance) -> Result<Instance, FleetError
         instance_type: InstanceType(instance_type.as_str().to_owned()),
         state: state.map_or(InstanceState::Unrecognized, state_of),
         state_reason: found.state_reason.as_ref().and_then(|r| text(&r.code)),
+        transition_reason: text(&found.state_transition_reason),
         private_ip: found.private_ip_address.as_ref().and_then(|ip| ip.parse().ok()),
         private_dns: text(&found.private_dns_name),
         zone: found.placement.as_ref().and_then(|p| text(&p.availability_zone)),
@@ -231,7 +232,9 @@ where
     if let Some(code) = error.code().filter(|code| !code.is_empty()) {
         let message = error.message().unwrap_or("no message").to_owned();
         let message = match classify(code) {
-            CallClass::Denied => format!("{message}; check the credentials, the role and its policy"),
+            CallClass::Denied | CallClass::Unauthenticated => {
+                format!("{message}; check the credentials, the role and its policy")
+            }
             CallClass::Retry | CallClass::Wait | CallClass::Capacity | CallClass::Terminal => message,
         };
         return FleetError { call: call.to_owned(), class: classify(code), code: code.to_owned(), message, request_id };
@@ -282,9 +285,14 @@ fn credentials_problem(error: &(dyn Error + 'static)) -> Option<&'static str> {
         (CredentialsError::ProviderTimedOut(_), _) => "Timeout",
         (_, Some(SdkError::ServiceError(refusal))) => match refusal.err().code().map(classify) {
             Some(CallClass::Retry) => "ServiceUnavailable",
-            Some(CallClass::Wait | CallClass::Capacity | CallClass::Terminal | CallClass::Denied) | None => {
-                "NoCredentials"
-            }
+            Some(
+                CallClass::Wait
+                | CallClass::Capacity
+                | CallClass::Terminal
+                | CallClass::Denied
+                | CallClass::Unauthenticated,
+            )
+            | None => "NoCredentials",
         },
         (_, Some(SdkError::TimeoutError(_))) => "Timeout",
         (_, Some(SdkError::DispatchFailure(_) | SdkError::ResponseError(_))) => "Unreachable",

@@ -1,6 +1,5 @@
 //! The EC2 adapter: the only place that says `aws_`. Nothing of the SDK leaves it.
 
-mod classify;
 mod details;
 mod fleet;
 mod inspect;
@@ -8,7 +7,7 @@ mod key;
 #[cfg(all(test, feature = "esdb"))]
 mod tests;
 
-pub use classify::classify;
+pub use crate::domain::ec2::classify;
 pub use fleet::Ec2Fleet;
 
 /// Where and as whom EC2 is called. What is absent comes from the SDK's own chain: environment, profile, container, instance.

@@ -328,9 +328,9 @@ impl ProvideCredentials for Nobody {
 #[tokio::test]
 async fn without_credentials_a_person_is_called_and_told_what_to_do() {
     let rows: [(Problem, &str, CallClass); 4] = [
-        (|| CredentialsError::not_loaded("none"), "NoCredentials", CallClass::Denied),
-        (|| CredentialsError::invalid_configuration("loop"), "NoCredentials", CallClass::Denied),
-        (|| CredentialsError::provider_error("expired login"), "NoCredentials", CallClass::Denied),
+        (|| CredentialsError::not_loaded("none"), "NoCredentials", CallClass::Unauthenticated),
+        (|| CredentialsError::invalid_configuration("loop"), "NoCredentials", CallClass::Unauthenticated),
+        (|| CredentialsError::provider_error("expired login"), "NoCredentials", CallClass::Unauthenticated),
         (|| CredentialsError::provider_timed_out(std::time::Duration::from_secs(1)), "Timeout", CallClass::Retry),
     ];
     for (problem, code, class) in rows {

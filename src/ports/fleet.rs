@@ -4,24 +4,10 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 
+pub use crate::domain::ec2::CallClass;
 use crate::domain::ids::{InstanceId, InstanceType};
 use crate::domain::inspection::Inspection;
 use crate::domain::instance::{Instance, TypeInfo};
-
-/// What an EC2 error asks for. Decided by code, never by text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CallClass {
-    /// Transient: throttling, a time-out, a server's fault. The same call may succeed.
-    Retry,
-    /// The instance is not in the state the call needs: describe it again, and wait.
-    Wait,
-    /// No capacity for the type now: it may come, or another type may do.
-    Capacity,
-    /// This call with these arguments will not succeed.
-    Terminal,
-    /// Rights or credentials: a person must mend them.
-    Denied,
-}
 
 /// An EC2 call that did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -35,7 +35,8 @@ use crate::ec2::{AwsConfig, Ec2Fleet};
 use crate::esdb::{ConfigError, EventStoreLog, HttpAdmin, ProbeError, Seen, WriteProbe};
 use crate::exit::Exit;
 use crate::ports::{AppendError, Clock, EventLog, Expected, FleetError, ReadError, StoredEvent, SystemClock};
-use crate::update::event::{Event, UpdateRequested};
+use crate::sim::model::Fault;
+use crate::update::event::{Event, OnFailure, OnSilentNode, UpdateRequested};
 use crate::update::limits::FIRST_ANSWER_TIMEOUT;
 use crate::update::observed::Policy;
 use crate::update::state::{Body, Recorded, State};
@@ -56,8 +57,23 @@ const STORE_WITHIN: Duration = Duration::from_secs(60);
 const NOBODY_CAME: Duration = Duration::from_secs(10);
 /// Time for a worker to come to a safe point once the update has ended: the release is one append.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// Where a fault is over by itself, so long after it is: the longest rest between two tries of the worker is five minutes.
+const MENDED: Duration = Duration::from_secs(6 * 60);
+/// A silent node is never given up sooner than this, however quick the world: a process that truncates is started three times.
+const FIRST_ANSWER_LEAST: Duration = Duration::from_secs(60);
 /// Namespace of a rehearsal's ids: its world begins with it, so that the same seed may give the same ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6573_6462_2d72_6f6c_6c6f_7574_0000_0003);
+
+/// After how long a node counts as silent: the configuration's value, as much shorter as the world is quicker.
+pub fn first_answer_timeout(speed: f64) -> Duration {
+    FIRST_ANSWER_TIMEOUT.div_f64(speed.max(1.0)).max(FIRST_ANSWER_LEAST)
+}
+
+/// How long an update may wait for a person: where a fault is over by itself, nobody needs to come.
+fn patience(faults: &[Fault]) -> Duration {
+    let passes = faults.iter().filter_map(Fault::passes_after).max();
+    passes.map_or(NOBODY_CAME, |after| after + MENDED)
+}
 
 /// What to rehearse.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +82,10 @@ pub struct Options {
     pub wishes: Wishes,
     /// What is done to each node.
     pub strategy: Strategy,
+    /// What to do after a failure.
+    pub on_failure: Option<OnFailure>,
+    /// What to do with a node that stays silent.
+    pub on_silent_node: Option<OnSilentNode>,
     /// Kill the worker when the first instance is stopped, and start another.
     pub kill_worker: bool,
     /// Give up after this time.
@@ -174,9 +194,10 @@ async fn on_stage(
         incarnation: Incarnation(derived(seed, &format!("worker {number}"))),
     };
     prepare(&log, stage.secrets().is_some(), &writer(1), clock.wall()).await?;
-    let mut worker = Working::start(stage, writer(1), Arc::clone(&clock)).await?;
+    let mut worker = Working::start(options, stage, writer(1), Arc::clone(&clock)).await?;
     progress(Progress::Ready(stage));
 
+    let patience = patience(&stage.world.with(|w| w.config().faults.clone()));
     let elections_before = stage.world.with(|w| w.elections());
     let update = UpdateId(derived(seed, "update"));
     let began = clock.now();
@@ -209,7 +230,7 @@ async fn on_stage(
         let now = clock.now();
         match Exit::of(&state) {
             None => waits_since = None,
-            Some(Exit::Waiting) if now.since(*waits_since.get_or_insert(now)) < NOBODY_CAME => {}
+            Some(Exit::Waiting) if now.since(*waits_since.get_or_insert(now)) < patience => {}
             Some(_) => break false,
         }
         if now.since(began) >= options.time_limit {
@@ -224,7 +245,7 @@ async fn on_stage(
         if options.kill_worker && !killed && has_stopped_an_instance(&history) {
             killed = true;
             worker.kill().await;
-            worker = Working::start(stage, writer(2), Arc::clone(&clock)).await?;
+            worker = Working::start(options, stage, writer(2), Arc::clone(&clock)).await?;
             progress(Progress::WorkerKilled);
         }
         sleep(LOOK_EVERY).await;
@@ -299,9 +320,9 @@ async fn request(options: &Options, log: &EventStoreLog, update: UpdateId) -> Re
         strategy: options.strategy,
         target_instance_type: target,
         nodes: None,
-        fallback_types: None,
-        on_failure: None,
-        on_silent_node: None,
+        fallback_types: Some(options.wishes.fallback_types.clone()).filter(|types| !types.is_empty()),
+        on_failure: options.on_failure,
+        on_silent_node: options.on_silent_node,
         node_timeout_seconds: None,
         plan_digest: None,
         gates: None,
@@ -349,7 +370,12 @@ struct Working {
 
 impl Working {
     /// Starts a worker, with adapters of its own.
-    async fn start(stage: &Stage, writer: Writer, clock: Arc<dyn Clock>) -> Result<Working, RehearsalError> {
+    async fn start(
+        options: &Options,
+        stage: &Stage,
+        writer: Writer,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Working, RehearsalError> {
         let aws = AwsConfig {
             region: Some(REGION.to_owned()),
             endpoint: Some(stage.ec2_url().to_owned()),
@@ -365,7 +391,7 @@ impl Working {
             policy: Policy {
                 allowed_types: Vec::new(),
                 max_replication_delay: DEFAULT_MAX_REPLICATION_DELAY,
-                first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+                first_answer_timeout: first_answer_timeout(options.wishes.speed),
                 fence: true,
             },
             admin: Arc::new(admin),

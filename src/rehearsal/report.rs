@@ -42,7 +42,7 @@ impl Verdict {
             Some(End::Failed(_)) => Verdict::Failed,
             Some(End::Cancelled(_) | End::Superseded(_)) => Verdict::Cancelled,
             Some(End::Rejected(_)) => Verdict::Rejected,
-            None if state.parked.is_some() || state.awaited.is_some() => Verdict::Parked,
+            None if state.needs_a_person() => Verdict::Parked,
             None => Verdict::Running,
         }
     }

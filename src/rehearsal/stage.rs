@@ -82,6 +82,8 @@ pub struct Wishes {
     pub version: String,
     /// The type an update will ask for: faults strike it.
     pub target_type: InstanceType,
+    /// Types to fall back to, which EC2 offers as well.
+    pub fallback_types: Vec<InstanceType>,
     /// Names of faults to play.
     pub faults: Vec<String>,
     /// TLS and users, and where their files go; none: an insecure cluster.
@@ -105,9 +107,10 @@ pub fn world_config(wishes: &Wishes, addresses: Vec<Address>) -> Result<WorldCon
     }
     let sped = |real: Duration| real.div_f64(wishes.speed);
     let mut offered: Vec<(String, String)> = OFFERED.map(|(t, a)| (t.to_owned(), a.to_owned())).to_vec();
-    if !offered.iter().any(|(t, _)| t == wishes.target_type.as_str()) && looks_like_a_type(wishes.target_type.as_str())
-    {
-        offered.push((wishes.target_type.0.clone(), architecture(wishes.target_type.as_str()).to_owned()));
+    for wanted in wishes.fallback_types.iter().chain([&wishes.target_type]) {
+        if !offered.iter().any(|(t, _)| t == wanted.as_str()) && looks_like_a_type(wanted.as_str()) {
+            offered.push((wanted.0.clone(), architecture(wanted.as_str()).to_owned()));
+        }
     }
     let mut config = WorldConfig {
         seed: wishes.seed,
@@ -371,6 +374,7 @@ mod tests {
             replicas: 1,
             version: VERSION.to_owned(),
             target_type: "m6i.xlarge".into(),
+            fallback_types: Vec::new(),
             faults: Vec::new(),
             tls: None,
             atom_pub: false,
@@ -397,7 +401,7 @@ mod tests {
             (Wishes { speed: 0.0, ..wishes() }, "the speed: expected a number from 0.1 to 1000, found 0"),
             (Wishes { speed: f64::NAN, ..wishes() }, "the speed: expected a number from 0.1 to 1000, found NaN"),
             (Wishes { voters: 0, ..wishes() }, "the number of voting nodes: expected 1 or more, and 90 nodes at most"),
-            (Wishes { faults: vec!["gremlins".into()], ..wishes() }, "the fault: expected one of start-capacity, "),
+            (Wishes { faults: vec!["gremlins".into()], ..wishes() }, "the fault: expected one of capacity, "),
         ];
         for (wishes, text) in mistakes {
             let error = config(&wishes).unwrap_err().to_string();

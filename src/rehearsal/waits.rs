@@ -86,6 +86,7 @@ mod tests {
             replicas: 1,
             version: "23.10.5.0".into(),
             target_type: "m6i.xlarge".into(),
+            fallback_types: Vec::new(),
             faults: vec![],
             tls: None,
             atom_pub: false,

@@ -88,13 +88,85 @@ pub enum Fault {
         /// Percent.
         percent: u32,
     },
-    /// The instance of this node is started by EC2 and falls back to `stopped` with this state reason (asynchronous failure), once.
+    /// The instance of this node is started by EC2 and falls back to `stopped` with this state reason (asynchronous failure).
     FallsBackToStopped {
+        /// The node; any if `None`.
+        node: Option<NodeIx>,
+        /// Code of the state reason.
+        reason: String,
+        /// How often (`u32::MAX`: always).
+        times: u32,
+    },
+    /// From the first start that it meets, every start fails with this code, whatever the type.
+    EveryStartFails {
+        /// EC2's code.
+        code: String,
+        /// For so long.
+        for_: Duration,
+    },
+    /// The first `times` calls of this action are answered with this code and change nothing.
+    CallFails {
+        /// The action, such as `StopInstances`.
+        action: String,
+        /// EC2's code.
+        code: String,
+        /// How often.
+        times: u32,
+    },
+    /// From the first stop on, EC2 accepts nobody's credentials.
+    CredentialsExpire {
+        /// For so long.
+        for_: Duration,
+    },
+    /// The first stop of this node's instance takes so long.
+    StopHangs {
+        /// The node.
+        node: NodeIx,
+        /// How long.
+        for_: Duration,
+    },
+    /// Somebody stops the instance of this node after it was stopped and started again, once.
+    SomebodyStops {
         /// The node.
         node: NodeIx,
         /// Code of the state reason.
         reason: String,
+        /// So long after it runs.
+        after: Duration,
     },
+    /// Somebody changes the type of the first instance that is stopped, at once.
+    SomebodyChangesType {
+        /// To.
+        to: String,
+    },
+    /// When the first voter's instance is stopped, other voters freeze: so many that those left are no majority.
+    OthersFreeze {
+        /// For so long.
+        for_: Duration,
+    },
+}
+
+impl Fault {
+    /// After how long it is over by itself, counted from when it strikes; `None` where it strikes a number of times, or for ever.
+    pub fn passes_after(&self) -> Option<Duration> {
+        match self {
+            Fault::EveryStartFails { for_, .. }
+            | Fault::CredentialsExpire { for_ }
+            | Fault::StopHangs { for_, .. }
+            | Fault::OthersFreeze { for_ } => Some(*for_),
+            Fault::StaysSilent { for_, .. } => *for_,
+            Fault::StartFails { .. }
+            | Fault::ResignationsIgnored { .. }
+            | Fault::ResignedLeaderWinsAgain { .. }
+            | Fault::ComesBackEmpty { .. }
+            | Fault::ExitsOnceAfterRejoining { .. }
+            | Fault::Throttled { .. }
+            | Fault::FallsBackToStopped { .. }
+            | Fault::CallFails { .. }
+            | Fault::SomebodyStops { .. }
+            | Fault::SomebodyChangesType { .. } => None,
+        }
+    }
 }
 
 /// Whether and how a node's process answers.

@@ -17,12 +17,13 @@ use super::model::{
 };
 use super::world::{AllPage, CompiledFilter, Random, SimWorld, World};
 use crate::domain::cluster::{NodeState, ReplicaSubscription, View};
+use crate::domain::ec2::classify;
 use crate::domain::ids::{Address, InstanceId, InstanceType, Revision, StreamName};
 use crate::domain::inspection::{Attributes, Inspection, Right, Verb};
-use crate::domain::instance::{FENCE_TAG, Instance, TypeInfo, lacks_capacity};
+use crate::domain::instance::{FENCE_TAG, Instance, TypeInfo};
 use crate::ports::{
-    AppendError, Appended, CallClass, ClusterAdmin, Done, EventLog, Expected, Feed, Fleet, FleetError, LocalRead,
-    NewEvent, NodeError, Position, ReadError, StartFrom, StoreProbe, StoredEvent, Wanted,
+    AppendError, Appended, ClusterAdmin, Done, EventLog, Expected, Feed, Fleet, FleetError, LocalRead, NewEvent,
+    NodeError, Position, ReadError, StartFrom, StoreProbe, StoredEvent, Wanted,
 };
 
 /// How long a node has for an answer.
@@ -417,7 +418,7 @@ impl SimPorts {
             Ok(found) => Ok((found, request_id)),
             Err(fault) => Err(FleetError {
                 call: call.to_owned(),
-                class: class(&fault.code),
+                class: classify(&fault.code),
                 code: fault.code,
                 message: fault.message,
                 request_id,
@@ -430,26 +431,6 @@ impl SimPorts {
     async fn attribute(&self, id: &InstanceId, name: &str) -> Result<String, String> {
         let answer = self.ec2("DescribeInstanceAttribute", |w| w.instance_attribute(id, name)).await;
         answer.map(|(value, _)| value).map_err(|e| e.to_string())
-    }
-}
-
-/// What an EC2 code asks for, as the EC2 adapter classes it.
-pub fn class(code: &str) -> CallClass {
-    match code {
-        "RequestLimitExceeded"
-        | "Throttling"
-        | "InternalError"
-        | "InternalFailure"
-        | "ServiceUnavailable"
-        | "Unavailable"
-        // EC2 is eventually consistent: one "not found" is no proof that an instance is gone.
-        | "InvalidInstanceID.NotFound" => CallClass::Retry,
-        "IncorrectInstanceState" | "IncorrectState" => CallClass::Wait,
-        _ if lacks_capacity(code) => CallClass::Capacity,
-        "UnauthorizedOperation" | "AuthFailure" | "PendingVerification" | "OptInRequired" | "Blocked" => {
-            CallClass::Denied
-        }
-        _ => CallClass::Terminal,
     }
 }
 
@@ -789,6 +770,7 @@ impl Fleet for SimPorts {
 mod tests {
     use super::*;
     use crate::domain::instance::InstanceState;
+    use crate::ports::CallClass;
     use crate::sim::model::{Fault, WorldConfig};
     use crate::sim::world::tests::config;
 

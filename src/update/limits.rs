@@ -23,7 +23,7 @@ pub const TAKE_OVER_QUIET: Duration = Duration::from_secs(15);
 /// From StopInstances to `stopped`. EC2 stops hard after a few minutes of an OS that does not; a host fault takes longer and needs AWS.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// From StartInstances to `running`, and the time that failed starts of the last type are repeated for.
+/// From StartInstances to `running`. EC2 takes a minute at most; longer means a host that does not come up.
 pub const START_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// From `running` to the first answer of the process. Verifying chunks and rebuilding the index of a large database takes minutes.
@@ -51,8 +51,21 @@ pub const CALL_TRIES_MAX: u32 = 10;
 /// voter is down meanwhile.
 pub const CAPACITY_TRIES_MAX: usize = 3;
 
-/// Rest before a start of the same type is tried again.
+/// Rest before a start of the same type is tried again. Of the last type it grows with the tries: nothing else is left to do.
 pub const CAPACITY_RETRY_AFTER: Duration = Duration::from_secs(20);
+
+/// The longest rest between two starts of the last type: a voter is down, and capacity or a right may come back at any moment.
+pub const START_RETRY_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// What keeps the node in hand down, and may pass by itself, for this long calls a person. What will not pass calls at once.
+pub const PERSON_AFTER: Duration = Duration::from_secs(2 * 60);
+
+/// A type that lacked capacity in a zone is not asked for there by the next node before this has passed: as long as such a lack is taken to
+/// last elsewhere in the field, too. That node goes on serving meanwhile.
+pub const CAPACITY_COOLS: Duration = Duration::from_secs(3 * 60);
+
+/// EC2 has not described the instances for this long: nothing in service is touched, and it is said.
+pub const UNSEEN_AFTER: Duration = Duration::from_secs(30);
 
 /// Rest before an EC2 call that was throttled, or failed inside EC2, gets a new intent; grows linearly with the tries.
 pub const CALL_RETRY_AFTER: Duration = Duration::from_secs(2);

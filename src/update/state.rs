@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::event::*;
 use super::plan::Waiver;
 use crate::domain::catch_up::{Baseline, DataKept};
+use crate::domain::ec2::lacks_capacity;
 use crate::domain::ids::{Incarnation, InstanceId, InstanceType, NodeName, ProcessId, Revision, WorkerName};
 use crate::domain::time::Moment;
 
@@ -378,6 +379,8 @@ pub struct State {
     pub foreign_nodes: BTreeSet<NodeName>,
     /// Why the next step waits, as last recorded.
     pub delayed: Option<StepDelayed>,
+    /// Types that EC2 had no room for, by zone, and when this process last saw that.
+    pub lacked: BTreeMap<(InstanceType, Option<String>), Moment>,
     /// Elections caused.
     pub elections: u32,
     /// How it ended.
@@ -426,6 +429,11 @@ impl State {
             && self.on_failure() == OnFailure::Hold
             && self.cancelled.is_none()
             && self.rollback.is_none()
+    }
+
+    /// Whether it stands still until a person does something: it is parked, awaits an approval, or was paused by somebody else's change.
+    pub fn needs_a_person(&self) -> bool {
+        self.parked.is_some() || self.awaited.is_some() || self.paused.is_some() && self.foreign.is_some()
     }
 
     /// Nodes that this update changed and that are to be brought back.
@@ -738,6 +746,7 @@ impl State {
     /// The step that stands still begins anew; after a failure the node that failed is taken again.
     fn retry(&mut self, seen: Moment) {
         self.parked = None;
+        self.lacked.clear();
         if self.held() {
             self.failure = None;
             self.results.retain(|_, r| !matches!(r.result, NodeResult::Failed | NodeResult::RolledBack));
@@ -934,6 +943,11 @@ impl State {
                 hand.go(Step::Started, None, recorded);
             }
             Event::InstanceStartFailed(e) => {
+                if lacks_capacity(&e.code) {
+                    let members = self.plan.iter().flat_map(|p| &p.members);
+                    let zone = members.filter(|m| m.node == e.node).find_map(|m| m.zone.clone());
+                    self.lacked.insert((e.instance_type.clone(), zone), recorded.seen);
+                }
                 hand.failed_starts.push(FailedStart {
                     instance_type: e.instance_type.clone(),
                     code: e.code.clone(),

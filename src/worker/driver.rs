@@ -177,7 +177,12 @@ impl Driver {
             Sight::Node(node, at, answer) => self.watch.absorb(&node, at, answer),
             Sight::Replication(at, subscriptions) => self.watch.absorb_replication(at, &subscriptions),
             Sight::Instances(at, Ok(found)) => {
-                self.fleet_trouble = None;
+                // One that EC2 does not know at the moment may be there all the same: that proves nothing, but it was not seen.
+                let planned = self.state.plan.iter().flat_map(|p| &p.members).map(|m| &m.instance);
+                let missing: Vec<&str> =
+                    planned.filter(|id| !found.iter().any(|i| i.id == **id)).map(|id| id.as_str()).collect();
+                self.fleet_trouble =
+                    (!missing.is_empty()).then(|| format!("EC2 does not describe {}", missing.join(", ")));
                 for instance in found {
                     self.absorb_instance(at, instance);
                 }

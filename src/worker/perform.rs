@@ -58,7 +58,7 @@ async fn ec2(call: impl Future<Output = Result<crate::ports::Done, FleetError>>)
                 CallClass::Retry | CallClass::Wait => Again::Soon,
                 CallClass::Capacity => Again::WithCapacity,
                 CallClass::Terminal => Again::Never,
-                CallClass::Denied => Again::AfterMending,
+                CallClass::Denied | CallClass::Unauthenticated => Again::AfterMending,
             };
             CallOutcome::Refused { code: error.code, message: error.message, again }
         }

@@ -55,7 +55,7 @@ pub async fn survey(cluster: &ClusterHandle, asked: Option<(&UpdateRequested, &d
 
 /// Rights and credentials do not come by waiting; anything else may.
 fn fleet_failed(error: FleetError, survey: &mut Survey) {
-    if error.class == CallClass::Denied {
+    if matches!(error.class, CallClass::Denied | CallClass::Unauthenticated) {
         survey.reasons.push(Reason {
             code: "ec2Denied".into(),
             found: error.to_string(),

@@ -32,7 +32,7 @@ pub async fn play(name: &str) -> Vec<Record> {
     let limit = Duration::from_secs(3600);
     let mut config = quick_world(11);
     if matches!(name, "rolled-back" | "held-and-retried") {
-        config.faults.extend(Fault::by_name("start-capacity-forever", &config, "m6i.xlarge"));
+        config.faults.extend(Fault::by_name("capacity", &config, "m6i.xlarge"));
     }
     if name == "rebooted" {
         config.faults.push(Fault::StaysSilent { node: 0, for_: None });

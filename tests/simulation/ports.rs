@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use esdb_rollout::domain::cluster::{NodeState, ReplicaSubscription, View};
+use esdb_rollout::domain::ec2::classify;
 use esdb_rollout::domain::ids::{Address, Incarnation, InstanceId, InstanceType, Revision, StreamName};
 use esdb_rollout::domain::inspection::Inspection;
 use esdb_rollout::domain::instance::{Instance, TypeInfo};
 use esdb_rollout::domain::time::Moment;
 use esdb_rollout::ports::*;
-use esdb_rollout::sim::ports::class;
 use esdb_rollout::sim::world::{Random, SimWorld};
 use esdb_rollout::update::action::Call;
 use tokio::sync::{Notify, mpsc};
@@ -414,7 +414,7 @@ impl Wired {
                 Wrong::Never => "InvalidParameterValue",
                 _ => "RequestLimitExceeded",
             };
-            error(code, class(code))
+            error(code, classify(code))
         };
         self.calls(call, effect, refusal, |wired| {
             if wired.life.cut(Side::Ec2) {
@@ -422,7 +422,7 @@ impl Wired {
             }
             if wired.chance(|w| w.ec2_refused) {
                 let code = wired.draw(|r| r.pick(EC2_CODES)).expect("there are codes");
-                return CallFault::Refused(error(code, class(code)));
+                return CallFault::Refused(error(code, classify(code)));
             }
             if wired.chance(|w| w.ec2_answer_lost) {
                 let after = wired.draw(|r| r.millis(1, 9000));
@@ -681,7 +681,7 @@ impl Fleet for Wired {
     async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError> {
         let failure = |code: &str| FleetError {
             call: "DescribeInstances".into(),
-            class: class(code),
+            class: classify(code),
             code: code.into(),
             message: "as the catalogue says".into(),
             request_id: None,

@@ -374,7 +374,11 @@ fn world_faults(r: &mut Random, count: usize) -> Vec<Fault> {
             "Client.InternalError",
             "Client.VolumeLimitExceeded",
         ];
-        faults.push(Fault::FallsBackToStopped { node: node(r), reason: reasons[r.below(4) as usize].to_owned() });
+        faults.push(Fault::FallsBackToStopped {
+            node: Some(node(r)),
+            reason: reasons[r.below(4) as usize].to_owned(),
+            times: 1,
+        });
     }
     faults
 }

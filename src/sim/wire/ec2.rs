@@ -307,7 +307,7 @@ fn instance(i: &Instance) -> String {
         }
     };
     put("privateDnsName", i.private_dns.clone());
-    put("reason", i.state_reason.clone());
+    put("reason", i.transition_reason.clone());
     put("instanceType", Some(i.instance_type.0.clone()));
     put("launchTime", Some(LAUNCHED.to_owned()));
     put("privateIpAddress", i.private_ip.map(|ip| ip.to_string()));

@@ -21,6 +21,8 @@ pub(super) struct Machine {
     pub instance_type: String,
     pub state: InstanceState,
     pub reason: Option<String>,
+    /// EC2's words about the last transition.
+    pub transition_reason: Option<String>,
     pub ip: Option<IpAddr>,
     pub zone: String,
     pub name: String,
@@ -38,6 +40,7 @@ impl Machine {
             instance_type: config.instance_type.clone(),
             state: InstanceState::Running,
             reason: None,
+            transition_reason: None,
             ip: address(&config.addresses[n].host),
             zone: ZONES[n % ZONES.len()].to_owned(),
             name: config.names[n].clone(),
@@ -55,6 +58,7 @@ impl Machine {
             instance_type: InstanceType(self.instance_type.clone()),
             state: self.state,
             state_reason: self.reason.clone(),
+            transition_reason: self.transition_reason.clone(),
             private_ip: self.ip,
             private_dns: dns,
             zone: Some(self.zone.clone()),
@@ -101,6 +105,8 @@ fn start_message(code: &str, instance_type: &str, zone: &str) -> String {
             )
         }
         "VcpuLimitExceeded" => "You have requested more vCPU capacity than your current vCPU limit allows.".to_owned(),
+        "RequestLimitExceeded" => "Request limit exceeded.".to_owned(),
+        "RequestExpired" => "Request has expired.".to_owned(),
         _ => format!("The instance cannot be started as {instance_type} in {zone}."),
     }
 }
@@ -135,6 +141,7 @@ impl World {
     /// `DescribeInstances`; no ids mean all. `InvalidInstanceID.NotFound` if one is unknown, `….Malformed` if one is no id.
     pub fn describe_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<Instance>, Ec2Fault> {
         self.throttle()?;
+        self.refuse("DescribeInstances")?;
         if ids.is_empty() {
             return Ok((0..self.nodes.len()).map(|n| self.described(n)).collect());
         }
@@ -149,6 +156,7 @@ impl World {
     pub fn stop_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<StateChange>, Ec2Fault> {
         self.throttle()?;
         self.authorize("StopInstances")?;
+        self.refuse("StopInstances")?;
         let nodes = self.machines(ids)?;
         for &n in &nodes {
             let m = &self.nodes[n].machine;
@@ -171,6 +179,7 @@ impl World {
     pub fn start_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<StateChange>, Ec2Fault> {
         self.throttle()?;
         self.authorize("StartInstances")?;
+        self.refuse("StartInstances")?;
         let nodes = self.machines(ids)?;
         for &n in &nodes {
             let m = &self.nodes[n].machine;
@@ -191,6 +200,7 @@ impl World {
     pub fn modify_instance_type(&mut self, id: &InstanceId, to: &InstanceType) -> Result<(), Ec2Fault> {
         self.throttle()?;
         self.authorize("ModifyInstanceAttribute")?;
+        self.refuse("ModifyInstanceAttribute")?;
         let n = self.machine(id)?;
         let Some(wanted) = architecture(&self.config, &to.0).map(str::to_owned) else {
             return Err(fault("InvalidParameterValue", format!("Invalid value '{to}' for InstanceType.")));
@@ -215,6 +225,7 @@ impl World {
     /// `RebootInstances`: the instance stays `running`, its process starts anew.
     pub fn reboot_instance(&mut self, id: &InstanceId) -> Result<(), Ec2Fault> {
         self.throttle()?;
+        self.refuse("RebootInstances")?;
         let n = self.machine(id)?;
         let m = &self.nodes[n].machine;
         if m.state != InstanceState::Running {
@@ -271,6 +282,7 @@ impl World {
         m.id.clone_from(&seen.id);
         m.instance_type.clone_from(&seen.instance_type.0);
         m.reason.clone_from(&seen.state_reason);
+        m.transition_reason.clone_from(&seen.transition_reason);
         m.transition += 1;
         // A state that is not known tells nothing.
         if seen.state != InstanceState::Unrecognized {
@@ -305,6 +317,33 @@ impl World {
         Ok(())
     }
 
+    /// Plays the faults that strike a call by its name, and credentials that have expired.
+    pub(super) fn refuse(&mut self, action: &str) -> Result<(), Ec2Fault> {
+        for (at, known) in self.config.faults.iter().enumerate() {
+            if let Fault::CredentialsExpire { for_ } = known
+                && self.begun[at].is_some_and(|since| self.now < since + *for_)
+            {
+                return Err(fault("RequestExpired", start_message("RequestExpired", "", "")));
+            }
+            if let Fault::CallFails { action: of, code, times } = known
+                && of == action
+                && self.played[at] < *times
+            {
+                self.played[at] += 1;
+                return Err(fault(code, format!("The call {action} was not carried out ({code}).")));
+            }
+        }
+        Ok(())
+    }
+
+    /// When the first fault of a kind that lasts for a time began: now, if it has not.
+    fn begin(&mut self, which: impl Fn(&Fault) -> bool) {
+        let now = self.now;
+        if let Some(at) = self.config.faults.iter().position(which) {
+            self.begun[at].get_or_insert(now);
+        }
+    }
+
     pub(super) fn machine(&self, id: &InstanceId) -> Result<NodeIx, Ec2Fault> {
         if !well_formed(id) {
             return Err(fault("InvalidInstanceID.Malformed", format!("Invalid id: \"{id}\"")));
@@ -320,13 +359,26 @@ impl World {
     }
 
     fn start_fails(&mut self, n: NodeIx) -> Result<(), Ec2Fault> {
+        self.begin(|f| matches!(f, Fault::EveryStartFails { .. }));
         let m = &self.nodes[n].machine;
         for (at, known) in self.config.faults.iter().enumerate() {
-            if let Fault::StartFails { instance_type, code, times } = known
+            let of_type = if let Fault::StartFails { instance_type, code, times } = known
                 && *instance_type == m.instance_type
                 && (*times == u32::MAX || self.played[at] < *times)
             {
-                self.played[at] += 1;
+                Some(code)
+            } else {
+                None
+            };
+            let of_any = if let Fault::EveryStartFails { code, for_ } = known
+                && self.begun[at].is_some_and(|since| self.now < since + *for_)
+            {
+                Some(code)
+            } else {
+                None
+            };
+            if let Some(code) = of_type.or(of_any) {
+                self.played[at] = self.played[at].saturating_add(1);
                 return Err(fault(code, start_message(code, &m.instance_type, &m.zone)));
             }
         }
@@ -334,12 +386,17 @@ impl World {
     }
 
     fn stop_machine(&mut self, n: NodeIx) -> StateChange {
-        let stop = self.config.ec2_stop;
-        let m = &mut self.nodes[n].machine;
-        let previous = m.state;
+        let previous = self.nodes[n].machine.state;
         if previous == InstanceState::Running {
+            let hangs = self.play(|f| matches!(f, Fault::StopHangs { node, .. } if *node == n), 1);
+            let stop = hangs.and_then(|f| f.passes_after()).unwrap_or(self.config.ec2_stop);
+            self.begin(|f| matches!(f, Fault::CredentialsExpire { .. }));
+            self.freeze_others(n);
+            let at = self.wall().strftime("%Y-%m-%d %H:%M:%S GMT").to_string();
+            let m = &mut self.nodes[n].machine;
             m.state = InstanceState::Stopping;
             m.reason = Some("Client.UserInitiatedShutdown".to_owned());
+            m.transition_reason = Some(format!("User initiated ({at})"));
             m.transition += 1;
             m.stops += 1;
             let transition = m.transition;
@@ -358,6 +415,7 @@ impl World {
         if previous == InstanceState::Stopped {
             m.state = InstanceState::Pending;
             m.reason = None;
+            m.transition_reason = None;
             m.transition += 1;
             let transition = m.transition;
             self.schedule(start, Event::MachineStarted { n, transition });
@@ -365,6 +423,43 @@ impl World {
         }
         let m = &self.nodes[n].machine;
         (m.id.clone(), previous, m.state)
+    }
+
+    /// Plays [`Fault::OthersFreeze`] as a voter's instance is stopped: the leader goes on, alone with too few.
+    fn freeze_others(&mut self, n: NodeIx) {
+        let voters = self.config.voters;
+        if n >= voters {
+            return;
+        }
+        let Some(Fault::OthersFreeze { for_ }) = self.play(|f| matches!(f, Fault::OthersFreeze { .. }), 1) else {
+            return;
+        };
+        let leader = self.leader();
+        let spare = (voters - 1).saturating_sub(voters / 2);
+        let others: Vec<NodeIx> = (0..voters).filter(|m| *m != n && Some(*m) != leader).take(spare).collect();
+        for other in others {
+            self.freeze(other);
+            self.schedule(for_, Event::Thaws { n: other });
+        }
+    }
+
+    /// Plays [`Fault::SomebodyStops`].
+    pub(super) fn somebody_stops(&mut self, n: NodeIx, transition: u64) {
+        let m = &self.nodes[n].machine;
+        if m.transition != transition || m.state != InstanceState::Running {
+            return;
+        }
+        let Some(Fault::SomebodyStops { reason, .. }) =
+            self.play(|f| matches!(f, Fault::SomebodyStops { node, .. } if *node == n), 1)
+        else {
+            return;
+        };
+        self.stop_machine(n);
+        let m = &mut self.nodes[n].machine;
+        if reason != "Client.UserInitiatedShutdown" {
+            m.transition_reason = Some(reason.clone());
+        }
+        m.reason = Some(reason);
     }
 
     pub(super) fn machine_stopped(&mut self, n: NodeIx, transition: u64) {
@@ -377,6 +472,11 @@ impl World {
             self.nodes[n].log.truncate(0);
             self.nodes[n].committed = 0;
         }
+        if let Some(Fault::SomebodyChangesType { to }) =
+            self.play(|f| matches!(f, Fault::SomebodyChangesType { .. }), 1)
+        {
+            self.nodes[n].machine.instance_type = to;
+        }
         self.touch();
     }
 
@@ -384,14 +484,28 @@ impl World {
         if self.nodes[n].machine.transition != transition {
             return;
         }
-        let falls_back = self.play(|f| matches!(f, Fault::FallsBackToStopped { node, .. } if *node == n), 1);
-        if let Some(Fault::FallsBackToStopped { reason, .. }) = falls_back {
-            self.nodes[n].machine.state = InstanceState::Stopped;
-            self.nodes[n].machine.reason = Some(reason);
+        let played = &self.played;
+        let falls_back = self.config.faults.iter().enumerate().find_map(|(at, f)| {
+            let Fault::FallsBackToStopped { node, reason, times } = f else { return None };
+            (node.is_none_or(|node| node == n) && played[at] < *times).then(|| (at, reason.clone()))
+        });
+        if let Some((at, reason)) = falls_back {
+            self.played[at] += 1;
+            let m = &mut self.nodes[n].machine;
+            m.state = InstanceState::Stopped;
+            m.transition_reason = Some(reason.clone());
+            m.reason = Some(reason);
             self.touch();
             return;
         }
         self.nodes[n].machine.state = InstanceState::Running;
+        let stops = self.config.faults.iter().find_map(|f| {
+            let Fault::SomebodyStops { node, after, .. } = f else { return None };
+            (*node == n).then_some(*after)
+        });
+        if let Some(after) = stops {
+            self.schedule(after, Event::SomebodyStops { n, transition });
+        }
         let boot = self.config.boot;
         let played = &self.played;
         let silence = self.config.faults.iter().enumerate().find_map(|(at, f)| {

@@ -55,6 +55,8 @@ pub const REPLICATION_PORT: u16 = 1112;
 enum Event {
     MachineStopped { n: NodeIx, transition: u64 },
     MachineStarted { n: NodeIx, transition: u64 },
+    SomebodyStops { n: NodeIx, transition: u64 },
+    Thaws { n: NodeIx },
     ProcessStarts { n: NodeIx, generation: u64 },
     ProcessSpeaks { n: NodeIx, generation: u64 },
     ProcessAnswers { n: NodeIx, generation: u64 },
@@ -120,6 +122,8 @@ pub struct World {
     truth: Vec<Arc<Stored>>,
     /// How often each fault of the configuration was played.
     played: Vec<u32>,
+    /// When each fault that lasts for a time began.
+    begun: Vec<Option<Duration>>,
     facts: Facts,
 }
 
@@ -161,6 +165,7 @@ impl World {
             written: 0,
             truth: Vec::new(),
             played: vec![0; config.faults.len()],
+            begun: vec![None; config.faults.len()],
             facts: Facts::new(&config),
             config,
         };
@@ -261,6 +266,11 @@ impl World {
         self.epoch_seconds * 10_000_000 + i64::try_from(self.now.as_nanos() / 100).unwrap_or(i64::MAX / 2)
     }
 
+    /// The world's calendar.
+    pub(super) fn wall(&self) -> jiff::Timestamp {
+        calendar(self.epoch_seconds, self.now)
+    }
+
     /// Lets everything happen that falls due up to `t`, in order.
     pub fn advance_to(&mut self, t: Duration) {
         while let Some((&(due, number), _)) = self.queue.first_key_value() {
@@ -324,6 +334,8 @@ impl World {
             Event::ForwardArrives { write } => self.forwarded_to(write).map(|n| (n, None)),
             Event::MachineStopped { .. }
             | Event::MachineStarted { .. }
+            | Event::SomebodyStops { .. }
+            | Event::Thaws { .. }
             | Event::ProcessStarts { .. }
             | Event::ProcessSpeaks { .. }
             | Event::ProcessAnswers { .. }
@@ -349,6 +361,8 @@ impl World {
         match event {
             Event::MachineStopped { n, transition } => self.machine_stopped(n, transition),
             Event::MachineStarted { n, transition } => self.machine_started(n, transition),
+            Event::SomebodyStops { n, transition } => self.somebody_stops(n, transition),
+            Event::Thaws { n } => self.unfreeze(n),
             Event::ProcessStarts { n, generation } => self.supervise(n, generation),
             Event::ProcessSpeaks { n, generation } => self.process_speaks(n, generation),
             Event::ProcessAnswers { n, generation } => self.process_answers(n, generation),
@@ -504,6 +518,7 @@ impl World {
     pub fn cease_faults(&mut self) {
         self.config.faults.clear();
         self.played.clear();
+        self.begun.clear();
     }
 
     /// A stopped machine's volume loses all but `percent` of its log (100: nothing). Without effect while a process runs.
@@ -582,8 +597,11 @@ impl World {
 
 /// A moment of the world as gossip writes it: RFC 3339, UTC, seven digits of a second.
 fn time_stamp(epoch_seconds: i64, at: Duration) -> String {
+    format!("{:.7}", calendar(epoch_seconds, at))
+}
+
+fn calendar(epoch_seconds: i64, at: Duration) -> jiff::Timestamp {
     let seconds = epoch_seconds + i64::try_from(at.as_secs()).unwrap_or(0);
     let nanos = i32::try_from(at.subsec_nanos()).unwrap_or(0);
-    let moment = jiff::Timestamp::new(seconds, nanos).unwrap_or(jiff::Timestamp::MAX);
-    format!("{moment:.7}")
+    jiff::Timestamp::new(seconds, nanos).unwrap_or(jiff::Timestamp::MAX)
 }

@@ -1,17 +1,18 @@
 //! Between two nodes: the end, the reasons to hold, and which node is next.
 
 use super::super::event::*;
-use super::super::limits::{RESIGNATION_TIMEOUT, SETTLE_AFTER, TAKE_OVER_QUIET};
+use super::super::limits::{CAPACITY_COOLS, RESIGNATION_TIMEOUT, SETTLE_AFTER, TAKE_OVER_QUIET, UNSEEN_AFTER};
 use super::super::observed::{InstanceSeen, Observed};
 use super::super::plan::{self};
 use super::super::safety::{self, Blocker, Scene};
 use super::super::state::{FOREIGN_STOP, FOREIGN_TYPE, State, UNANSWERED_MAX, round_ms};
 use super::super::strategy::{NodeChange, Strategy};
 use super::super::window;
-use super::{Next, delayed, ec2_evidence, number, wait};
+use super::{Next, delayed, ec2_evidence, number, type_evidence, wait};
 use crate::domain::agreement::Agreement;
 use crate::domain::catch_up::{NotCaughtUp, level};
 use crate::domain::cluster::NodeState;
+use crate::domain::ec2::attributed;
 use crate::domain::ids::{InstanceType, NodeName};
 use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
@@ -166,7 +167,7 @@ fn foreign_change(state: &State, observed: &Observed<'_>, now: Moment) -> Option
                 what: what.into(),
                 found,
                 expected,
-                observed: ec2_evidence(seen, now),
+                observed: if what == FOREIGN_TYPE { type_evidence(seen, now) } else { ec2_evidence(seen, now) },
             }
             .into()
         };
@@ -174,14 +175,25 @@ fn foreign_change(state: &State, observed: &Observed<'_>, now: Moment) -> Option
             return Some(change(FOREIGN_TYPE, found.to_string(), expected.to_string()));
         }
         if ran_when_last_known(state, m) && is_off(seen.instance.state) && settled {
-            let reason = seen.instance.state_reason.clone().unwrap_or_default();
-            return Some(change(FOREIGN_STOP, format!("{} ({reason})", seen.instance.state), "running".into()));
+            return Some(change(FOREIGN_STOP, attributed(&seen.instance), "running".into()));
         }
         None
     })
 }
 
-fn is_off(state: InstanceState) -> bool {
+/// What there is to wait for while EC2 does not describe the instances: what is not seen is not touched.
+pub(super) fn unseen(state: &State, observed: &Observed<'_>, seen: &InstanceSeen, now: Moment) -> Option<Next> {
+    let why = observed.fleet_trouble?;
+    let age = now.since(seen.at);
+    let numbers = vec![number("seconds", age.as_secs_f64())];
+    Some(if age > UNSEEN_AFTER {
+        delayed(state, "describingInstances", why, numbers)
+    } else {
+        wait(state, "describingInstances", why, numbers)
+    })
+}
+
+pub(super) fn is_off(state: InstanceState) -> bool {
     matches!(
         state,
         InstanceState::Stopping | InstanceState::Stopped | InstanceState::ShuttingDown | InstanceState::Terminated
@@ -305,6 +317,18 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
             }
             Err(why) => delayed(state, "nodeNotReady", format!("{node} {why}"), vec![]),
         };
+    }
+    if let Some(next) = unseen(state, observed, seen, scene.now) {
+        return next;
+    }
+    // While it serves, waiting costs nothing; once it is down, each start that lacks capacity does.
+    let lacked = change.return_types.first().and_then(|t| state.lacked.get(&(t.clone(), member.zone.clone())));
+    if let Some(at) = lacked.filter(|at| scene.now.since(**at) < CAPACITY_COOLS)
+        && seen.instance.state == InstanceState::Running
+    {
+        let left = CAPACITY_COOLS.saturating_sub(scene.now.since(*at));
+        let detail = format!("{} lacked capacity a moment ago where {node} is", change.new_type);
+        return delayed(state, "capacityAwaited", detail, vec![number("seconds left", left.as_secs_f64())]);
     }
     if let Some(gate) = open_gate(state, request, node, *role, rolling_back) {
         let detail = match gate {

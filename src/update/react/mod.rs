@@ -13,7 +13,7 @@ use std::fmt;
 
 use super::action::{Action, Again, Call, CallOutcome, Warrant};
 use super::event::*;
-use super::limits::{ACT_WINDOW, EC2_CALL_TIMEOUT, SETTLE_AFTER};
+use super::limits::{ACT_WINDOW, EC2_CALL_TIMEOUT, PERSON_AFTER, SETTLE_AFTER, UNSEEN_AFTER};
 use super::observed::{InstanceSeen, Observed};
 use super::safety::Scene;
 use super::state::{End, InHand, State, Step, UNANSWERED_MAX, round_ms};
@@ -136,6 +136,16 @@ fn ec2_evidence(seen: &InstanceSeen, now: Moment) -> Vec<Evidence> {
     }]
 }
 
+/// What EC2 said of an instance whose type is somebody else's.
+fn type_evidence(seen: &InstanceSeen, now: Moment) -> Vec<Evidence> {
+    let unnamed = Evidence {
+        what: "who changes a type is told by CloudTrail alone, as ModifyInstanceAttribute".into(),
+        by: "ec2".into(),
+        age_seconds: 0.0,
+    };
+    ec2_evidence(seen, now).into_iter().chain([unnamed]).collect()
+}
+
 fn number(name: &str, value: f64) -> Number {
     Number { name: name.into(), value: round_ms(value) }
 }
@@ -170,7 +180,7 @@ impl Hand<'_> {
         {
             return next;
         }
-        match step {
+        let next = match step {
             Step::Selected | Step::PriorityLowered | Step::Transferred | Step::Tagged => self.in_service(),
             Step::LoweringPriority => self.lowering(),
             Step::Resigning => self.resigning(),
@@ -185,7 +195,24 @@ impl Hand<'_> {
             Step::CaughtUp => self.caught_up(),
             Step::RestoringPriority => self.restoring(),
             Step::Untagging => self.untagging(),
+        };
+        match next {
+            Next::Wait(_) if step.out_of_service() && step < Step::Started => self.unseen().unwrap_or(next),
+            Next::Wait(_) | Next::Act(_) | Next::Record(_) | Next::Done(_) => next,
         }
+    }
+
+    /// The node is down, and EC2 does not say how its instance is: that is said, and a person is called where it lasts.
+    fn unseen(&self) -> Option<Next> {
+        let why = self.observed.fleet_trouble.filter(|_| self.state.parked.is_none())?;
+        let since = self.seen().map_or(self.hand.step_seen, |seen| seen.at).max(self.hand.step_seen);
+        let age = self.now.since(since);
+        if age > PERSON_AFTER {
+            let remedy = "see to it that the worker may describe the instances; it goes on by itself then";
+            return Some(self.parked("instanceUnseen", why.to_owned(), remedy));
+        }
+        (age > UNSEEN_AFTER)
+            .then(|| self.delayed("describingInstances", why, vec![number("seconds", age.as_secs_f64())]))
     }
 
     /// What there is to wait for after a take-over, if that was a moment ago.
@@ -273,7 +300,7 @@ pub fn verdict_word(state: &State) -> &'static str {
         Some(End::Failed(_)) => "failed",
         Some(End::Cancelled(_) | End::Superseded(_)) => "cancelled",
         Some(End::Rejected(_)) => "rejected",
-        None if state.parked.is_some() || state.awaited.is_some() => "parked",
+        None if state.needs_a_person() => "parked",
         None => "running",
     }
 }

@@ -6,34 +6,35 @@ use super::super::action::Call;
 use super::super::event::*;
 use super::super::limits::{CATCH_UP_STALL, RESIGNATION_TIMEOUT};
 use super::super::observed::InstanceSeen;
-use super::super::safety::{self};
+use super::super::safety;
 use super::super::state::{CANCELLED, FOREIGN_CHANGE, FOREIGN_STOP, ROLLED_BACK, round_ms};
+use super::between::is_off;
 use super::{Hand, IntentStatus, Next, number};
 use crate::domain::agreement::Agreement;
 use crate::domain::catch_up::{DataKept, NotCaughtUp, judge_data, level};
 use crate::domain::cluster::NodeState;
+use crate::domain::ec2::attributed;
 use crate::domain::ids::InstanceType;
 use crate::domain::instance::InstanceState;
 
 impl Hand<'_> {
-    pub(super) fn foreign_stop(&self, seen: &InstanceSeen) -> Next {
-        Next::Record(vec![
-            ForeignChangeSeen {
-                node: self.node(),
-                attempt: self.hand.attempt,
-                what: FOREIGN_STOP.into(),
-                found: format!("{} ({})", seen.instance.state, seen.instance.state_reason.clone().unwrap_or_default()),
-                expected: "running, as started".into(),
-                observed: self.ec2_evidence(seen),
-            }
-            .into(),
-        ])
+    /// The fact about a stop that is none of ours, with everything that EC2 tells about who did it.
+    pub(super) fn foreign_stop(&self, seen: &InstanceSeen) -> Event {
+        ForeignChangeSeen {
+            node: self.node(),
+            attempt: self.hand.attempt,
+            what: FOREIGN_STOP.into(),
+            found: attributed(&seen.instance),
+            expected: "running, as started".into(),
+            observed: self.ec2_evidence(seen),
+        }
+        .into()
     }
 
     pub(super) fn started(&self) -> Next {
         let Some(seen) = self.seen() else { return self.no_description() };
         if matches!(seen.instance.state, InstanceState::Stopped | InstanceState::Stopping) && seen.times >= 2 {
-            return self.foreign_stop(seen);
+            return Next::Record(vec![self.foreign_stop(seen)]);
         }
         let since = self.now.since(self.hand.step_seen);
         let fresh = self.own().filter(|own| Some(own.process) != self.hand.process_before);
@@ -146,7 +147,7 @@ impl Hand<'_> {
     pub(super) fn rejoined(&self) -> Next {
         let Some(seen) = self.seen() else { return self.no_description() };
         if matches!(seen.instance.state, InstanceState::Stopped | InstanceState::Stopping) && seen.times >= 2 {
-            return self.foreign_stop(seen);
+            return Next::Record(vec![self.foreign_stop(seen)]);
         }
         let Some(track) = self.observed.watch.node(&self.hand.node) else {
             return self.wait("nodeSilent", "not watched", vec![]);
@@ -196,6 +197,13 @@ impl Hand<'_> {
             let numbers = vec![number("seconds", since.as_secs_f64())];
             // Views settle within seconds of any change; what lasts longer is for a person to see.
             let lasting = since > 4 * RESIGNATION_TIMEOUT;
+            if lasting && let Some(found) = self.other_off() {
+                return self.parked(
+                    "otherInstanceOff",
+                    found,
+                    "find out who stopped it, and start it; the update goes on once every member answers",
+                );
+            }
             return if lasting {
                 self.delayed("agreementAwaited", doubts.join(", "), numbers)
             } else {
@@ -241,6 +249,15 @@ impl Hand<'_> {
             }
             .into(),
         ])
+    }
+
+    /// An instance of another member that does not run, by nobody of ours: without that member there is no agreement.
+    fn other_off(&self) -> Option<String> {
+        self.scene.plan.members.iter().filter(|m| m.node != self.hand.node).find_map(|m| {
+            let seen = self.observed.instances.get(&m.instance).filter(|seen| seen.times >= 2)?;
+            is_off(seen.instance.state)
+                .then(|| format!("{} of {} is {}", m.instance, m.node, attributed(&seen.instance)))
+        })
     }
 
     pub(super) fn bytes_behind(&self) -> i64 {

@@ -8,7 +8,7 @@ use super::super::limits::{NODE_TIMEOUT, PRIORITY_TIMEOUT, PRIORITY_TRIES_MAX, R
 use super::super::observed::InstanceSeen;
 use super::super::safety::{self, Blocker};
 use super::super::state::{CANCELLED, INSTANCE_TERMINATED, ROLLED_BACK, Step};
-use super::between::{PLAN_AGAIN, UNEXPECTED_MEMBER, blocked, cancelled, change};
+use super::between::{PLAN_AGAIN, UNEXPECTED_MEMBER, blocked, cancelled, change, unseen};
 use super::stop::REPLACE_NODE;
 use super::{Hand, IntentStatus, Next, fence, number};
 use crate::domain::agreement::Agreement;
@@ -49,6 +49,9 @@ impl Hand<'_> {
             | InstanceState::Stopping
             | InstanceState::Stopped
             | InstanceState::Unrecognized => {}
+        }
+        if let Some(next) = unseen(self.state, self.observed, seen, self.now) {
+            return next;
         }
         if let Some(next) = self.fenced_by_another() {
             return next;

@@ -4,14 +4,16 @@ use super::super::action::{Action, Again, Call, Warrant};
 use super::super::event::*;
 use super::super::limits::{
     CALL_RETRY_AFTER, CALL_TRIES_MAX, CAPACITY_RETRY_AFTER, CAPACITY_TRIES_MAX, EC2_CALL_TIMEOUT, NODE_CALL_TIMEOUT,
-    SETTLE_AFTER, START_TIMEOUT, TICKET_AFTER, TICKET_AFTER_REPLACEMENT,
+    PERSON_AFTER, SETTLE_AFTER, START_RETRY_MAX, START_TIMEOUT, TICKET_AFTER, TICKET_AFTER_REPLACEMENT,
 };
 use super::super::observed::InstanceSeen;
 use super::super::state::{FOREIGN_TYPE, FailedStart, Step};
 use super::between::park;
-use super::{Hand, IntentStatus, Next, number};
+use super::{Hand, IntentStatus, Next, number, type_evidence};
+use crate::domain::ec2::{CallClass, classify, lacks_capacity, may_pass, stopped_by};
 use crate::domain::ids::InstanceType;
-use crate::domain::instance::{InstanceState, lacks_capacity};
+use crate::domain::instance::InstanceState;
+use crate::domain::time::Moment;
 
 impl Hand<'_> {
     /// The type the node is to be started with now, and why if that is not the wanted one.
@@ -51,7 +53,7 @@ impl Hand<'_> {
                 what: FOREIGN_TYPE.into(),
                 found: found.to_string(),
                 expected: self.state.types.get(&hand.node).unwrap_or(&hand.old_type).to_string(),
-                observed: self.ec2_evidence(seen),
+                observed: type_evidence(seen, self.now),
             }
             .into()
         })
@@ -81,9 +83,7 @@ impl Hand<'_> {
         match seen.instance.state {
             InstanceState::Running | InstanceState::Pending => return self.runs_without_us(seen),
             InstanceState::Terminated | InstanceState::ShuttingDown => return self.terminated(seen),
-            InstanceState::Stopping | InstanceState::Unrecognized => {
-                return self.wait("instanceStopping", format!("EC2 says {}", seen.instance.state), vec![]);
-            }
+            InstanceState::Stopping | InstanceState::Unrecognized => return self.stops(seen),
             InstanceState::Stopped => {}
         }
         if self.ticket_open() {
@@ -131,30 +131,56 @@ impl Hand<'_> {
             return None;
         }
         let fails = self.hand.failed_starts.iter().filter(|f| &f.instance_type == wanted).count();
+        let tries = u32::try_from(fails).unwrap_or(u32::MAX);
+        if let Some(next) = self.unauthenticated(&last.code, last.seen, tries) {
+            return Some(next);
+        }
         let first = self.hand.failed_starts.iter().find(|f| &f.instance_type == wanted).map_or(last.seen, |f| f.seen);
         let is_last = self.hand.return_types.last() == Some(wanted);
         let numbers = vec![number("failed starts", fails as f64)];
-        if is_last && self.now.since(first) > START_TIMEOUT {
-            let found = format!("{} does not start as {}: {}", self.hand.instance, wanted, last.code);
-            let remedy = "start the instance by hand, with any type; the update goes on when it runs";
-            // It is still tried again, slowly: capacity may come back while the person is on the way.
-            if self.state.parked.as_ref().is_none_or(|p| p.code != "instanceWillNotStart") {
-                return Some(park("instanceWillNotStart", found, remedy));
+        // With the last type nothing is left but to go on trying: a person is called, at once where no time will cure it.
+        let calls = is_last && (!last.again || self.now.since(first) > PERSON_AFTER);
+        let found = format!("{} does not start as {}: {}", self.hand.instance, wanted, last.code);
+        if calls && self.state.parked.as_ref().is_none_or(|p| p.code != "instanceWillNotStart") {
+            let remedy = "mend what the code names, or start the instance by hand, with any type; the update goes on trying, and when it runs";
+            return Some(park("instanceWillNotStart", found, remedy));
+        }
+        let rest = match classify(&last.code) {
+            CallClass::Retry | CallClass::Wait => CALL_RETRY_AFTER.saturating_mul(tries),
+            CallClass::Capacity | CallClass::Terminal | CallClass::Denied | CallClass::Unauthenticated if is_last => {
+                CAPACITY_RETRY_AFTER.saturating_mul(tries)
             }
-            if self.now.since(last.seen) < START_TIMEOUT {
-                return Some(self.wait("instanceWillNotStart", found, numbers));
+            CallClass::Capacity | CallClass::Terminal | CallClass::Denied | CallClass::Unauthenticated => {
+                CAPACITY_RETRY_AFTER
             }
+        };
+        if self.now.since(last.seen) >= rest.min(START_RETRY_MAX) {
             return None;
         }
-        let rest = if lacks_capacity(&last.code) {
-            CAPACITY_RETRY_AFTER
+        Some(if calls {
+            self.wait("instanceWillNotStart", found, numbers)
         } else {
-            CALL_RETRY_AFTER * u32::try_from(fails).unwrap_or(u32::MAX).min(CALL_TRIES_MAX)
-        };
-        if self.now.since(last.seen) < rest {
-            return Some(self.delayed("startFailed", format!("{} as {}", last.code, last.instance_type), numbers));
+            self.delayed("startFailed", format!("{} as {}", last.code, last.instance_type), numbers)
+        })
+    }
+
+    /// A call was refused for the credentials: none will succeed before they are renewed, and the first sign of that is that the instances are
+    /// described again. Nothing has failed; a person is called where it lasts. `None`: try it again.
+    pub(super) fn unauthenticated(&self, code: &str, refused: Moment, tries: u32) -> Option<Next> {
+        if classify(code) != CallClass::Unauthenticated {
+            return None;
         }
-        None
+        let described = self.observed.fleet_trouble.is_none() && self.seen().is_some_and(|seen| seen.at > refused);
+        let waited = self.now.since(refused);
+        if described && waited >= CALL_RETRY_AFTER * tries.min(CALL_TRIES_MAX) {
+            return None;
+        }
+        let found = format!("EC2 does not accept the worker's credentials: {code}");
+        if waited > PERSON_AFTER {
+            let remedy = "renew the worker's credentials (profile, role or environment); it goes on by itself then";
+            return Some(self.parked("credentialsRefused", found, remedy));
+        }
+        Some(self.delayed("credentialsRefused", found, vec![number("try", f64::from(tries))]))
     }
 
     /// The instance runs although no start of ours stands in the stream: the return ticket, a worker before us, or a person.
@@ -244,6 +270,11 @@ impl Hand<'_> {
             IntentStatus::Called if self.intent_age() < SETTLE_AFTER => {
                 self.wait("typeAwaited", format!("EC2 still says {}", seen.instance.instance_type), vec![])
             }
+            IntentStatus::Refused { again: Again::AfterMending, at, code, .. }
+                if classify(code) == CallClass::Unauthenticated && self.hand.attempt < CALL_TRIES_MAX =>
+            {
+                self.unauthenticated(code, at, self.hand.attempt).unwrap_or_else(|| self.stopped())
+            }
             IntentStatus::Refused { again: Again::Soon | Again::WithCapacity, at, code, message }
                 if self.hand.attempt < CALL_TRIES_MAX =>
             {
@@ -308,11 +339,15 @@ impl Hand<'_> {
             }
             InstanceState::Running => return self.runs(seen, false),
             InstanceState::Pending => {
-                return self.wait(
-                    "instanceStarting",
-                    "EC2 says pending",
-                    vec![number("seconds", self.intent_age().as_secs_f64())],
-                );
+                let since = self.intent_age();
+                if since > START_TIMEOUT {
+                    return self.parked(
+                        "instanceStartsNot",
+                        format!("{} is pending after {} s", seen.instance.id, since.as_secs()),
+                        "look at the instance in EC2; AWS support frees a stuck host",
+                    );
+                }
+                return self.wait("instanceStarting", "EC2 says pending", vec![number("seconds", since.as_secs_f64())]);
             }
             InstanceState::Terminated | InstanceState::ShuttingDown => return self.terminated(seen),
             InstanceState::Stopped | InstanceState::Stopping | InstanceState::Unrecognized => {}
@@ -325,7 +360,9 @@ impl Hand<'_> {
             IntentStatus::Refused { code, again, .. } => {
                 let again = match again {
                     Again::Soon | Again::WithCapacity => true,
-                    Again::Never | Again::AfterMending => false,
+                    // Without credentials no type starts: this one is as good as any, once they are back.
+                    Again::AfterMending => classify(code) == CallClass::Unauthenticated,
+                    Again::Never => false,
                 };
                 self.start_failed(seen, &now_type, code, again)
             }
@@ -333,9 +370,10 @@ impl Hand<'_> {
                 let age = self.intent_age();
                 let fell_back = seen.pending_seen || age > SETTLE_AFTER;
                 if seen.instance.state == InstanceState::Stopped && fell_back && seen.times >= 2 {
-                    // A start that never showed may have been lost; one that fell back for another reason than capacity will again.
+                    // A start that never showed may have been lost; one that fell back for a reason that does not pass will again.
                     let code = seen.instance.state_reason.clone().filter(|_| seen.pending_seen);
-                    let again = code.as_deref().is_none_or(lacks_capacity);
+                    // Who stopped it meanwhile had nothing against the type (and EC2 may be repeating what it said of our own stop).
+                    let again = code.as_deref().is_none_or(|code| may_pass(code) || stopped_by(code).is_some());
                     let code = code.unwrap_or_else(|| "startDidNotHappen".into());
                     return self.start_failed(seen, &now_type, &code, again);
                 }

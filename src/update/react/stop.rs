@@ -10,6 +10,7 @@ use super::super::safety::{self, Blocker};
 use super::super::state::{INSTANCE_TERMINATED, STOP_NOT_DONE, TURNED_BACK};
 use super::between::{blocked, park};
 use super::{Hand, IntentStatus, Next, number};
+use crate::domain::ec2::{CallClass, classify};
 use crate::domain::instance::InstanceState;
 
 /// What a person should do where an instance is gone.
@@ -37,18 +38,7 @@ impl Hand<'_> {
                     .into(),
                 ]);
             }
-            InstanceState::Stopping | InstanceState::Pending => {
-                let since = self.now.since(self.hand.step_seen);
-                let numbers = vec![number("seconds", since.as_secs_f64())];
-                if since > STOP_TIMEOUT {
-                    return self.parked(
-                        "instanceStopsNot",
-                        format!("{} is {} after {} s", seen.instance.id, seen.instance.state, since.as_secs()),
-                        "look at the instance in EC2; AWS support frees a stuck host",
-                    );
-                }
-                return self.wait("instanceStopping", format!("EC2 says {}", seen.instance.state), numbers);
-            }
+            InstanceState::Stopping | InstanceState::Pending => return self.stops(seen),
             InstanceState::Terminated | InstanceState::ShuttingDown => return self.terminated(seen),
             InstanceState::Running | InstanceState::Unrecognized => {}
         }
@@ -74,6 +64,14 @@ impl Hand<'_> {
             IntentStatus::Called if self.intent_age() < ACT_WINDOW + EC2_CALL_TIMEOUT + SETTLE_AFTER => {
                 self.wait("instanceStopping", "EC2 accepted the stop and still says running", vec![])
             }
+            IntentStatus::Refused { code, again: Again::AfterMending, at, .. }
+                if classify(code) == CallClass::Unauthenticated && self.hand.attempt < CALL_TRIES_MAX =>
+            {
+                if self.turning_back() {
+                    return self.not_stopped(TURNED_BACK, "");
+                }
+                self.unauthenticated(code, at, self.hand.attempt).unwrap_or_else(|| self.stop_again(seen))
+            }
             IntentStatus::Refused { code, message, again, at } => {
                 let rest = CALL_RETRY_AFTER * self.hand.attempt;
                 let may_repeat =
@@ -85,10 +83,11 @@ impl Hand<'_> {
                         vec![number("try", f64::from(self.hand.attempt))],
                     );
                 }
-                if may_repeat && !self.turning_back() {
-                    return self.stop_again(seen);
+                match (may_repeat, self.turning_back()) {
+                    (true, true) => self.not_stopped(TURNED_BACK, ""),
+                    (true, false) => self.stop_again(seen),
+                    (false, _) => self.not_stopped(code, message),
                 }
-                self.not_stopped(code, message)
             }
             // Accepted, and not to be seen for so long: it came to nothing, or somebody started the instance again before anybody looked.
             IntentStatus::Called | IntentStatus::Unresolved { .. } => {
@@ -102,6 +101,20 @@ impl Hand<'_> {
                 if self.turning_back() { self.not_stopped(TURNED_BACK, "") } else { self.stop_again(seen) }
             }
         }
+    }
+
+    /// It is on its way to `stopped`, by whomever: that takes a minute or two. It is never forced.
+    pub(super) fn stops(&self, seen: &InstanceSeen) -> Next {
+        let since = self.now.since(self.hand.step_seen);
+        if since > STOP_TIMEOUT {
+            return self.parked(
+                "instanceStopsNot",
+                format!("{} is {} after {} s", seen.instance.id, seen.instance.state, since.as_secs()),
+                "look at the instance in EC2; AWS support frees a stuck host",
+            );
+        }
+        let numbers = vec![number("seconds", since.as_secs_f64())];
+        self.wait("instanceStopping", format!("EC2 says {}", seen.instance.state), numbers)
     }
 
     pub(super) fn stopped_and_started(&self, seen: &InstanceSeen) -> Next {
