@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use esdb_rollout::domain::ec2::classify;
 use esdb_rollout::domain::ids::{InstanceId, InstanceType, UpdateId};
 use esdb_rollout::domain::inspection::Inspection;
 use esdb_rollout::domain::instance::{FENCE_TAG, Instance, InstanceState, TypeInfo};
 use esdb_rollout::ports::{Done, Fleet, FleetError, Wanted};
-use esdb_rollout::domain::ec2::classify;
 use esdb_rollout::sim::world::SimWorld;
 use esdb_rollout::update::event::{CancelRequested, Event, UpdateRequested};
 use esdb_rollout::update::state::{Body, End, Recorded, State};

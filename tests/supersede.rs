@@ -167,7 +167,7 @@ struct Still {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_holds_still_ends_at_once() {
-    let fails = Fault::FallsBackToStopped { node: 1, reason: "Client.InternalError".into() };
+    let fails = Fault::FallsBackToStopped { node: Some(1), reason: "Client.InternalError".into(), times: 1 };
     let table = [
         Still {
             name: "gate",

@@ -161,7 +161,7 @@ impl Bug {
             Bug::DoesNotHold => {
                 let mut s = asked(seed, json!({ "onFailure": "hold" }));
                 let reason = "Client.InternalError".to_owned();
-                s.world.faults.push(Fault::FallsBackToStopped { node: 1, reason });
+                s.world.faults.push(Fault::FallsBackToStopped { node: Some(1), reason, times: 1 });
                 s.heal_at = Duration::from_secs(600);
                 s
             }
