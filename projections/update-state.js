@@ -424,7 +424,10 @@
             if (h.step === RESTORING) { go(h, SELECTED, false, at); }
         },
         NodeUpdated: function (s, h, b, at) {
-            legal(h.step === CAUGHT_UP && !h.lowered && !h.fenced); s.phases[b.node] = b.seconds; done(s, b.node, at); settle(s, b.node, "updated", null);
+            legal(h.step === CAUGHT_UP && !h.lowered && !h.fenced);
+            s.phases[b.node] = b.seconds;
+            done(s, b.node, at);
+            settle(s, b.node, "updated", null);
         },
         NodeRolledBack: function (s, h, b, at) {
             legal((h.step === CAUGHT_UP || h.step < STOPPING || h.step === RESTORING) && !h.lowered && !h.fenced);

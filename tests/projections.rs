@@ -558,7 +558,7 @@ fn a_text_that_changes_takes_the_old_states_over_unless_they_are_forgotten_first
         let state = catalog.state("states", STREAM).unwrap().unwrap();
         assert_eq!(
             (&state["format"], state["revision"] == old["revision"]),
-            (&json!(if forgotten { 3 } else { 2 }), true)
+            (&json!(if forgotten { 4 } else { 3 }), true)
         );
     }
 }
