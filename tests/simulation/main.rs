@@ -15,10 +15,11 @@ mod scenario;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bugs::Bug;
 use play::{Played, play};
-use scenario::{Planned, Scenario, Site, Wrong};
+use scenario::{Act, Planned, Scenario, Side, Site, Wrong};
 
 /// Seeds played where nobody says how many: enough to notice what is broken at large; `cargo simulate` is told more.
 const FEW: u64 = 40;
@@ -142,6 +143,21 @@ fn clusters_of_one_and_two_voters_are_updated() {
             check(&Scenario { planned: Some(Planned { site: Site::Append, at, wrong }), ..few(1, 0) });
         }
     }
+}
+
+#[test]
+fn a_worker_that_is_cut_off_from_the_nodes_reboots_none_of_them() {
+    let mut s = Scenario::calm(5);
+    s.store_elsewhere = true;
+    s.request["onSilentNode"] = serde_json::json!("reboot");
+    s.first_answer_timeout = Duration::from_secs(60);
+    s.heal_at = Duration::from_secs(400);
+    // Of the replica, the first that is taken, it hears nothing more from its stop on.
+    s.acts = vec![(Duration::from_secs(8), Act::CutOff(0, Side::Nodes, Duration::from_secs(300)))];
+    s.steered = true;
+    let played = play(&s, None);
+    assert!(played.breaches.is_empty() && played.verdict == "UpdateCompleted", "{}", played.trace);
+    assert!(played.trace.contains("InstanceStarted") && !played.trace.contains("Reboot"), "{}", played.trace);
 }
 
 /// Tokio's own random choices are seeded under its flag only, which `cargo simulate` sets.

@@ -204,7 +204,7 @@ pub fn helps(history: &[Entry]) -> Option<(&'static str, Value)> {
     let awaited = newest(&["ApprovalAwaited", "NodeSelected"]).filter(|e| e.kind == "ApprovalAwaited");
     let held = newest(&["UpdateParked"]).filter(|e| {
         e.text("code") == "heldAfterFailure"
-            && !history.iter().any(|f| says_what_becomes_of(f, e.revision) && f.revision > e.revision)
+            && !history.iter().any(|f| says_what_becomes_of(history, f, e.revision) && f.revision > e.revision)
     });
     if history.last()?.is_end() {
         return None;

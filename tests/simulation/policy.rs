@@ -32,15 +32,16 @@ fn held(history: &[Entry]) -> bool {
     // The last word, whatever fails after it.
     let word = goes_back(history) || history.iter().any(|e| e.kind == "CancelRequested");
     let failed = history.iter().rposition(fails);
-    let said = |at: usize| history[at..].iter().any(|e| says_what_becomes_of(e, at as u64));
+    let said = |at: usize| history[at..].iter().any(|e| says_what_becomes_of(history, e, at as u64));
     hold && !word && failed.is_some_and(|at| !said(at))
 }
 
 /// Whether somebody says what becomes of a failure at that revision.
-pub fn says_what_becomes_of(e: &Entry, failure: u64) -> bool {
+pub fn says_what_becomes_of(history: &[Entry], e: &Entry, failure: u64) -> bool {
+    let waits = |r: u64| history.get(r as usize).is_some_and(|f| f.kind == "UpdateParked" || fails(f));
     match e.kind.as_str() {
         "RollbackRequested" | "CancelRequested" => true,
-        "RetryRequested" => answers(e).is_some_and(|r| (failure..e.revision).contains(&r)),
+        "RetryRequested" => answers(e).is_some_and(|r| (failure..e.revision).contains(&r) && waits(r)),
         _ => false,
     }
 }
