@@ -161,3 +161,20 @@ const CAPACITY_CODES: [&str; 7] = [
 pub fn lacks_capacity(code: &str) -> bool {
     CAPACITY_CODES.contains(&code.strip_prefix("Server.").unwrap_or(code))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_room_is_told_from_every_other_refusal() {
+        for code in CAPACITY_CODES {
+            assert!(lacks_capacity(code) && lacks_capacity(&format!("Server.{code}")), "{code}");
+        }
+        for code in
+            ["", "Server.", "InternalError", "Server.InternalError", "InstanceLimitExceeded", "VcpuLimitExceeded"]
+        {
+            assert!(!lacks_capacity(code), "{code}");
+        }
+    }
+}
