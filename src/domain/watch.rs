@@ -359,13 +359,13 @@ mod tests {
         let node = NodeName::from("a");
         let at = |s: u64| Moment(Duration::from_secs(s));
         let mut watch = ClusterWatch::new([node.clone()]);
-        for (second, process, writer) in [(1, 1, 5), (2, 2, 900), (3, 3, 700), (4, 4, 800)] {
-            watch.absorb(&node, at(second), view(process, NodeState::Follower, 1, writer));
+        for (second, process, epoch, writer) in [(1, 1, -1, 5), (2, 2, 1, 900), (3, 3, -1, 700), (4, 4, 1, 800)] {
+            watch.absorb(&node, at(second), view(process, NodeState::Follower, epoch, writer));
         }
         let first = |after: u64| watch.node(&node).and_then(|t| t.first_after(at(after)));
-        let told = |after: u64| first(after).map(|f| (f.process.0.as_u128(), f.writer, f.commit));
-        assert_eq!(told(1), Some((2, 700, 700)), "what was seen at that moment was before it");
-        assert_eq!(told(3), Some((4, 800, 800)));
+        let told = |after: u64| first(after).map(|f| (f.process.0.as_u128(), f.writer, f.commit, f.epoch_missing_seen));
+        assert_eq!(told(1), Some((2, 700, 700, true)), "what was seen at that moment was before it");
+        assert_eq!(told(3), Some((4, 800, 800, false)));
         assert_eq!(told(4), None);
     }
 }
