@@ -439,3 +439,156 @@ fn a_replacement_waits_longer_and_starts_the_instance_as_it_is() {
     assert!(!judge(stop(0), 5, 60, 2), "a start");
     assert!(!judge(Call::ModifyType { instance: id(0), to: InstanceType::from("a.old") }, 5, 60, 2), "as it is");
 }
+
+/// A sound scene of another call than a stop: what stands in the stream up to its intent, and the call.
+fn calling(call: Call, of: usize, facts: &[(&'static str, Value)]) -> Scene {
+    let mut s = sound();
+    s.events.truncate(5);
+    s.events[4].1["node"] = json!(name(of));
+    for (event_type, data) in facts {
+        let mut data = data.clone();
+        let always = json!({ "node": name(of), "attempt": 1, "instance": id(of), "type": "a.old", "ec2": { "state": "stopped" } });
+        for (key, value) in always.as_object().unwrap() {
+            data.as_object_mut().unwrap().entry(key).or_insert(value.clone());
+        }
+        s.events.push((event_type, data));
+    }
+    let revision = Revision(s.events.len() as u64 - 1);
+    s.intent = Some(IntentInHand { revision, first_sent: Moment(Duration::from_secs(9)), called: None });
+    s.action = Action { node: name(of), call, warrant: Warrant::Intent(revision) };
+    s
+}
+
+fn address(n: u16) -> Address {
+    Address::new("10.0.0.1", n)
+}
+
+fn lowering(priority: i32) -> Scene {
+    let facts = [("PriorityLoweringRequested", json!({ "original": 3, "priority": -1 }))];
+    calling(Call::SetPriority { address: address(1), priority }, 1, &facts)
+}
+
+fn resigning() -> Scene {
+    let lowered = json!({ "original": 0, "priority": -1 });
+    let facts = [
+        ("PriorityLoweringRequested", lowered.clone()),
+        ("PriorityLowered", lowered),
+        ("ResignationRequested", json!({ "from": Uuid::from_u128(2) })),
+    ];
+    calling(Call::Resign { address: address(1) }, 1, &facts)
+}
+
+/// The node is stopped, and its next intent is this one.
+fn stopped(intent: &'static str, call: Call) -> Scene {
+    let stop = json!({ "returnTypes": ["a.new", "a.old"], "baseline": null, "process": null });
+    let facts = [("InstanceStopRequested", stop), ("InstanceStopped", json!({})), (intent, json!({}))];
+    Scene { instance_state: InstanceState::Stopped, silent: vec![0], ..calling(call, 0, &facts) }
+}
+
+fn modifying(to: &str) -> Scene {
+    stopped("TypeModificationRequested", Call::ModifyType { instance: id(0), to: to.into() })
+}
+
+fn rebooting() -> Scene {
+    let stop = json!({ "returnTypes": ["a.new", "a.old"], "baseline": null, "process": null });
+    let facts = [
+        ("InstanceStopRequested", stop),
+        ("InstanceStopped", json!({})),
+        ("InstanceStartRequested", json!({})),
+        ("InstanceStarted", json!({})),
+        ("InstanceRebootRequested", json!({})),
+    ];
+    let mut s = calling(Call::RebootInstance { instance: id(0) }, 0, &facts);
+    s.events[0].1["onSilentNode"] = json!("reboot");
+    Scene { silent: vec![0], ..s }
+}
+
+/// The stop in a cluster of fewer than three voters, where its owner accepts the downtime.
+fn few(voters: usize) -> Scene {
+    let mut s = sound();
+    s.events[0].1["acceptDowntime"] = json!(true);
+    s.events[3].1["voters"] = json!(voters);
+    s.events[3].1["members"].as_array_mut().unwrap().truncate(voters);
+    if voters == 1 {
+        s.nodes.swap(0, 1);
+    }
+    s
+}
+
+#[test]
+fn each_way_to_spoil_another_call_is_objected_to_by_its_rule() {
+    let late = |s: &mut Scene, ms: u64| {
+        let intent = s.intent.as_mut().unwrap();
+        intent.first_sent = Moment(NOW.0 - Duration::from_millis(ms));
+    };
+    let another = |call: Call| move |s: &mut Scene| s.action.call = call.clone();
+    let quiet = |s: &mut Scene| s.took_over_at = Some(Moment(Duration::from_secs(1)));
+    let rows: Vec<(&str, Scene, Spoil, Option<&str>)> = vec![
+        ("the window's last moment", sound(), Box::new(move |s| late(s, 5_000)), None),
+        ("past the window", sound(), Box::new(move |s| late(s, 5_001)), Some("S4")),
+        ("a node that is down already is stopped", sound(), Box::new(|s| s.silent = vec![0]), None),
+        ("lowers", lowering(-1), Box::new(|_| ()), None),
+        ("gives back", lowering(3), Box::new(|_| ()), None),
+        ("sets something else", lowering(0), Box::new(|_| ()), Some("S7")),
+        (
+            "lowers another's",
+            lowering(-1),
+            Box::new(another(Call::SetPriority { address: address(0), priority: -1 })),
+            Some("S5"),
+        ),
+        ("lowers after a take-over", lowering(-1), Box::new(quiet), Some("S4")),
+        ("resigns", resigning(), Box::new(|_| ()), None),
+        ("another resigns", resigning(), Box::new(another(Call::Resign { address: address(0) })), Some("S5")),
+        ("one that follows resigns", resigning(), Box::new(|s| s.nodes.swap(0, 1)), Some("S2")),
+        ("resigns after a take-over", resigning(), Box::new(quiet), Some("S4")),
+        ("resigns, another silent", resigning(), Box::new(|s| s.silent = vec![2]), Some("S3")),
+        ("resigns, another far behind", resigning(), Box::new(|s| s.nodes[2].2 = 100), Some("S3")),
+        ("changes the type, even after a take-over", modifying("a.new"), Box::new(quiet), None),
+        ("changes it to a type of no ticket", modifying("a.huge"), Box::new(|_| ()), Some("S6")),
+        (
+            "changes the type of what runs",
+            modifying("a.new"),
+            Box::new(|s| s.instance_state = InstanceState::Running),
+            Some("S6"),
+        ),
+        (
+            "changes another's",
+            modifying("a.new"),
+            Box::new(another(Call::ModifyType { instance: id(1), to: "a.new".into() })),
+            Some("S5"),
+        ),
+        (
+            "starts, even after a take-over",
+            stopped("InstanceStartRequested", Call::StartInstance { instance: id(0) }),
+            Box::new(quiet),
+            None,
+        ),
+        (
+            "starts another",
+            stopped("InstanceStartRequested", Call::StartInstance { instance: id(1) }),
+            Box::new(|_| ()),
+            Some("S5"),
+        ),
+        ("reboots", rebooting(), Box::new(|_| ()), None),
+        ("reboots unasked", rebooting(), Box::new(|s| s.events[0].1["onSilentNode"] = json!("hold")), Some("S6")),
+        ("reboots what answers", rebooting(), Box::new(|s| s.silent = vec![]), Some("S6")),
+        ("reboots, and reaches nobody", rebooting(), Box::new(|s| s.silent = vec![0, 1, 2, 3]), Some("S6")),
+        ("reboots what is stopped", rebooting(), Box::new(|s| s.instance_state = InstanceState::Stopped), Some("S6")),
+        ("reboots another", rebooting(), Box::new(another(Call::RebootInstance { instance: id(1) })), Some("S5")),
+        ("reboots after a take-over", rebooting(), Box::new(quiet), Some("S4")),
+        ("stops the sole voter, which leads", few(1), Box::new(|_| ()), None),
+        ("the same, not accepted", few(1), Box::new(|s| s.events[0].1["acceptDowntime"] = json!(false)), Some("S2")),
+        ("stops one of two", few(2), Box::new(|_| ()), None),
+        ("the same, not accepted", few(2), Box::new(|s| s.events[0].1["acceptDowntime"] = json!(false)), Some("S3")),
+        ("one of two that leads", few(2), Box::new(|s| s.nodes.swap(0, 1)), Some("S2")),
+        ("the other of two silent", few(2), Box::new(|s| s.silent = vec![1]), Some("S3")),
+    ];
+    for (what, mut scene, spoil, rule) in rows {
+        spoil(&mut scene);
+        let found = scene.objections();
+        match rule {
+            None => assert_eq!(found, Vec::<&str>::new(), "{what}"),
+            Some(rule) => assert!(found.contains(&rule), "{what}: {rule} is wanted, found {found:?}"),
+        }
+    }
+}

@@ -325,3 +325,28 @@ async fn going_back_waits_at_no_gate_of_the_way_forwards() {
     worker.await.unwrap().unwrap();
     truth.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn it_rests_before_the_next_node_also_where_the_one_before_is_to_be_taken_again() {
+    let mut config = quick_world(20);
+    // The replica, which is the first.
+    config.faults.push(Fault::FallsBackToStopped { node: Some(3), reason: "Client.InternalError".into(), times: 1 });
+    let rig = Rig::new(config);
+    let truth = rig.watch_truth();
+    rig.append(asks(json!({ "onFailure": "hold", "dwellSeconds": 60 })).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("UpdateParked", 1).await;
+    let held = rig.history().await;
+    let (parked, _) = last(&held, |e| matches!(e, Event::UpdateParked(_)).then_some(()));
+    rig.append(answering(parked).into(), 2).await;
+    let (history, _) = rig.ended(LIMIT).await;
+    let at = |kind: &str, n: usize| {
+        let is = |r: &&Recorded| matches!(&r.body, Body::Event(e) if e.type_name() == kind);
+        history.iter().filter(is).nth(n).unwrap_or_else(|| panic!("no {kind}\n{}", lines(&history))).at
+    };
+    let rested = at("NodeSelected", 1).duration_since(at("NodeRolledBack", 0)).as_secs_f64();
+    assert!(rested >= 60.0, "{rested} s\n{}", lines(&history));
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    truth.check();
+}

@@ -205,7 +205,10 @@ const FIELDS: &[&str] = &[
 ];
 
 /// The request: the document's, with what the command line says.
-fn with_document(args: &RequestArgs, document: Option<Value>, config: &Config) -> Result<UpdateRequested, Failure> {
+///
+/// # Errors
+/// A document that cannot be understood, and a cluster that is not configured.
+pub fn with_document(args: &RequestArgs, document: Option<Value>, config: &Config) -> Result<UpdateRequested, Failure> {
     let named = document.as_ref().and_then(|d| d.get("cluster")).and_then(Value::as_str);
     let cluster = cluster_or_only(args.cluster.as_deref().or(named), config)?;
     let mut request = match document {

@@ -300,3 +300,72 @@ fn note_refresh(track: &mut NodeTrack, own: &MemberEntry, look: Vec<ProcessId>, 
         track.refreshes.pop_front();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// A node's own entry, as its process `process` serves it: state, epoch, writer.
+    fn view(process: u128, state: NodeState, epoch: i32, writer: i64) -> Answer {
+        let server = crate::domain::ids::Address::new("10.0.0.1", 2113);
+        let own = MemberEntry {
+            process: ProcessId(Uuid::from_u128(process)),
+            time_stamp: writer.to_string(),
+            state,
+            is_alive: true,
+            address: server.clone(),
+            replication: server.clone(),
+            last_commit: writer,
+            writer,
+            chaser: writer,
+            epoch_position: 0,
+            epoch,
+            epoch_id: Uuid::nil(),
+            priority: 0,
+            is_read_only_replica: false,
+            version: None,
+        };
+        Answer::View { view: View { server, members: vec![own] }, live: None }
+    }
+
+    #[test]
+    fn the_first_that_is_seen_of_a_process_tells_whether_its_data_is_there() {
+        use NodeState::{Follower, Initializing, Unknown};
+        // What each process served, and whether it was seen without an epoch. One that initializes has none yet.
+        let rows: [(&[(NodeState, i32)], bool); 5] = [
+            (&[(Unknown, -1)], true),
+            (&[(Unknown, 3)], false),
+            (&[(Initializing, -1)], false),
+            (&[(Initializing, -1), (Unknown, -1), (Follower, 3)], true),
+            (&[(Initializing, -1), (Initializing, -1), (Follower, 3)], false),
+        ];
+        let node = NodeName::from("a");
+        for (served, missing) in rows {
+            let mut watch = ClusterWatch::new([node.clone()]);
+            for (n, (state, epoch)) in served.iter().enumerate() {
+                watch.absorb(&node, Moment(Duration::from_secs(n as u64 + 1)), view(1, *state, *epoch, n as i64));
+            }
+            let first = watch.node(&node).and_then(|t| t.first_after(Moment::default())).unwrap();
+            assert_eq!((first.state, first.epoch_missing_seen), (served[0].0, missing), "{served:?}");
+        }
+    }
+
+    #[test]
+    fn of_the_processes_since_the_worst_counts_and_those_before_do_not() {
+        let node = NodeName::from("a");
+        let at = |s: u64| Moment(Duration::from_secs(s));
+        let mut watch = ClusterWatch::new([node.clone()]);
+        for (second, process, epoch, writer) in [(1, 1, -1, 5), (2, 2, 1, 900), (3, 3, -1, 700), (4, 4, 1, 800)] {
+            watch.absorb(&node, at(second), view(process, NodeState::Follower, epoch, writer));
+        }
+        let first = |after: u64| watch.node(&node).and_then(|t| t.first_after(at(after)));
+        let told = |after: u64| first(after).map(|f| (f.process.0.as_u128(), f.writer, f.commit, f.epoch_missing_seen));
+        assert_eq!(told(1), Some((2, 700, 700, true)), "what was seen at that moment was before it");
+        assert_eq!(told(3), Some((4, 800, 800, false)));
+        assert_eq!(told(4), None);
+    }
+}

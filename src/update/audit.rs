@@ -180,6 +180,10 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             });
             let answers = observed.watch.node(&action.node).and_then(|t| t.own(now)).is_some();
             check("S6", !answers, &|| "the node answers".into());
+            let mut others = plan.members.iter().filter(|m| m.node != action.node).peekable();
+            let reached = others.peek().is_none()
+                || others.any(|m| observed.watch.node(&m.node).and_then(|t| t.own(now)).is_some());
+            check("S6", reached, &|| "no other node answers either".into());
         }
         Call::Tag { instance, value } => {
             check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {

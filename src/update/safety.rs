@@ -109,21 +109,6 @@ impl<'a> Scene<'a> {
         agreement::judge(self.watch, &self.expected(), &excepted, self.now)
     }
 
-    /// Whether a node serves: it answers, and is what a node in service is.
-    pub fn serves(&self, node: &NodeName) -> bool {
-        self.watch.node(node).and_then(|t| t.own(self.now)).is_some_and(|own| {
-            matches!(
-                own.state,
-                NodeState::Leader
-                    | NodeState::PreLeader
-                    | NodeState::ResigningLeader
-                    | NodeState::Follower
-                    | NodeState::Clone
-                    | NodeState::ReadOnlyReplica
-            )
-        })
-    }
-
     /// Whether a node answers at all.
     pub fn answers(&self, node: &NodeName) -> bool {
         self.watch.node(node).and_then(|t| t.own(self.now)).is_some()

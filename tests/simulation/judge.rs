@@ -852,7 +852,9 @@ fn judge_fact(history: &[Entry], entry: &Entry) -> Vec<(&'static str, String)> {
 
 /// Whether somebody asked to bring back what was done, by a command or by the request where a node failed.
 pub fn goes_back(history: &[Entry]) -> bool {
-    let by_command = history.iter().any(|e| e.kind == "RollbackRequested");
+    // Before the plan there is nothing to bring back: that is refused.
+    let planned = history.iter().position(|e| e.kind == "UpdatePlanned").unwrap_or(history.len());
+    let by_command = history[planned..].iter().any(|e| e.kind == "RollbackRequested");
     let policy = history.first().is_some_and(|e| e.text("onFailure") == "rollBackAll");
     let failed = history.iter().any(|e| matches!(e.kind.as_str(), "NodeFailed" | "NodeRolledBack"));
     by_command || policy && failed

@@ -15,10 +15,11 @@ mod scenario;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bugs::Bug;
 use play::{Played, play};
-use scenario::Scenario;
+use scenario::{Act, Planned, Scenario, Side, Site, Wrong};
 
 /// Seeds played where nobody says how many: enough to notice what is broken at large; `cargo simulate` is told more.
 const FEW: u64 = 40;
@@ -113,21 +114,50 @@ fn one_seed() {
     assert!(played.breaches.is_empty(), "{}", report(seed, &played));
 }
 
-/// Their owner accepts the downtime; the store is elsewhere.
+/// Its owner accepts the downtime; the store is elsewhere.
+fn few(voters: usize, replicas: usize) -> Scenario {
+    let mut s = Scenario::calm(5);
+    (s.world.voters, s.world.replicas) = (voters, replicas);
+    s.world.addresses.truncate(voters + replicas);
+    s.world.names.truncate(voters + replicas);
+    s.store_elsewhere = true;
+    s.request["acceptDowntime"] = serde_json::json!(true);
+    s.steered = true;
+    s
+}
+
 #[test]
-fn clusters_of_one_and_two_voters_are_updated_where_nothing_goes_wrong() {
-    for (voters, replicas) in [(1, 0), (1, 2), (2, 0), (2, 1)] {
-        let mut s = Scenario::calm(5);
-        (s.world.voters, s.world.replicas) = (voters, replicas);
-        s.world.addresses.truncate(voters + replicas);
-        s.world.names.truncate(voters + replicas);
-        s.store_elsewhere = true;
-        s.request["acceptDowntime"] = serde_json::json!(true);
-        s.steered = true;
-        let played = play(&s, None);
-        let seen = (played.verdict.as_str(), played.breaches.len(), played.stops);
-        assert_eq!(seen, ("UpdateCompleted", 0, vec![1; voters + replicas]), "{}", played.trace);
+fn clusters_of_one_and_two_voters_are_updated() {
+    let check = |s: &Scenario| {
+        let played = play(s, None);
+        let seen = (played.verdict.as_str(), played.breaches.len(), &played.stops);
+        assert_eq!(seen, ("UpdateCompleted", 0, &vec![1; s.world.names.len()]), "{}", played.trace);
+        played.counted[Site::Append as usize]
+    };
+    for (voters, replicas) in [(1, 2), (2, 0), (2, 1)] {
+        check(&few(voters, replicas));
     }
+    // A sole node has nobody to gossip with: what is known of it does not rest on its entry being refreshed.
+    for at in 0..check(&few(1, 0)) {
+        for wrong in [Wrong::DoneUnheard, Wrong::LostUnheard, Wrong::CrashAfter] {
+            check(&Scenario { planned: Some(Planned { site: Site::Append, at, wrong }), ..few(1, 0) });
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_is_cut_off_from_the_nodes_reboots_none_of_them() {
+    let mut s = Scenario::calm(5);
+    s.store_elsewhere = true;
+    s.request["onSilentNode"] = serde_json::json!("reboot");
+    s.first_answer_timeout = Duration::from_secs(60);
+    s.heal_at = Duration::from_secs(400);
+    // Of the replica, the first that is taken, it hears nothing more from its stop on.
+    s.acts = vec![(Duration::from_secs(8), Act::CutOff(0, Side::Nodes, Duration::from_secs(300)))];
+    s.steered = true;
+    let played = play(&s, None);
+    assert!(played.breaches.is_empty() && played.verdict == "UpdateCompleted", "{}", played.trace);
+    assert!(played.trace.contains("InstanceStarted") && !played.trace.contains("Reboot"), "{}", played.trace);
 }
 
 /// Tokio's own random choices are seeded under its flag only, which `cargo simulate` sets.

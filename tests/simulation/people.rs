@@ -196,14 +196,15 @@ pub fn helps(history: &[Entry]) -> Option<(&'static str, Value)> {
     let newest = |kinds: &[&str]| history.iter().rev().find(|e| kinds.contains(&e.kind.as_str()));
     let resuming = newest(&["UpdatePaused", "ResumeRequested"]).is_some_and(|e| e.kind == "ResumeRequested");
     let paused = crate::policy::paused(history);
-    let says = |kind: &str, answers: u64| {
-        history.iter().any(|e| e.kind == kind && e.data.get("answers").and_then(Value::as_u64) == Some(answers))
+    let granted = |a: &Entry| {
+        let answers = |e: &Entry| e.data.get("answers").and_then(Value::as_u64) == Some(a.revision);
+        history.iter().any(|e| e.kind == "ApprovalGranted" && e.revision > a.revision && answers(e))
     };
     // An approval that nothing has followed yet but what people say.
     let awaited = newest(&["ApprovalAwaited", "NodeSelected"]).filter(|e| e.kind == "ApprovalAwaited");
     let held = newest(&["UpdateParked"]).filter(|e| {
         e.text("code") == "heldAfterFailure"
-            && !history.iter().any(|f| says_what_becomes_of(f, e.revision) && f.revision > e.revision)
+            && !history.iter().any(|f| says_what_becomes_of(history, f, e.revision) && f.revision > e.revision)
     });
     if history.last()?.is_end() {
         return None;
@@ -221,6 +222,6 @@ pub fn helps(history: &[Entry]) -> Option<(&'static str, Value)> {
     }
     // Going back waits at no gate but that of the data.
     let awaited = awaited.filter(|a| a.text("gate") == "dataUnknown" || !goes_back(history));
-    let awaited = awaited.filter(|a| !paused && !says("ApprovalGranted", a.revision))?;
+    let awaited = awaited.filter(|a| !paused && !granted(a))?;
     Some(("ApprovalGranted", json!({ "answers": awaited.revision, "by": APPROVER })))
 }

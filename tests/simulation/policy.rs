@@ -29,15 +29,19 @@ pub fn paused(history: &[Entry]) -> bool {
 /// Whether the update failed and is to wait: nobody has said since what becomes of it.
 fn held(history: &[Entry]) -> bool {
     let hold = history.first().is_some_and(|e| e.text("onFailure") == "hold");
+    // The last word, whatever fails after it.
+    let word = goes_back(history) || history.iter().any(|e| e.kind == "CancelRequested");
     let failed = history.iter().rposition(fails);
-    hold && failed.is_some_and(|at| !history[at..].iter().any(|e| says_what_becomes_of(e, at as u64)))
+    let said = |at: usize| history[at..].iter().any(|e| says_what_becomes_of(history, e, at as u64));
+    hold && !word && failed.is_some_and(|at| !said(at))
 }
 
 /// Whether somebody says what becomes of a failure at that revision.
-pub fn says_what_becomes_of(e: &Entry, failure: u64) -> bool {
+pub fn says_what_becomes_of(history: &[Entry], e: &Entry, failure: u64) -> bool {
+    let waits = |r: u64| history.get(r as usize).is_some_and(|f| f.kind == "UpdateParked" || fails(f));
     match e.kind.as_str() {
         "RollbackRequested" | "CancelRequested" => true,
-        "RetryRequested" => answers(e).is_some_and(|r| (failure..e.revision).contains(&r)),
+        "RetryRequested" => answers(e).is_some_and(|r| (failure..e.revision).contains(&r) && waits(r)),
         _ => false,
     }
 }
@@ -139,7 +143,9 @@ fn selected(
     // Each node of which it is unknown whether it kept its data needs an approval, asked for since, before the next voter.
     let unknown = |e: &Entry| e.kind == "CaughtUp" && e.data.pointer("/dataKept/kept") == Some(&Value::from("unknown"));
     let doubt = history.iter().rposition(unknown).map(|at| at as u64);
-    let says_so = |e: &Entry| history.iter().any(|g| g.kind == "ApprovalGranted" && answers(g) == Some(e.revision));
+    let says_so = |e: &Entry| {
+        history.iter().any(|g| g.kind == "ApprovalGranted" && g.revision > e.revision && answers(g) == Some(e.revision))
+    };
     let granted = history.iter().filter(|e| e.kind == "ApprovalAwaited" && e.text("gate") == "dataUnknown");
     let granted = granted.filter(|e| says_so(e)).map(|e| e.revision).max();
     if entry.text("role") != "ReadOnlyReplica" && doubt > granted {

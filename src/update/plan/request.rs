@@ -58,3 +58,28 @@ pub fn matches_pattern(pattern: &str, text: &str) -> bool {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        let rows = [
+            ("m6i.large", "m6i.large", true),
+            ("m6i.large", "m6i.xlarge", false),
+            ("m6i.*", "m6i.large", true),
+            ("m6i.*", "m6i.", true),
+            ("m6i.*", "m6id.large", false),
+            ("*.large", "m6i.large", true),
+            ("*.large", "m6i.xlarge", false),
+            ("m*.large", "m6i.large", true),
+            ("m*.large", "m6i.largest", false),
+            ("*", "", true),
+            ("", "m6i.large", false),
+        ];
+        for (pattern, text, matches) in rows {
+            assert_eq!(matches_pattern(pattern, text), matches, "{pattern} {text}");
+        }
+    }
+}

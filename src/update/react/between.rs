@@ -107,7 +107,8 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
         let detail = format!("outside the window: {} for {} min, {}", window.cron, window.minutes, window.time_zone);
         return delayed(state, "windowClosed", detail, vec![]);
     }
-    if let Some(dwell) = forwards.and_then(|r| r.dwell_seconds).filter(|_| !state.results.is_empty()) {
+    // After any node that was in hand, also one that is taken again since it has no result any more.
+    if let Some(dwell) = forwards.and_then(|r| r.dwell_seconds).filter(|_| !state.order.is_empty()) {
         // By this process's own clock: a calendar may be set back by hours.
         let rested = state.last_seen.map_or(0.0, |at| now.since(at).as_secs_f64());
         if rested < dwell {

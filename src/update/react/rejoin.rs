@@ -69,6 +69,16 @@ impl Hand<'_> {
         let policy = self.state.request.as_ref().and_then(|r| r.on_silent_node);
         if policy == Some(OnSilentNode::Reboot) && !self.hand.rebooted && seen.instance.state == InstanceState::Running
         {
+            // Whoever reaches nobody, or has not looked for as long, knows nothing of this one: it may answer everybody else.
+            let track = self.observed.watch.node(&self.hand.node);
+            let watched = track.and_then(|t| t.silent_since).map_or(Duration::ZERO, |at| self.now.since(at));
+            if !self.reaches_others() || !self.others_fine() {
+                return self.delayed("nodeSilent", "no reboot while other nodes do not answer either", vec![]);
+            }
+            if watched < self.observed.policy.first_answer_timeout {
+                let numbers = vec![number("seconds", watched.as_secs_f64())];
+                return self.wait("nodeBooting", "instance runs, node silent", numbers);
+            }
             return Next::Record(vec![
                 InstanceRebootRequested {
                     node: self.node(),
@@ -86,6 +96,12 @@ impl Hand<'_> {
             format!("the instance runs, the node has not answered for {} s{rebooted}", since.as_secs()),
             "look at the node's own log; its supervisor must restart it on any exit (Restart=always)",
         )
+    }
+
+    /// Whether any other node answers; of a node that is alone that cannot be asked.
+    fn reaches_others(&self) -> bool {
+        let mut others = self.scene.plan.members.iter().map(|m| &m.node).filter(|n| **n != self.hand.node).peekable();
+        others.peek().is_none() || others.any(|n| self.scene.answers(n))
     }
 
     /// A reboot is made once: whether it came to pass is told by the node.
