@@ -12,7 +12,7 @@ use crate::domain::ids::{InstanceType, NodeName, Revision, UpdateId};
 use crate::domain::time::Moment;
 use crate::update::event::*;
 use crate::update::plan::Waiver;
-use crate::update::state::{AwaitedApproval, Body, End, Failure, Holder, InHand, Recorded, State, Step};
+use crate::update::state::{AwaitedApproval, Body, End, Failure, ForeignChange, Holder, InHand, Recorded, State, Step};
 
 /// The form of the state that this program reads.
 const FORMAT: u64 = 3;
@@ -66,6 +66,7 @@ struct Stored {
     spans: BTreeMap<NodeName, StoredSpan>,
     in_hand: Option<StoredHand>,
     paused: Option<UpdatePaused>,
+    foreign: Option<StoredForeign>,
     waivers: Vec<StoredWaiver>,
     cancelled: Option<CancelRequested>,
     rollback: Option<RollbackRequested>,
@@ -107,6 +108,13 @@ struct StoredWaiver {
 }
 
 #[derive(Deserialize)]
+struct StoredForeign {
+    node: NodeName,
+    what: String,
+    found: String,
+}
+
+#[derive(Deserialize)]
 struct StoredFailure {
     code: String,
     remedy: String,
@@ -141,6 +149,7 @@ impl Projected {
             phases: stored.phases,
             types: stored.types,
             paused: stored.paused,
+            foreign: stored.foreign.map(|f| ForeignChange { node: f.node, what: f.what, found: f.found }),
             waivers: stored.waivers.iter().filter_map(|w| Waiver::of(w.revision, &w.data)).collect(),
             cancelled: stored.cancelled,
             rollback: stored.rollback,
