@@ -279,3 +279,34 @@ async fn a_stream_that_was_deleted_holds_up_no_other() {
     let (history, state) = rig.run(request("m6i.xlarge"), LIMIT).await;
     assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_begin_later_is_planned_by_what_is_there_then() {
+    let rig = Rig::new(quick_world(12));
+    let truth = rig.watch_truth();
+    let later = serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "notBefore": "2026-01-01T00:20:00Z" });
+    rig.append(Event::UpdateRequested(serde_json::from_value(later).unwrap()), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("WorkerAssigned", 1).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    // A person changes the replica's type meanwhile.
+    let replica = rig.world.with(|w| w.instance_of(3).clone());
+    rig.world.with(|w| w.stop_instances(std::slice::from_ref(&replica))).unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    rig.world.with(|w| w.modify_instance_type(&replica, &"m6i.xlarge".into())).unwrap();
+    rig.world.with(|w| w.start_instances(&[replica])).unwrap();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(rig.history().await.len(), 2, "neither accepted nor planned before its time");
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    assert!(matches!(state.end, Some(End::Completed(_))), "{shown}");
+    let due: jiff::Timestamp = "2026-01-01T00:20:00Z".parse().unwrap();
+    let waited = state.accepted_at.unwrap().duration_since(due).as_secs_f64();
+    assert!((0.0..30.0).contains(&waited), "{waited}\n{shown}");
+    let planned = state.member(&"esdb-4".into()).unwrap();
+    assert_eq!(planned.old_type.as_str(), "m6i.xlarge", "{shown}");
+    assert!(outline(&history).contains("NodeSkipped esdb-4"), "{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    assert_eq!(truth.check(), [1, 1, 1, 1], "the person stopped the replica, the update the others\n{shown}");
+}

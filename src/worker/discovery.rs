@@ -496,14 +496,22 @@ pub(super) async fn poll_admissions(
                 let _ = wake.send(Found { update, cluster: Some(cluster) }).await;
             }
         }
-        // Many clusters are looked at less often: a look is one small read each.
-        let few = u32::try_from(worker.clusters.len()).unwrap_or(u32::MAX);
-        tokio::time::sleep(LOOK_SPARINGLY * few).await;
+        tokio::time::sleep(LOOK_SPARINGLY * few(&worker)).await;
         tokio::select! {
-            () = tokio::time::sleep(ADMISSIONS_EVERY.max(LOOK_SPARINGLY * few * 10)) => {}
+            () = tokio::time::sleep(rest_after_all(&worker)) => {}
             () = shared.look.notified() => {}
         }
     }
+}
+
+fn few(worker: &Worker) -> u32 {
+    u32::try_from(worker.clusters.len()).unwrap_or(u32::MAX)
+}
+
+/// Rest between two looks at the admissions of all clusters, where nothing is known to have happened. Many clusters are looked at less
+/// often: a look is one small read each.
+pub(super) fn rest_after_all(worker: &Worker) -> Duration {
+    ADMISSIONS_EVERY.max(LOOK_SPARINGLY * few(worker) * 10)
 }
 
 /// Whether somebody has begun an update, or it has ended.

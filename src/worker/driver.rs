@@ -1,17 +1,18 @@
 //! Drives one update: wake → read on and fold → observe → react → audit → act → append.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::discovery::release;
+use super::discovery::{release, rest_after_all};
 use super::heartbeat::{beat_of, heartbeat_of};
 use super::observer::{Cadence, Observer, Sight};
 use super::perform::perform;
 use super::queue::Waits;
 use super::store::read_update;
-use super::{ClusterHandle, Shared, Stop, Worker, asked, survey};
+use super::{ClusterHandle, Rung, Shared, Stop, Worker, asked, survey};
 use crate::codec::{decode, encode_facts};
 use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, Revision, UpdateId};
 use crate::domain::instance::{Instance, InstanceState};
@@ -30,8 +31,11 @@ use crate::update::state::{Holder, Recorded, State, Step, fold};
 /// The stream is read on at least this often: commands and take-overs are found by it, whatever the subscription does.
 const READ_EVERY: Duration = Duration::from_secs(1);
 
-/// Rest before it is looked again whether the limits let an update begin.
-const LIMITS_EVERY: Duration = Duration::from_secs(5);
+/// Rest before it is looked again whether a hand is free: whoever lets go of an update rings.
+const HANDS_EVERY: Duration = Duration::from_secs(5);
+
+/// An update whose time has not come is read on this often at least, and its calendar looked at: a command rings.
+const UNTIMELY_EVERY: Duration = Duration::from_secs(60);
 
 /// Rest between two surveys.
 const SURVEY_EVERY: Duration = Duration::from_secs(2);
@@ -46,7 +50,7 @@ pub(super) struct Driver {
     handle: ClusterHandle,
     stop: watch::Receiver<Stop>,
     shared: Shared,
-    wake: mpsc::Receiver<()>,
+    wake: mpsc::Receiver<Rung>,
     /// When this worker first saw that nobody holds the update.
     unheld_since: Option<Moment>,
     /// How many events have been folded.
@@ -91,7 +95,7 @@ impl Driver {
         handle: ClusterHandle,
         stop: watch::Receiver<Stop>,
         shared: Shared,
-        wake: mpsc::Receiver<()>,
+        wake: mpsc::Receiver<Rung>,
     ) -> Self {
         Self {
             worker,
@@ -148,21 +152,30 @@ impl Driver {
 
     /// Waits until something is seen, somebody wakes us, or `rest` has passed.
     async fn rest(&mut self, rest: Duration) {
-        let sight = async {
-            match &mut self.eyes {
-                Some(eyes) => eyes.sights.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            sight = sight => {
-                if let Some(sight) = sight {
-                    self.absorb(sight);
+        let untimely = self.untimely().is_some();
+        let rested = tokio::time::sleep(rest);
+        tokio::pin!(rested);
+        loop {
+            let sight = async {
+                match &mut self.eyes {
+                    Some(eyes) => eyes.sights.recv().await,
+                    None => std::future::pending().await,
                 }
+            };
+            tokio::select! {
+                sight = sight => {
+                    if let Some(sight) = sight {
+                        self.absorb(sight);
+                    }
+                }
+                Some(rung) = self.wake.recv() => match rung {
+                    Rung::ToLook if untimely => continue,
+                    Rung::ToLook | Rung::News => self.read_at = None,
+                },
+                () = asked(&mut self.stop) => {}
+                () = &mut rested => {}
             }
-            Some(()) = self.wake.recv() => self.read_at = None,
-            () = asked(&mut self.stop) => {}
-            () = tokio::time::sleep(rest) => {}
+            return;
         }
     }
 
@@ -230,7 +243,10 @@ impl Driver {
             Some(_) => {}
         }
         if self.state.plan.is_none() && self.state.end.is_none() {
-            self.look_around().await;
+            // What is found before its time says nothing of what is there when it has come.
+            if self.untimely().is_none() {
+                self.look_around().await;
+            }
         } else if self.eyes.is_none()
             && let Some(plan) = &self.state.plan
         {
@@ -270,6 +286,13 @@ impl Driver {
         }
     }
 
+    /// How long it is until the update may be planned, if its request names a time that has not come.
+    fn untimely(&self) -> Option<Duration> {
+        let at = self.state.request.as_ref()?.not_before.filter(|_| self.state.plan.is_none())?;
+        let wall = self.worker.clock.wall();
+        (at > wall).then(|| at.duration_since(wall).unsigned_abs())
+    }
+
     fn open_eyes(&mut self, nodes: BTreeMap<NodeName, Address>, instances: Vec<InstanceId>) {
         self.watch = ClusterWatch::new(nodes.keys().cloned());
         self.eyes = Some(Observer::new(
@@ -284,6 +307,10 @@ impl Driver {
     fn set_cadence(&self) {
         let Some(eyes) = &self.eyes else { return };
         eyes.set_cadence(match self.state.in_hand.as_ref().map(|h| h.step) {
+            // Until a person has said something.
+            None if self.state.paused.is_some() || self.state.awaited.is_some() || self.state.parked.is_some() => {
+                Cadence::IDLE
+            }
             None => Cadence::BUSY,
             Some(
                 Step::Tagging
@@ -396,12 +423,13 @@ impl Driver {
         }
         if !self.shared.hands.reserve(self.update) {
             self.say("noFreeHand", "this worker has as many updates in hand as it may");
-            return After::Rest(READ_EVERY);
+            return After::Rest(HANDS_EVERY);
         }
         let (log, clock) = (&*self.worker.log, &*self.worker.clock);
+        let asked = self.shared.reads.load(Ordering::SeqCst);
         let may = {
             let mut queue = self.shared.queue.lock().await;
-            queue.may_begin(log, clock, self.worker.clusters.keys(), self.worker.limits, self.update).await
+            queue.may_begin(log, clock, self.worker.clusters.keys(), self.worker.limits, self.update, asked).await
         };
         let why = match may {
             Ok(Ok(())) => {
@@ -418,7 +446,7 @@ impl Driver {
         };
         self.shared.hands.let_go(self.update);
         self.say("notBegun", &why);
-        After::Rest(LIMITS_EVERY)
+        After::Rest(rest_after_all(&self.worker))
     }
 
     /// Takes an update that nobody holds, or whose holder fell silent.
@@ -641,7 +669,7 @@ impl Driver {
             return self.record(vec![fact.into()]).await;
         }
         self.say(waiting.code, &waiting.detail);
-        After::Rest(READ_EVERY)
+        After::Rest(self.untimely().map_or(READ_EVERY, |left| left.min(UNTIMELY_EVERY)))
     }
 
     /// Logs why nothing is done, once for each reason.

@@ -20,6 +20,7 @@ mod survey;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -84,6 +85,8 @@ struct Shared {
     hands: Arc<hands::Hands>,
     peers: Arc<peers::Peers>,
     queue: Arc<Mutex<Queue>>,
+    /// Reads of the queue that have begun.
+    reads: Arc<AtomicU64>,
     /// Rings when the admissions are worth a look.
     look: Arc<Notify>,
     /// This worker's own heartbeats.
@@ -120,10 +123,12 @@ impl Worker {
     pub async fn run(self, start: StartPoint, stop: watch::Receiver<Stop>) -> Result<(), WorkerError> {
         let (wake_tx, mut wake_rx) = mpsc::channel::<Found>(256);
         let (beats_tx, beats_rx) = watch::channel(Acknowledged::default());
+        let queue = Queue::default();
         let shared = Shared {
+            reads: queue.reads(),
             hands: Arc::new(hands::Hands::new(self.limits.own)),
             peers: Arc::default(),
-            queue: Arc::default(),
+            queue: Arc::new(Mutex::new(queue)),
             look: Arc::default(),
             beats: beats_rx.clone(),
         };
@@ -136,7 +141,7 @@ impl Worker {
         services.spawn(discovery::subscribe(self.clone(), position, shared.look.clone(), wake_tx.clone()));
         services.spawn(discovery::poll_admissions(self.clone(), shared.clone(), wake_tx));
 
-        let mut drivers: BTreeMap<UpdateId, mpsc::Sender<()>> = BTreeMap::new();
+        let mut drivers: BTreeMap<UpdateId, mpsc::Sender<Rung>> = BTreeMap::new();
         let mut running: JoinSet<UpdateId> = JoinSet::new();
         let mut stop = stop;
         loop {
@@ -145,7 +150,7 @@ impl Worker {
                     let Some(Found { update, cluster }) = found else { break };
                     if let Some(driver) = drivers.get(&update) {
                         // A full queue means that it is about to look anyway.
-                        let _ = driver.try_send(());
+                        let _ = driver.try_send(if cluster.is_none() { Rung::News } else { Rung::ToLook });
                     } else if *stop.borrow() == Stop::No
                         && let Some(cluster) = cluster
                         && let Some(handle) = self.clusters.get(&cluster)
@@ -217,6 +222,15 @@ pub(crate) async fn asked(stop: &mut watch::Receiver<Stop>) {
     if stop.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// Why a driver that rests is woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rung {
+    /// Something was written to its stream.
+    News,
+    /// The admissions were looked at: there may be room, or a hand.
+    ToLook,
 }
 
 /// An update that deserves a look.

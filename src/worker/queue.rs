@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +144,10 @@ enum Ended {
 pub struct Queue {
     clusters: BTreeMap<ClusterName, OfCluster>,
     ended: BTreeMap<UpdateId, Ended>,
+    /// Reads that have begun: told to those who wait for their turn to read.
+    begun: Arc<AtomicU64>,
+    /// The last read that reached every cluster, by its number.
+    complete: u64,
 }
 
 impl Queue {
@@ -155,6 +161,7 @@ impl Queue {
         clusters: impl IntoIterator<Item = &ClusterName>,
     ) -> Result<(), ReadError> {
         let mut failed = None;
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         for cluster in clusters {
             let known = self.clusters.entry(cluster.clone()).or_default();
             let from = known.last.map_or(Revision(0), Revision::next);
@@ -167,7 +174,18 @@ impl Queue {
                 }
             }
         }
-        failed.map_or(Ok(()), Err)
+        match failed {
+            None => {
+                self.complete = number;
+                Ok(())
+            }
+            Some(error) => Err(error),
+        }
+    }
+
+    /// How many reads have begun, for [`Queue::may_begin`].
+    pub fn reads(&self) -> Arc<AtomicU64> {
+        self.begun.clone()
     }
 
     /// Updates that were admitted and not released, the oldest first.
@@ -231,7 +249,8 @@ impl Queue {
         Ok(ended)
     }
 
-    /// Whether an update may begin, by what stands now: the streams are read on first.
+    /// Whether an update may begin, by what stands now: the streams are read on first, unless all were since `asked`, the number of reads
+    /// that had begun when this update's admission had been seen. Of a thousand that ask at one moment the first reads for all.
     ///
     /// # Errors
     /// The store does not answer, or not for every cluster: then nothing new begins.
@@ -242,12 +261,15 @@ impl Queue {
         clusters: impl IntoIterator<Item = &ClusterName>,
         limits: Limits,
         update: UpdateId,
+        asked: u64,
     ) -> Result<Result<(), Waits>, ReadError> {
         if self.ahead_of(update).is_none() {
             return Ok(Err(Waits::NotAdmitted));
         }
         // Its admission has been seen; what is ahead of it is seen from here on.
-        self.read(log, clusters).await?;
+        if self.complete <= asked {
+            self.read(log, clusters).await?;
+        }
         let Some(ahead) = self.ahead_of(update) else { return Ok(Err(Waits::NotAdmitted)) };
         if ahead >= limits.fleet {
             return Ok(Err(Waits::Room { ahead, limit: limits.fleet }));
