@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
+use crate::domain::ids::InstanceId;
+
 /// From the first send of an intent to its call. An append takes milliseconds, an election up to 2 s; a worker that needed longer than
 /// this to learn that its intent stands may have been replaced meanwhile.
 pub const ACT_WINDOW: Duration = Duration::from_secs(5);
@@ -67,7 +71,7 @@ pub const CAPACITY_COOLS: Duration = Duration::from_secs(3 * 60);
 /// EC2 has not described the instances for this long: nothing in service is touched, and it is said.
 pub const UNSEEN_AFTER: Duration = Duration::from_secs(30);
 
-/// Rest before an EC2 call that was throttled, or failed inside EC2, gets a new intent; grows linearly with the tries.
+/// Rest before an EC2 call that was throttled, or failed inside EC2, gets a new intent; grows linearly with the tries. See [`spread`].
 pub const CALL_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The store must have been without a leader for this long before the return ticket opens: an election takes 2 s, one after a frozen
@@ -100,3 +104,32 @@ pub const UNTAG_TRIES_MAX: u32 = 5;
 
 /// An instance that has not been described for this long is not waited for in order to see its tag gone.
 pub const FENCE_UNSEEN_MAX: Duration = Duration::from_secs(2 * 60);
+
+/// A rest after that many tries: between three quarters and five quarters of `after`. EC2's bucket is one for the whole account, and what was
+/// throttled at one moment must not come back at one moment. Drawn from the instance and the number of the try, so that the same history
+/// rests for the same time, also in the worker that takes it over.
+pub fn spread(after: Duration, instance: &InstanceId, tries: u32) -> Duration {
+    let drawn = Sha256::new().chain_update(instance.as_str()).chain_update(tries.to_be_bytes()).finalize();
+    let share = f64::from(u16::from_be_bytes([drawn[0], drawn[1]])) / f64::from(u16::MAX);
+    after.mul_f64(0.75 + share / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rests_are_spread_around_what_is_asked_for_and_are_the_same_each_time() {
+        let after = Duration::from_secs(20);
+        let rests: Vec<Duration> =
+            (1..=200).map(|n| spread(after, &InstanceId(format!("i-{n:017x}")), 1 + n % CALL_TRIES_MAX)).collect();
+        assert!(rests.iter().all(|r| (15.0..=25.0).contains(&r.as_secs_f64())), "{rests:?}");
+        let mean = rests.iter().map(Duration::as_secs_f64).sum::<f64>() / 200.0;
+        assert!((19.0..21.0).contains(&mean), "{mean}");
+        let early = rests.iter().filter(|r| r.as_secs_f64() < 17.5).count();
+        assert!((30..70).contains(&early), "a quarter comes in the first quarter of the time: {early}");
+        let one = InstanceId("i-0a".into());
+        assert_eq!(spread(after, &one, 3), spread(after, &one, 3));
+        assert_ne!(spread(after, &one, 3), spread(after, &one, 4));
+    }
+}

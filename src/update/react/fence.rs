@@ -6,8 +6,8 @@
 use super::super::action::{Again, Call};
 use super::super::event::*;
 use super::super::limits::{
-    ACT_WINDOW, CALL_RETRY_AFTER, CALL_TRIES_MAX, EC2_CALL_TIMEOUT, FENCE_APART, FENCE_FRESH, FENCE_PATIENCE,
-    FENCE_UNSEEN_MAX, SETTLE_AFTER, UNTAG_TRIES_MAX,
+    ACT_WINDOW, CALL_TRIES_MAX, EC2_CALL_TIMEOUT, FENCE_APART, FENCE_FRESH, FENCE_PATIENCE, FENCE_UNSEEN_MAX,
+    SETTLE_AFTER, UNTAG_TRIES_MAX,
 };
 use super::super::observed::InstanceSeen;
 use super::super::state::{FENCE_NOT_WRITTEN, FENCED_BY_ANOTHER, Step, round_ms};
@@ -198,7 +198,7 @@ impl Hand<'_> {
             // Written over ours, or before it.
             Fence::Anothers(_) => return self.in_service(),
         };
-        let rest = CALL_RETRY_AFTER * self.hand.attempt;
+        let rest = self.rest_after(self.hand.attempt);
         match self.intent() {
             IntentStatus::MayCall if self.given_up() => self.in_service(),
             IntentStatus::MayCall if self.fenced_by_another().is_some() => self.in_service(),
@@ -300,7 +300,7 @@ impl Hand<'_> {
             Fence::None | Fence::Anothers(_) => return self.gone(seen, vec![]),
         };
         let asked_for = self.hand.fence.as_ref().and_then(|f| f.remove.as_deref()) == Some(value);
-        let rest = CALL_RETRY_AFTER * self.hand.attempt;
+        let rest = self.rest_after(self.hand.attempt);
         let last_try = self.hand.attempt >= UNTAG_TRIES_MAX;
         let numbers = || vec![number("try", f64::from(self.hand.attempt))];
         match self.intent() {

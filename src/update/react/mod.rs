@@ -10,10 +10,11 @@ mod start;
 mod stop;
 
 use std::fmt;
+use std::time::Duration;
 
 use super::action::{Action, Again, Call, CallOutcome, Warrant};
 use super::event::*;
-use super::limits::{ACT_WINDOW, EC2_CALL_TIMEOUT, PERSON_AFTER, SETTLE_AFTER, UNSEEN_AFTER};
+use super::limits::{ACT_WINDOW, CALL_RETRY_AFTER, EC2_CALL_TIMEOUT, PERSON_AFTER, SETTLE_AFTER, UNSEEN_AFTER, spread};
 use super::observed::{InstanceSeen, Observed};
 use super::safety::Scene;
 use super::state::{End, InHand, State, Step, UNANSWERED_MAX, round_ms};
@@ -262,6 +263,11 @@ impl Hand<'_> {
             Some(why) => self.delayed("describingInstances", why, vec![]),
             None => self.wait("describingInstances", "the instance has not been described yet", vec![]),
         }
+    }
+
+    /// Rest before a call that did not succeed is tried again.
+    fn rest_after(&self, tries: u32) -> Duration {
+        spread(CALL_RETRY_AFTER.saturating_mul(tries), &self.hand.instance, tries)
     }
 
     fn act(&self, call: Call) -> Next {

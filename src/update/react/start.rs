@@ -4,7 +4,7 @@ use super::super::action::{Action, Again, Call, Warrant};
 use super::super::event::*;
 use super::super::limits::{
     CALL_RETRY_AFTER, CALL_TRIES_MAX, CAPACITY_RETRY_AFTER, CAPACITY_TRIES_MAX, EC2_CALL_TIMEOUT, NODE_CALL_TIMEOUT,
-    PERSON_AFTER, SETTLE_AFTER, START_RETRY_MAX, START_TIMEOUT, TICKET_AFTER, TICKET_AFTER_REPLACEMENT,
+    PERSON_AFTER, SETTLE_AFTER, START_RETRY_MAX, START_TIMEOUT, TICKET_AFTER, TICKET_AFTER_REPLACEMENT, spread,
 };
 use super::super::observed::InstanceSeen;
 use super::super::state::{FOREIGN_TYPE, FailedStart, Step};
@@ -154,7 +154,7 @@ impl Hand<'_> {
                 CAPACITY_RETRY_AFTER
             }
         };
-        if self.now.since(last.seen) >= rest.min(START_RETRY_MAX) {
+        if self.now.since(last.seen) >= spread(rest.min(START_RETRY_MAX), &self.hand.instance, tries) {
             return None;
         }
         Some(if calls {
@@ -172,7 +172,7 @@ impl Hand<'_> {
         }
         let described = self.observed.fleet_trouble.is_none() && self.seen().is_some_and(|seen| seen.at > refused);
         let waited = self.now.since(refused);
-        if described && waited >= CALL_RETRY_AFTER * tries.min(CALL_TRIES_MAX) {
+        if described && waited >= self.rest_after(tries.min(CALL_TRIES_MAX)) {
             return None;
         }
         let found = format!("EC2 does not accept the worker's credentials: {code}");
@@ -278,7 +278,7 @@ impl Hand<'_> {
             IntentStatus::Refused { again: Again::Soon | Again::WithCapacity, at, code, message }
                 if self.hand.attempt < CALL_TRIES_MAX =>
             {
-                if self.now.since(at) < CALL_RETRY_AFTER * self.hand.attempt {
+                if self.now.since(at) < self.rest_after(self.hand.attempt) {
                     return self.delayed(
                         "ec2Refused",
                         format!("{code}: {message}"),
@@ -294,7 +294,7 @@ impl Hand<'_> {
                 if seen.times == 0 {
                     return self.no_description();
                 }
-                if self.intent_age() < CALL_RETRY_AFTER * self.hand.attempt.min(CALL_TRIES_MAX) {
+                if self.intent_age() < self.rest_after(self.hand.attempt.min(CALL_TRIES_MAX)) {
                     let numbers = vec![number("try", f64::from(self.hand.attempt))];
                     return self.delayed("ec2Unanswered", "it is unknown whether the type was changed", numbers);
                 }

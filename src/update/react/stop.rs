@@ -2,9 +2,7 @@
 
 use super::super::action::{Again, Call};
 use super::super::event::*;
-use super::super::limits::{
-    ACT_WINDOW, CALL_RETRY_AFTER, CALL_TRIES_MAX, EC2_CALL_TIMEOUT, SETTLE_AFTER, STOP_TIMEOUT,
-};
+use super::super::limits::{ACT_WINDOW, CALL_TRIES_MAX, EC2_CALL_TIMEOUT, SETTLE_AFTER, STOP_TIMEOUT};
 use super::super::observed::InstanceSeen;
 use super::super::safety::{self, Blocker};
 use super::super::state::{INSTANCE_TERMINATED, STOP_NOT_DONE, TURNED_BACK};
@@ -73,7 +71,7 @@ impl Hand<'_> {
                 self.unauthenticated(code, at, self.hand.attempt).unwrap_or_else(|| self.stop_again(seen))
             }
             IntentStatus::Refused { code, message, again, at } => {
-                let rest = CALL_RETRY_AFTER * self.hand.attempt;
+                let rest = self.rest_after(self.hand.attempt);
                 let may_repeat =
                     matches!(again, Again::Soon | Again::WithCapacity) && self.hand.attempt < CALL_TRIES_MAX;
                 if may_repeat && self.now.since(at) < rest {
