@@ -310,3 +310,30 @@ async fn what_is_to_begin_later_is_planned_by_what_is_there_then() {
     worker.await.unwrap().unwrap();
     assert_eq!(truth.check(), [1, 1, 1, 1], "the person stopped the replica, the update the others\n{shown}");
 }
+
+/// Shows nothing of the updates' streams the first times.
+struct Behind(std::sync::atomic::AtomicUsize);
+
+#[async_trait::async_trait]
+impl rig::tap::Tap for Behind {
+    async fn before(&self, _kind: rig::tap::Kind, _to: &str) -> usize {
+        0
+    }
+    async fn after(&self, _number: usize) {}
+    fn hides(&self, stream: &str) -> bool {
+        use std::sync::atomic::Ordering::SeqCst;
+        stream.starts_with("clusterUpdate-") && self.0.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_whoever_answers_does_not_show_yet_is_not_passed_over() {
+    let rig = Rig::new(quick_world(13));
+    let behind = rig::tap::tapped(&rig, std::sync::Arc::new(Behind(20.into())));
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let (worker, stop) = behind.spawn(0);
+    let (history, state) = rig.ended(LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+}

@@ -18,6 +18,7 @@ use crate::codec::{
 use crate::domain::ids::{
     ADMISSION_PREFIX, CHECKPOINT_STREAM, ClusterName, Revision, StreamName, UPDATE_PREFIX, UpdateId, WORKER_PREFIX,
 };
+use crate::domain::time::Moment;
 use crate::lease::{HEARTBEAT_EVERY, LEASE};
 use crate::ports::{AppendError, Expected, Feed, Position, ReadError, StartFrom};
 use crate::update::event::{Admission, AdmissionEvent, Event, Kind, Reason, UpdateRejected, UpdateRequested};
@@ -86,22 +87,21 @@ pub(super) async fn subscribe(
     let mut handled: Option<Position> = None;
     let mut moved = worker.clock.now();
     // Requests that are neither admitted nor answered yet, each with the position handled before it: the checkpoint does not pass them.
-    // They are for clusters that this worker does not know, or supersede an update that has not ended.
-    let mut open: BTreeMap<UpdateId, Option<Position>> = BTreeMap::new();
-    let mut listeners: JoinSet<UpdateId> = JoinSet::new();
-    // As many as there are clusters: of those that supersede, one waits in each, and the others were refused.
-    let mut waiters: JoinSet<UpdateId> = JoinSet::new();
+    // They are for clusters that this worker does not know, supersede an update that has not ended, or do not stand where they were read.
+    let mut open: BTreeMap<Command, Option<Position>> = BTreeMap::new();
+    let mut listeners: JoinSet<Command> = JoinSet::new();
+    let mut waiters: JoinSet<Command> = JoinSet::new();
     let (freed, _) = watch::channel(());
-    let mut unheard: VecDeque<UpdateId> = VecDeque::new();
+    let mut unheard: VecDeque<Command> = VecDeque::new();
     // How far streams have been looked at: of many commands in one stream the first look answers all.
     let mut looked: BTreeMap<UpdateId, Revision> = BTreeMap::new();
     loop {
         let item = tokio::select! {
-            item = feed.recv() => item,
+            item = feed.recv(), if waiters.len() < WAITERS_MAX => item,
             Some(settled) = listeners.join_next() => {
                 match settled {
-                    Ok(update) => {
-                        open.remove(&update);
+                    Ok(command) => {
+                        open.remove(&command);
                         if let Some(next) = unheard.pop_front() {
                             listeners.spawn(leave_to_others(worker.clone(), next));
                         }
@@ -112,8 +112,8 @@ pub(super) async fn subscribe(
             }
             Some(settled) = waiters.join_next() => {
                 match settled {
-                    Ok(update) => drop(open.remove(&update)),
-                    Err(panic) => tracing::error!(error = %panic, "a request that supersedes is no longer watched"),
+                    Ok(command) => drop(open.remove(&command)),
+                    Err(panic) => tracing::error!(error = %panic, "a request that waits is no longer watched"),
                 }
                 continue;
             }
@@ -126,20 +126,28 @@ pub(super) async fn subscribe(
                         if looked.get(&update).is_some_and(|at| *at >= event.revision) {
                             let _ = wake.send(Found { update, cluster: None }).await;
                         } else {
-                            let (after, at) = handle(&worker, update, &look, &wake).await?;
+                            let command = Command { update, at: event.revision };
+                            let (after, at) = handle(&worker, command, &look, &wake).await?;
                             if looked.len() >= LOOKED_MAX {
                                 looked.clear();
                             }
                             looked.extend(at.map(|at| (update, at)));
-                            if after != After::Nothing && !open.contains_key(&update) {
-                                open.insert(update, handled);
-                                if after == After::Turn {
-                                    let (freed, look, wake) = (freed.subscribe(), look.clone(), wake.clone());
-                                    waiters.spawn(wait_for_turn(worker.clone(), update, freed, look, wake));
-                                } else if listeners.len() < LISTENERS_MAX {
-                                    listeners.spawn(leave_to_others(worker.clone(), update));
-                                } else {
-                                    unheard.push_back(update);
+                            let waits = open.keys().any(|open| open.update == update);
+                            let (freed, look, wake) = (freed.subscribe(), look.clone(), wake.clone());
+                            match after {
+                                After::Nothing => {}
+                                After::Turn | After::Others if waits => {}
+                                After::Turn | After::Unseen => {
+                                    open.insert(command, handled);
+                                    waiters.spawn(wait_for_turn(worker.clone(), command, freed, look, wake));
+                                }
+                                After::Others => {
+                                    open.insert(command, handled);
+                                    if listeners.len() < LISTENERS_MAX {
+                                        listeners.spawn(leave_to_others(worker.clone(), command));
+                                    } else {
+                                        unheard.push_back(command);
+                                    }
                                 }
                             }
                         }
@@ -189,6 +197,13 @@ async fn move_checkpoint(worker: &Worker, to: Position) -> bool {
     }
 }
 
+/// A command, by where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Command {
+    update: UpdateId,
+    at: Revision,
+}
+
 /// What is left to do once a command has been looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
@@ -198,7 +213,16 @@ enum After {
     Others,
     /// Its turn comes when the update that it supersedes has ended.
     Turn,
+    /// It does not stand where it was read.
+    Unseen,
 }
+
+/// Requests that wait for their turn, or to be seen, at a time. Of those that supersede one waits for each cluster; what is not seen is few.
+const WAITERS_MAX: usize = 2_000;
+
+/// A command that the subscription told of and that no read shows for this long was deleted. One who led until a moment ago, or was frozen
+/// while others led, shows its own log until it has heard of the new leader: seconds.
+const UNSEEN_MAX: Duration = Duration::from_secs(60);
 
 /// Requests for others' clusters that are listened for at a time.
 const LISTENERS_MAX: usize = 50;
@@ -209,24 +233,25 @@ const LOOKED_MAX: usize = 10_000;
 /// Admits or answers what stands in the stream of an update. Tries until that is done. Says to which revision it looked.
 async fn handle(
     worker: &Worker,
-    update: UpdateId,
+    command: Command,
     look: &Notify,
     wake: &mpsc::Sender<Found>,
 ) -> Result<(After, Option<Revision>), WorkerError> {
     let mut seen = None;
     loop {
-        match try_handle(worker, update, &mut seen).await {
+        match try_handle(worker, command, &mut seen).await {
             Ok(Handled::Done) => return Ok((After::Nothing, seen)),
+            Ok(Handled::Unseen) => return Ok((After::Unseen, seen)),
             Ok(Handled::Stranger(_)) => return Ok((After::Others, seen)),
             Ok(Handled::Waits(_)) => return Ok((After::Turn, seen)),
             Ok(Handled::Drive) => {
                 look.notify_one();
-                let _ = wake.send(Found { update, cluster: None }).await;
+                let _ = wake.send(Found { update: command.update, cluster: None }).await;
                 return Ok((After::Nothing, seen));
             }
             Ok(Handled::Again) => {}
             Err(why) => {
-                tracing::warn!(%update, why, "the command waits for the store");
+                tracing::warn!(update = %command.update, why, "the command waits for the store");
                 tokio::time::sleep(RETRY_EVERY).await;
             }
         }
@@ -244,6 +269,32 @@ enum Handled {
     Waits(UpdateId),
     /// Somebody else wrote meanwhile: look again.
     Again,
+    /// The store does not show it: whoever answered may not lead any more, or it was deleted.
+    Unseen,
+}
+
+/// Since when the store has not shown a command that was told of.
+#[derive(Default)]
+struct Unseen(Option<Moment>);
+
+impl Unseen {
+    /// Whether it will not be seen any more.
+    fn for_good(&mut self, worker: &Worker, command: Command, handled: &Result<Handled, String>) -> bool {
+        match handled {
+            Ok(Handled::Unseen) => {}
+            Ok(Handled::Done | Handled::Drive | Handled::Stranger(_) | Handled::Waits(_) | Handled::Again) => {
+                self.0 = None;
+                return false;
+            }
+            Err(_) => return false,
+        }
+        let now = worker.clock.now();
+        let gone = now.since(*self.0.get_or_insert(now)) > UNSEEN_MAX;
+        if gone {
+            tracing::error!(update = %command.update, revision = %command.at, "passed over: no read shows it; was it deleted?");
+        }
+        gone
+    }
 }
 
 /// How long the heartbeats are listened to before it is believed that no living worker knows a cluster: a worker that lives beats at
@@ -252,12 +303,19 @@ const LISTEN: Duration = LEASE.saturating_add(HEARTBEAT_EVERY);
 
 /// Waits until another worker has admitted or answered a request for a cluster that this one does not know; answers it where no living
 /// worker knows the cluster.
-async fn leave_to_others(worker: Worker, update: UpdateId) -> UpdateId {
+async fn leave_to_others(worker: Worker, command: Command) -> Command {
+    let update = command.update;
+    let mut unseen = Unseen::default();
     loop {
-        let settled = match try_handle(&worker, update, &mut None).await {
+        let handled = try_handle(&worker, command, &mut None).await;
+        if unseen.for_good(&worker, command, &handled) {
+            return command;
+        }
+        let settled = match handled {
             // One that waits is listened to no more: its cluster is known.
-            Ok(Handled::Done | Handled::Drive | Handled::Waits(_)) => return update,
+            Ok(Handled::Done | Handled::Drive | Handled::Waits(_)) => return command,
             Ok(Handled::Again) => Ok(()),
+            Ok(Handled::Unseen) => Err("the store does not show it".to_owned()),
             Ok(Handled::Stranger(found)) => {
                 let (state, cluster) = *found;
                 match known_to_another(&worker, &cluster).await {
@@ -278,27 +336,37 @@ async fn leave_to_others(worker: Worker, update: UpdateId) -> UpdateId {
     }
 }
 
-/// Waits until the update that a request supersedes has ended and the request has been admitted or answered.
+/// Waits until a command is seen, until the update that a request supersedes has ended, and until the request has been admitted or answered.
 async fn wait_for_turn(
     worker: Worker,
-    update: UpdateId,
+    command: Command,
     mut freed: watch::Receiver<()>,
     look: Arc<Notify>,
     wake: mpsc::Sender<Found>,
-) -> UpdateId {
+) -> Command {
+    let update = command.update;
+    let mut unseen = Unseen::default();
     loop {
         freed.mark_unchanged();
-        let rest = match try_handle(&worker, update, &mut None).await {
-            Ok(Handled::Done | Handled::Stranger(_)) => return update,
+        let handled = try_handle(&worker, command, &mut None).await;
+        if unseen.for_good(&worker, command, &handled) {
+            return command;
+        }
+        let rest = match handled {
+            Ok(Handled::Done) => return command,
+            // Only now it is seen for whose cluster it is.
+            Ok(Handled::Stranger(_)) => return leave_to_others(worker, command).await,
             Ok(Handled::Drive) => {
                 look.notify_one();
                 let _ = wake.send(Found { update, cluster: None }).await;
-                return update;
+                return command;
             }
+            Ok(Handled::Unseen) => RETRY_EVERY,
             Ok(Handled::Again) => continue,
             Ok(Handled::Waits(old)) => {
                 // One that nobody has begun has nobody who ends it but us, if its cancellation was not heard.
-                if let Err(why) = try_handle(&worker, old, &mut None).await {
+                let old_one = Command { update: old, at: Revision(0) };
+                if let Err(why) = try_handle(&worker, old_one, &mut None).await {
                     tracing::debug!(%update, %old, why, "it cannot be ended yet");
                 }
                 ADMISSIONS_EVERY
@@ -363,7 +431,8 @@ fn unknown(worker: &Worker, cluster: &ClusterName) -> Event {
     UpdateRejected { reasons: vec![reason] }.into()
 }
 
-async fn try_handle(worker: &Worker, update: UpdateId, seen: &mut Option<Revision>) -> Result<Handled, String> {
+async fn try_handle(worker: &Worker, command: Command, seen: &mut Option<Revision>) -> Result<Handled, String> {
+    let update = command.update;
     let history = match read_update(&*worker.log, update, Revision(0), worker.clock.now()).await {
         Ok(history) => history,
         // Deleted, too long, or not ours to read: it will not become readable by waiting, and others must not wait for it.
@@ -375,8 +444,8 @@ async fn try_handle(worker: &Worker, update: UpdateId, seen: &mut Option<Revisio
     };
     let state = fold(&history);
     *seen = state.last_revision();
-    if state.last.is_none() {
-        return Ok(Handled::Done);
+    if seen.is_none_or(|last| last < command.at) {
+        return Ok(Handled::Unseen);
     }
     if state.end.is_some() {
         if let Some(answer) = answer_command(&state) {

@@ -37,6 +37,10 @@ pub trait Tap: Send + Sync {
     async fn before(&self, kind: Kind, to: &str) -> usize;
     /// It was answered.
     async fn after(&self, number: usize);
+    /// Whether whoever answers shows nothing of a stream, as one does who led until a moment ago and has not heard of what came since.
+    fn hides(&self, _stream: &str) -> bool {
+        false
+    }
 }
 
 pub struct Tapped<T: ?Sized> {
@@ -69,7 +73,8 @@ impl EventLog for Tapped<dyn EventLog> {
         self.tell(Kind::Append, s.as_str(), self.inner.append(s, e, v)).await
     }
     async fn read(&self, s: &StreamName, from: Revision, max: usize) -> Result<Vec<StoredEvent>, ReadError> {
-        self.tell(Kind::Read, s.as_str(), self.inner.read(s, from, max)).await
+        let found = self.tell(Kind::Read, s.as_str(), self.inner.read(s, from, max)).await;
+        if self.tap.hides(s.as_str()) { Ok(vec![]) } else { found }
     }
     async fn read_last(&self, s: &StreamName) -> Result<Option<StoredEvent>, ReadError> {
         self.tell(Kind::Read, s.as_str(), self.inner.read_last(s)).await

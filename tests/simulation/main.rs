@@ -38,18 +38,24 @@ fn excerpt(played: &Played) -> String {
     format!("{}\n   …\n{}", lines.first().unwrap_or(&""), lines[from.min(to)..to].join("\n"))
 }
 
+fn again(seed: u64) -> String {
+    format!("Again, with the whole trace:\n    ESDB_ROLLOUT_SEED={seed} cargo simulate -- one_seed --nocapture\n")
+}
+
 fn report(seed: u64, played: &Played) -> String {
     let rules: Vec<String> = played.breaches.iter().take(3).map(|b| format!("{}: {}", b.rule, b.what)).collect();
-    format!(
-        "seed {seed} broke {}\n{}\nAgain, with the whole trace:\n    ESDB_ROLLOUT_SEED={seed} cargo simulate -- one_seed --nocapture\n",
-        rules.join("; "),
-        excerpt(played)
-    )
+    format!("seed {seed} broke {}\n{}\n{}", rules.join("; "), excerpt(played), again(seed))
 }
 
 /// Plays seeds on as many threads as there are processors.
 fn play_all(first: u64, count: u64, each: impl Fn(u64, Played) + Sync) {
-    on_all_processors(first, count, |seed| each(seed, play(&Scenario::drawn(seed), None)));
+    on_all_processors(first, count, |seed| {
+        let played = std::panic::catch_unwind(|| play(&Scenario::drawn(seed), None)).unwrap_or_else(|panic| {
+            eprintln!("seed {seed} panicked. {}", again(seed));
+            std::panic::resume_unwind(panic)
+        });
+        each(seed, played);
+    });
 }
 
 /// Does something for each number, on as many threads as there are processors.
