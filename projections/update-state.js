@@ -425,6 +425,7 @@
         },
         NodeUpdated: function (s, h, b, at) {
             legal(h.step === CAUGHT_UP && !h.lowered && !h.fenced);
+            s.types[b.node] = b.type;
             s.phases[b.node] = b.seconds;
             done(s, b.node, at);
             settle(s, b.node, "updated", null);
@@ -432,6 +433,7 @@
         NodeRolledBack: function (s, h, b, at) {
             legal((h.step === CAUGHT_UP || h.step < STOPPING || h.step === RESTORING) && !h.lowered && !h.fenced);
             if (["cancelled", "rolledBack", "foreignChange"].indexOf(b.code) < 0) { fail(s, b); }
+            s.types[b.node] = b.type;
             s.phases[b.node] = b.seconds;
             done(s, b.node, at);
             settle(s, b.node, "rolledBack", "running as " + b.type);

@@ -1030,6 +1030,7 @@ impl State {
                 }
             }
             Event::NodeUpdated(e) => {
+                self.types.insert(e.node.clone(), e.instance_type.clone());
                 self.phases.insert(e.node.clone(), e.seconds.clone());
                 self.in_hand = None;
                 self.settle(&e.node, NodeResult::Updated, None);
@@ -1038,6 +1039,7 @@ impl State {
                 if !matches!(e.code.as_str(), CANCELLED | ROLLED_BACK | FOREIGN_CHANGE) {
                     self.fail(&e.code, &e.remedy, recorded.revision);
                 }
+                self.types.insert(e.node.clone(), e.instance_type.clone());
                 self.phases.insert(e.node.clone(), e.seconds.clone());
                 self.in_hand = None;
                 self.settle(&e.node, NodeResult::RolledBack, Some(format!("running as {}", e.instance_type)));

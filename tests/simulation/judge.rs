@@ -135,6 +135,8 @@ pub struct Judge {
     pub breaches: Vec<Breach>,
     pub trace: String,
     pub calls: u64,
+    /// How late an append may arrive after it was decided upon.
+    pub appends_late: Duration,
     /// What the present leader held, and when.
     leader_writer: Vec<(Duration, i64)>,
     led_last: Option<usize>,
@@ -161,6 +163,7 @@ impl Judge {
             breaches: Vec::new(),
             trace: String::new(),
             calls: 0,
+            appends_late: Duration::ZERO,
             leader_writer: Vec::new(),
             led_last: None,
             calendar: vec![(Duration::ZERO, 0)],
@@ -436,7 +439,7 @@ impl Judge {
             return;
         };
         if entry.kind == "CaughtUp" {
-            let level = self.nodes[n].level_at.is_some_and(|at| now.saturating_sub(at) <= KNOWABLE);
+            let level = self.nodes[n].level_at.is_some_and(|at| now.saturating_sub(at) <= KNOWABLE + self.appends_late);
             if !level {
                 let state = w.own_state(n);
                 self.breach("caught up", now, format!("{} has not caught up: it is {state}", self.names[n]));

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::bugs::Bug;
 use crate::judge::{Breach, Judge, who};
 use crate::people::{self, Answering};
-use crate::ports::{Calendar, Life, Stage, Wired};
+use crate::ports::{APPENDS_LATE, Calendar, Life, Stage, Wired};
 use crate::scenario::{Act, Command, STRANGER, Scenario};
 
 /// How often the judge looks, between the calls.
@@ -105,7 +105,10 @@ impl Play {
         } else {
             cluster.clone()
         };
-        let judge = cluster.with(|w| Judge::new(w));
+        let mut judge = cluster.with(|w| Judge::new(w));
+        if scenario.wire.append_late > 0 {
+            judge.appends_late = APPENDS_LATE;
+        }
         let stage = Arc::new(Stage {
             cluster: cluster.clone(),
             store: store.clone(),

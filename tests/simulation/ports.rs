@@ -24,6 +24,9 @@ use crate::bugs::Bug;
 use crate::judge::{Judge, who};
 use crate::scenario::{EC2_CODES, Planned, Side, Site, Wire, Wrong};
 
+/// An append that arrives late does so within this.
+pub const APPENDS_LATE: Duration = Duration::from_secs(12);
+
 /// What one seed's workers share.
 pub struct Stage {
     pub cluster: SimWorld,
@@ -256,7 +259,7 @@ impl Wired {
         }
         // What was sent arrives, whatever becomes of the sender.
         let (log, to, wired) = (self.log.clone(), stream.clone(), self.clone());
-        let late = self.chance(|w| w.append_late).then(|| self.draw(|r| r.millis(1, 12_000)));
+        let late = self.chance(|w| w.append_late).then(|| self.draw(|r| r.millis(1, APPENDS_LATE.as_millis() as u64)));
         let late = if planned == Some(Wrong::Late) { Some(Duration::from_secs(7)) } else { late };
         let again = match planned {
             Some(Wrong::Twice(after)) => Some(Duration::from_millis(after)),

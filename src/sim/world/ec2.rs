@@ -469,8 +469,7 @@ impl World {
         self.end_process(n);
         self.nodes[n].machine.state = InstanceState::Stopped;
         if self.nodes[n].machine.stops == 1 && self.config.faults.contains(&Fault::ComesBackEmpty { node: n }) {
-            self.nodes[n].log.truncate(0);
-            self.nodes[n].committed = 0;
+            self.lose_data(n, 0);
         }
         if let Some(Fault::SomebodyChangesType { to }) =
             self.play(|f| matches!(f, Fault::SomebodyChangesType { .. }), 1)

@@ -521,14 +521,25 @@ impl World {
         self.begun.clear();
     }
 
-    /// A stopped machine's volume loses all but `percent` of its log (100: nothing). Without effect while a process runs.
+    /// A stopped machine's volume loses all but `percent` of its log (100: nothing). Without effect while a process runs, and where that would
+    /// lose what a majority has acknowledged: see [`World::may_lose_data`].
     pub fn lose_data(&mut self, n: NodeIx, percent: u32) {
-        let node = &mut self.nodes[n];
-        if node.life == Life::Off {
+        if self.nodes[n].life == Life::Off && self.may_lose_data(n) {
+            let node = &mut self.nodes[n];
             let keep = node.log.len() * percent.min(100) as usize / 100;
             node.log.truncate(keep);
             node.committed = node.committed.min(keep);
         }
+    }
+
+    /// Whether every other voter leads or follows, and so has, or is about to have, what was acknowledged. A volume that is lost while another
+    /// voter lags or is down takes acknowledged data with it on a real cluster, too: no rule of anybody's survives that.
+    fn may_lose_data(&self, n: NodeIx) -> bool {
+        n >= self.config.voters
+            || (0..self.config.voters).filter(|m| *m != n).all(|m| {
+                self.reachability(m) == Reachability::Answers
+                    && matches!(self.own_state(m), NodeState::Leader | NodeState::Follower)
+            })
     }
 
     // Reads.

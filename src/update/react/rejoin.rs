@@ -318,7 +318,7 @@ impl Hand<'_> {
             return self.unfence(facts).unwrap_or_else(|| self.fence_unseen());
         }
         let seconds = self.hand.phases(self.observed.wall);
-        let started = self.hand.started_type.clone().unwrap_or_else(|| self.hand.old_type.clone());
+        let started = self.runs_as();
         let kept = self.hand.caught_up.as_ref().map(|c| c.data_kept.clone());
         if let Some(lost) = kept.filter(|k| k.kept == DataKept::No) {
             facts.push(
@@ -337,6 +337,17 @@ impl Hand<'_> {
         }
         facts.push(self.outcome(started, seconds));
         Next::Record(facts)
+    }
+
+    /// The type it runs as, now that its new process has caught up. When the start was recorded EC2 may still have said what was true before
+    /// the stop; what it says by now is later than the last change of the type.
+    fn runs_as(&self) -> InstanceType {
+        let running = self.seen().filter(|seen| seen.instance.state == InstanceState::Running && seen.times >= 2);
+        running
+            .map(|seen| &seen.instance.instance_type)
+            .or(self.hand.started_type.as_ref())
+            .unwrap_or(&self.hand.old_type)
+            .clone()
     }
 
     /// What came of a node that has caught up with its data.
