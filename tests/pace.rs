@@ -9,6 +9,7 @@ use std::time::Duration;
 use esdb_rollout::domain::ids::InstanceType;
 use esdb_rollout::domain::instance::InstanceState;
 use esdb_rollout::sim::model::WorldConfig;
+use esdb_rollout::update::limits::FENCE_APART;
 use esdb_rollout::update::state::End;
 use rig::{Rig, lines, request, world};
 
@@ -29,12 +30,13 @@ fn unavoidable(config: &WorldConfig) -> Duration {
 
 /// The gates of the safety rules: agreement in two refreshes of every view before the first stop and again after the one change of
 /// leader; the lowered priority seen in the leader's own entry; three refreshes of each node that comes back, the first of which the
-/// node has when it is level, so two more.
+/// node has when it is level, so two more; each instance's tag looked at twice before it is written and again before the stop.
 fn gates(config: &WorldConfig) -> Duration {
     let agreement = 2 * GOSSIP;
     let priority = GOSSIP;
     let caught_up = 2 * GOSSIP;
-    2 * agreement + priority + caught_up * (config.voters + config.replicas) as u32
+    let fence = 2 * FENCE_APART;
+    2 * agreement + priority + (fence + caught_up) * (config.voters + config.replicas) as u32
 }
 
 /// The article's machine: one iteration every five seconds, each doing at most one thing, `/health/live` for caught up.
