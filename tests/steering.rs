@@ -350,3 +350,83 @@ async fn it_rests_before_the_next_node_also_where_the_one_before_is_to_be_taken_
     worker.await.unwrap().unwrap();
     truth.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_in_hand_is_held_while_the_window_is_shut_and_its_time_stands_still() {
+    let mut config = quick_world(22);
+    config.faults.push(Fault::ResignationsIgnored { times: 2 });
+    let rig = Rig::new(config);
+    let truth = rig.watch_truth();
+    // The world begins at midnight: the leader is asked to resign, and then the window shuts.
+    let window = json!({ "cron": "0 * * * *", "minutes": 1, "timeZone": "UTC" });
+    rig.append(asks(json!({ "window": window, "nodeTimeoutSeconds": 120 })).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("ResignationRequested", 1).await;
+    rig.until("StepDelayed", 1).await;
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    let held = outline(&rig.history().await);
+    assert!(held.trim_end().ends_with("StepDelayed esdb-1"), "{held}");
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    assert!(matches!(state.end, Some(End::Completed(_))), "{shown}");
+    assert_eq!(types(&rig), [TARGET; 4], "{shown}");
+    for recorded in &history {
+        let Body::Event(event) = &recorded.body else { panic!("{recorded:?}") };
+        if matches!(**event, Event::ResignationRequested(_) | Event::InstanceStopRequested(_)) {
+            assert!(recorded.at.as_second() % 3600 <= 60, "at {}\n{shown}", recorded.at);
+        }
+    }
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    truth.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_comes_to_lead_while_in_hand_waits_for_the_approval_of_the_leader() {
+    let rig = Rig::new(quick_world(23));
+    let truth = rig.watch_truth();
+    rig.append(asks(json!({ "gates": ["beforeLeader"], "nodeTimeoutSeconds": 120 })).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("NodeSelected", 2).await;
+    let node = last(&rig.history().await, |e| match e {
+        Event::NodeSelected(e) => Some(e.node.clone()),
+        _ => None,
+    })
+    .1;
+    // Somebody asks for elections until it leads: as long as the views differ there is no stop.
+    let next = rig.world.with(|w| w.config().names.iter().position(|n| *n == node.as_str()).unwrap());
+    rig.world.with(|w| w.set_priority(next, 5));
+    for _ in 0..100 {
+        match rig.world.with(|w| w.leader()) {
+            Some(leader) if leader == next => break,
+            Some(leader) => rig.world.with(|w| w.resign(leader)),
+            None => {}
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    rig.until("ApprovalAwaited", 1).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let history = rig.history().await;
+    let (answers, awaited) = last(&history, |e| match e {
+        Event::ApprovalAwaited(e) => Some(e.clone()),
+        _ => None,
+    });
+    assert_eq!((awaited.gate, awaited.node), (Gate::BeforeLeader, Some(node.clone())), "{}", lines(&history));
+    assert_eq!(history.last().unwrap().revision, answers, "{}", lines(&history));
+    let approval = |answers| ApprovalGranted { answers, check: None, node: None, until: None, by: None, why: None };
+    rig.append(approval(answers).into(), 2).await;
+    // The one that leads then is waited for as well.
+    rig.until("ApprovalAwaited", 2).await;
+    let (answers, second) = last(&rig.history().await, |e| match e {
+        Event::ApprovalAwaited(e) => Some(e.clone()),
+        _ => None,
+    });
+    assert_ne!(second.node, Some(node));
+    rig.append(approval(answers).into(), 3).await;
+    let (history, state) = rig.ended(LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    assert_eq!(types(&rig), [TARGET; 4], "{}", lines(&history));
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    truth.check();
+}

@@ -206,7 +206,7 @@ pub struct UpdateRequested {
     /// Not before this moment. What it supersedes is ended before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<jiff::Timestamp>,
-    /// Only within this window.
+    /// Take nodes out of service within this window only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
     /// Rest between two nodes, seconds.
@@ -287,7 +287,7 @@ pub enum OnSilentNode {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Gate {
-    /// Before the leader is taken.
+    /// Before the leader is taken, or a node in hand that has come to lead resigns.
     BeforeLeader,
     /// After the first node.
     AfterFirst,

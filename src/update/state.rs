@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -351,14 +350,14 @@ pub struct State {
     pub waivers: Vec<Waiver>,
     /// Whether it is paused.
     pub paused: Option<UpdatePaused>,
-    /// When this process first saw that it is. For decisions.
-    pub paused_seen: Option<Moment>,
     /// Whether it shall end, and the command that says so.
     pub cancelled: Option<CancelRequested>,
     /// The approval it waits for.
     pub awaited: Option<AwaitedApproval>,
     /// Unanswered commands that granted the approval awaited then.
     pub granting: BTreeSet<Revision>,
+    /// Since when the time of the node in hand stands still, by this process's sight. For decisions.
+    pub still_since: Option<Moment>,
     /// Approvals granted at the gates that a request asks for: gate, and the node it was about.
     pub approved: BTreeSet<(Gate, Option<NodeName>)>,
     /// Nodes of which it is unknown whether they kept their data, and which no approval has covered: with the fact that says so.
@@ -483,6 +482,7 @@ impl State {
                 if let Err(why) = self.apply(recorded, event) {
                     self.break_at(recorded, why);
                 }
+                self.keep_time(recorded.seen);
             }
         }
     }
@@ -501,6 +501,23 @@ impl State {
                     | Event::UpdateResumed(_)
                     | Event::StepDelayed(_)
             )
+    }
+
+    /// Whether it waits for a person or for the calendar: nobody's time runs out meanwhile.
+    pub fn stands_still(&self) -> bool {
+        let window = self.delayed.as_ref().is_some_and(|d| d.reason == WINDOW_CLOSED);
+        self.paused.is_some() || self.awaited.is_some() || window
+    }
+
+    /// What the node in hand has left of its time is not less after a standstill.
+    fn keep_time(&mut self, seen: Moment) {
+        if self.stands_still() {
+            self.still_since.get_or_insert(seen);
+        } else if let Some(at) = self.still_since.take()
+            && let Some(hand) = &mut self.in_hand
+        {
+            hand.selected_seen = hand.selected_seen.after(seen.since(at.max(hand.selected_seen)));
+        }
     }
 
     fn break_at(&mut self, recorded: &Recorded, why: String) {
@@ -623,7 +640,6 @@ impl State {
                     return illegal("without a reason to pause");
                 }
                 self.paused = Some(e.clone());
-                self.paused_seen = Some(recorded.seen);
             }
             Event::UpdateResumed(_) => {
                 if let Some(grant) = self.granting.pop_first() {
@@ -631,11 +647,6 @@ impl State {
                 } else {
                     self.answer_first("ResumeRequested")?;
                     self.paused = None;
-                    // The node's time stood still.
-                    let rested = self.paused_seen.take().map_or(Duration::ZERO, |at| recorded.seen.since(at));
-                    if let Some(hand) = &mut self.in_hand {
-                        hand.selected_seen = hand.selected_seen.after(rested);
-                    }
                     self.accept_foreign();
                 }
             }
@@ -1086,6 +1097,9 @@ pub const FENCED_BY_ANOTHER: &str = "fencedByAnother";
 
 /// Code of a node that was let go, or brought back, because the update was cancelled: no failure.
 pub const CANCELLED: &str = "cancelled";
+
+/// Reason of a delay: the request's window is shut.
+pub const WINDOW_CLOSED: &str = "windowClosed";
 
 /// The node a fact is about.
 pub fn node_of(event: &Event) -> Option<&NodeName> {

@@ -308,9 +308,7 @@ impl Driver {
         let Some(eyes) = &self.eyes else { return };
         eyes.set_cadence(match self.state.in_hand.as_ref().map(|h| h.step) {
             // Until a person has said something.
-            None if self.state.paused.is_some() || self.state.awaited.is_some() || self.state.parked.is_some() => {
-                Cadence::IDLE
-            }
+            None if self.state.stands_still() || self.state.parked.is_some() => Cadence::IDLE,
             None => Cadence::BUSY,
             Some(
                 Step::Tagging
@@ -325,11 +323,11 @@ impl Driver {
             ) => Cadence::CHANGING,
             Some(Step::Started | Step::Rejoined) => Cadence::RETURNING,
             Some(Step::Selected | Step::PriorityLowered | Step::Transferred | Step::Tagged | Step::CaughtUp)
-                if self.state.paused.is_none() =>
+                if !self.state.stands_still() =>
             {
                 Cadence::TAKING
             }
-            Some(Step::LoweringPriority | Step::Resigning | Step::RestoringPriority) if self.state.paused.is_none() => {
+            Some(Step::LoweringPriority | Step::Resigning | Step::RestoringPriority) if !self.state.stands_still() => {
                 Cadence::BUSY
             }
             Some(_) => Cadence::IDLE,

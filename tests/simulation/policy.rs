@@ -97,8 +97,24 @@ pub fn judge(
     {
         broken.push(("window", format!("before {at}")));
     }
+    if begins
+        && !goes_back(history)
+        && let (Some(window), Some(wall)) = (request.get("window"), wall)
+        && !open(window, wall)
+        && !open(window, wall - jiff::SignedDuration::from_secs_f64(HASTE))
+    {
+        broken.push(("window", format!("at {wall} the window is shut")));
+    }
+    let gates = request.get("gates").and_then(Value::as_array);
+    if matches!(entry.kind.as_str(), "PriorityLoweringRequested" | "ResignationRequested")
+        && !goes_back(history)
+        && gates.is_some_and(|g| g.contains(&Value::from("beforeLeader")))
+        && !approved(history, "beforeLeader", node)
+    {
+        broken.push(("gate", format!("{node} leads, and nobody approved of that")));
+    }
     match entry.kind.as_str() {
-        "NodeSelected" => selected(history, entry, request, sent, wall, &mut broken),
+        "NodeSelected" => selected(history, entry, request, sent, &mut broken),
         "InstanceRebootRequested" => {
             if request.get("onSilentNode").and_then(Value::as_str) != Some("reboot") {
                 broken.push(("reboot", "nobody asked for it".into()));
@@ -126,13 +142,20 @@ pub fn judge(
     broken
 }
 
+/// Whether a window is open: `*/n * * * *` for so many minutes, in a zone that is whole hours away.
+fn open(window: &Value, at: jiff::Timestamp) -> bool {
+    let every = window.get("cron").and_then(Value::as_str).and_then(|c| c.split(['/', ' ']).nth(1)?.parse().ok());
+    let minutes = window.get("minutes").and_then(Value::as_i64);
+    let minute = at.as_second().div_euclid(60).rem_euclid(60);
+    every.zip(minutes).is_some_and(|(every, minutes): (i64, i64)| minute % every < minutes)
+}
+
 /// What must hold when a node is taken in hand.
 fn selected(
     history: &[Entry],
     entry: &Entry,
     request: &Value,
     sent: Duration,
-    wall: Option<jiff::Timestamp>,
     broken: &mut Vec<(&'static str, String)>,
 ) {
     let node = entry.text("node");
@@ -153,20 +176,6 @@ fn selected(
     }
     if goes_back(history) {
         return;
-    }
-    if let (Some(window), Some(wall)) = (request.get("window"), wall) {
-        let open = |at: jiff::Timestamp| {
-            // `*/n * * * *` for so many minutes, in a zone that is whole hours away.
-            let every =
-                window.get("cron").and_then(Value::as_str).and_then(|c| c.split(['/', ' ']).nth(1)?.parse().ok());
-            let minutes = window.get("minutes").and_then(Value::as_i64);
-            let minute = at.as_second().div_euclid(60).rem_euclid(60);
-            every.zip(minutes).is_some_and(|(every, minutes): (i64, i64)| minute % every < minutes)
-        };
-        let before = wall - jiff::SignedDuration::from_secs_f64(HASTE);
-        if !open(wall) && !open(before) {
-            broken.push(("window", format!("at {wall} the window is shut")));
-        }
     }
     let results = results(history);
     if let Some(dwell) = request.get("dwellSeconds").and_then(Value::as_f64)

@@ -5,7 +5,7 @@ use super::super::limits::{CAPACITY_COOLS, RESIGNATION_TIMEOUT, SETTLE_AFTER, TA
 use super::super::observed::{InstanceSeen, Observed};
 use super::super::plan::{self};
 use super::super::safety::{self, Blocker, Scene};
-use super::super::state::{FOREIGN_STOP, FOREIGN_TYPE, State, UNANSWERED_MAX, round_ms};
+use super::super::state::{FOREIGN_STOP, FOREIGN_TYPE, State, UNANSWERED_MAX, WINDOW_CLOSED, round_ms};
 use super::super::strategy::{NodeChange, Strategy};
 use super::super::window;
 use super::{Next, delayed, ec2_evidence, number, type_evidence, wait};
@@ -84,13 +84,8 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
         let why = format!("{} of {} was changed by somebody else: {}", foreign.what, foreign.node, foreign.found);
         return Next::Record(vec![UpdatePaused { by: None, why: Some(why) }.into()]);
     }
-    if let Some(awaited) = &state.awaited {
-        return wait(
-            state,
-            "approvalAwaited",
-            format!("{} awaits an approval that answers revision {}", awaited.gate, awaited.revision),
-            vec![],
-        );
+    if let Some(next) = approval_awaited(state) {
+        return next;
     }
     if let Some(quiet) = quiet_after_take_over(observed, now) {
         return wait(
@@ -101,11 +96,8 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
         );
     }
     let forwards = state.request.as_ref().filter(|_| !state.rolls_back());
-    if let Some(window) = forwards.and_then(|r| r.window.as_ref())
-        && !window::is_open(window, observed.wall)
-    {
-        let detail = format!("outside the window: {} for {} min, {}", window.cron, window.minutes, window.time_zone);
-        return delayed(state, "windowClosed", detail, vec![]);
+    if let Some(window) = forwards.and_then(|r| shut_window(r, observed)) {
+        return window_closed(state, window);
     }
     // After any node that was in hand, also one that is taken again since it has no result any more.
     if let Some(dwell) = forwards.and_then(|r| r.dwell_seconds).filter(|_| !state.order.is_empty()) {
@@ -116,6 +108,22 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
         }
     }
     select(state, observed, scene)
+}
+
+pub(super) fn approval_awaited(state: &State) -> Option<Next> {
+    let awaited = state.awaited.as_ref()?;
+    let detail = format!("{} awaits an approval that answers revision {}", awaited.gate, awaited.revision);
+    Some(wait(state, "approvalAwaited", detail, vec![]))
+}
+
+/// The window that a request asks for, while it is shut.
+pub(super) fn shut_window<'a>(request: &'a UpdateRequested, observed: &Observed<'_>) -> Option<&'a Window> {
+    request.window.as_ref().filter(|w| !window::is_open(w, observed.wall))
+}
+
+pub(super) fn window_closed(state: &State, window: &Window) -> Next {
+    let detail = format!("outside the window: {} for {} min, {}", window.cron, window.minutes, window.time_zone);
+    delayed(state, WINDOW_CLOSED, detail, vec![])
 }
 
 /// The end that is due, if every node that was to be done or brought back is.

@@ -7,8 +7,10 @@ use super::super::event::*;
 use super::super::limits::{NODE_TIMEOUT, PRIORITY_TIMEOUT, PRIORITY_TRIES_MAX, RESIGNATION_TIMEOUT, RESIGNATIONS_MAX};
 use super::super::observed::InstanceSeen;
 use super::super::safety::{self, Blocker};
-use super::super::state::{CANCELLED, INSTANCE_TERMINATED, ROLLED_BACK, Step};
-use super::between::{PLAN_AGAIN, UNEXPECTED_MEMBER, blocked, cancelled, change, unseen};
+use super::super::state::{CANCELLED, INSTANCE_TERMINATED, ROLLED_BACK, Step, WINDOW_CLOSED};
+use super::between::{
+    PLAN_AGAIN, UNEXPECTED_MEMBER, approval_awaited, blocked, cancelled, change, shut_window, unseen, window_closed,
+};
 use super::stop::REPLACE_NODE;
 use super::{Hand, IntentStatus, Next, fence, number};
 use crate::domain::agreement::Agreement;
@@ -18,8 +20,21 @@ use crate::domain::instance::InstanceState;
 impl Hand<'_> {
     /// The node is in service: lower, resign, stop; or give up while that costs nothing.
     pub(super) fn in_service(&self) -> Next {
+        let told = self.state.delayed.as_ref().is_some_and(|d| d.reason == WINDOW_CLOSED);
+        let mut next = self.take_out();
+        // The node's time stands still as long as the shut window is the last thing told: what it waits for after that is told as well.
+        if let Next::Wait(waiting) = &mut next {
+            waiting.delay |= told;
+        }
+        next
+    }
+
+    fn take_out(&self) -> Next {
         if self.given_up() {
             return self.fail_in_service(CANCELLED, "start a new update when it is wanted");
+        }
+        if let Some(next) = approval_awaited(self.state) {
+            return next;
         }
         // Nobody's time runs out while somebody has it paused.
         if let Some(paused) = &self.state.paused {
@@ -52,6 +67,9 @@ impl Hand<'_> {
         }
         if let Some(next) = unseen(self.state, self.observed, seen, self.now) {
             return next;
+        }
+        if let Some(window) = self.shut_window() {
+            return window_closed(self.state, window);
         }
         if let Some(next) = self.fenced_by_another() {
             return next;
@@ -117,6 +135,10 @@ impl Hand<'_> {
             return self.fail_in_service(CANCELLED, "start a new update when it is wanted");
         }
         let Some(own) = self.own() else { return self.wait("nodeSilent", "the leader does not answer", vec![]) };
+        // It may have come to lead since it was taken in hand as a follower.
+        if let Some(gate) = self.leaders_gate() {
+            return gate;
+        }
         let wanted = self.lowest_other_priority().saturating_sub(1);
         // Another run may have lowered it and left it so: then it is ours to give back.
         let before = self.resumed().and_then(|r| r.original_priority);
@@ -379,11 +401,29 @@ impl Hand<'_> {
         }
     }
 
+    /// The approval to be asked for before the leader is touched.
+    fn leaders_gate(&self) -> Option<Next> {
+        let gates = self.state.request.as_ref().filter(|_| !self.hand.rolling_back)?.gates.as_ref()?;
+        let (gate, node) = (Gate::BeforeLeader, Some(self.node()));
+        if !gates.contains(&gate) || self.state.approved.contains(&(gate, node.clone())) {
+            return None;
+        }
+        let detail = format!("{} is in hand, and leads by now", self.hand.node);
+        Some(Next::Record(vec![ApprovalAwaited { gate, node, detail }.into()]))
+    }
+
+    /// The window within which the node may be taken out of service, while it is shut.
+    pub(super) fn shut_window(&self) -> Option<&Window> {
+        let forwards = self.state.request.as_ref().filter(|_| !self.hand.rolling_back)?;
+        shut_window(forwards, self.observed)
+    }
+
     pub(super) fn over_time(&self) -> bool {
         let limit = self.state.request.as_ref().and_then(|r| r.node_timeout_seconds);
         let limit = limit.map_or(NODE_TIMEOUT, seconds);
         let spent = self.resumed().and_then(|r| r.spent_seconds).unwrap_or_default();
-        self.now.since(self.hand.selected_seen).saturating_add(seconds(spent)) > limit
+        let until = self.state.still_since.unwrap_or(self.now);
+        until.since(self.hand.selected_seen).saturating_add(seconds(spent)) > limit
     }
 
     /// What another run says of the node.

@@ -131,7 +131,7 @@ impl Hand<'_> {
     }
 
     pub(super) fn turning_back(&self) -> bool {
-        self.given_up() || self.state.paused.is_some()
+        self.given_up() || self.state.paused.is_some() || self.shut_window().is_some()
     }
 
     /// Nothing brings it back: a machine that is terminated is gone for good.
