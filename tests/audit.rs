@@ -526,7 +526,16 @@ fn each_way_to_spoil_another_call_is_objected_to_by_its_rule() {
     let rows: Vec<(&str, Scene, Spoil, Option<&str>)> = vec![
         ("the window's last moment", sound(), Box::new(move |s| late(s, 5_000)), None),
         ("past the window", sound(), Box::new(move |s| late(s, 5_001)), Some("S4")),
-        ("a node that is down already is stopped", sound(), Box::new(|s| s.silent = vec![0]), None),
+        (
+            "a node that is down already is stopped",
+            sound(),
+            Box::new(|s| {
+                s.silent = vec![0];
+                s.looks = 11;
+            }),
+            None,
+        ),
+        ("one that has not answered for four seconds", sound(), Box::new(|s| s.silent = vec![0]), Some("S2")),
         ("lowers", lowering(-1), Box::new(|_| ()), None),
         ("gives back", lowering(3), Box::new(|_| ()), None),
         ("sets something else", lowering(0), Box::new(|_| ()), Some("S7")),

@@ -41,6 +41,7 @@ fn ticked(text: &str) -> impl Iterator<Item = &str> {
 fn word(class: CallClass) -> &'static str {
     match class {
         CallClass::Retry => "retry",
+        CallClass::Unknown => "unknown",
         CallClass::Wait => "wait",
         CallClass::Capacity => "capacity",
         CallClass::Terminal => "terminal",

@@ -88,7 +88,13 @@ fn no_credentials(_: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
 
 fn no_answer(_: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
     let call = "DescribeInstances".to_owned();
-    Err(FleetError { call, class: CallClass::Retry, code: "Timeout".into(), message: "10 s".into(), request_id: None })
+    Err(FleetError {
+        call,
+        class: CallClass::Unknown,
+        code: "Timeout".into(),
+        message: "10 s".into(),
+        request_id: None,
+    })
 }
 
 type Found = fn(Vec<Instance>) -> Result<Vec<Instance>, FleetError>;

@@ -6,8 +6,10 @@ use super::instance::Instance;
 /// What an EC2 error asks for. Decided by code, never by text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CallClass {
-    /// Transient: throttling, a time-out, a server's fault. The same call may succeed.
+    /// Transient, and nothing was done: throttling, an instance not known yet. The same call may succeed.
     Retry,
+    /// A fault on the server's side, or no answer that can be read: the call may have been carried out.
+    Unknown,
     /// The instance is not in the state the call needs: describe it again, and wait.
     Wait,
     /// No capacity for the type now: it may come, or another type may do.
@@ -36,21 +38,22 @@ pub const CODES: &[(&str, CallClass)] = {
         ("BandwidthLimitExceeded", Retry),
         ("PriorRequestNotComplete", Retry),
         ("TransactionInProgressException", Retry),
-        ("InternalError", Retry),
-        ("InternalFailure", Retry),
-        ("InternalServerError", Retry),
-        ("InternalException", Retry),
+        ("InternalError", Unknown),
+        ("InternalFailure", Unknown),
+        ("InternalServerError", Unknown),
+        ("InternalException", Unknown),
         ("Server.InternalError", Retry),
-        ("ServerInternal", Retry),
-        ("ServiceUnavailable", Retry),
-        ("ServiceUnavailableException", Retry),
-        ("Unavailable", Retry),
-        ("RequestTimeout", Retry),
-        ("RequestTimeoutException", Retry),
+        ("ServerInternal", Unknown),
+        ("ServiceUnavailable", Unknown),
+        ("ServiceUnavailableException", Unknown),
+        ("Unavailable", Unknown),
+        ("RequestTimeout", Unknown),
+        ("RequestTimeoutException", Unknown),
         ("RequestTimeTooSkewed", Retry),
-        ("Timeout", Retry),
-        ("Unreachable", Retry),
-        ("Unreadable", Retry),
+        ("Timeout", Unknown),
+        ("Unreachable", Unknown),
+        ("Unreadable", Unknown),
+        ("NoCode", Unknown),
         ("startDidNotHappen", Retry),
         // EC2 is eventually consistent: one "not found" is no proof that an instance is gone.
         ("InvalidInstanceID.NotFound", Retry),
@@ -136,7 +139,7 @@ pub fn lacks_capacity(code: &str) -> bool {
 /// Whether what a code says may be over in a while, without anybody's doing.
 pub fn may_pass(code: &str) -> bool {
     match classify(code) {
-        CallClass::Retry | CallClass::Wait | CallClass::Capacity => true,
+        CallClass::Retry | CallClass::Unknown | CallClass::Wait | CallClass::Capacity => true,
         CallClass::Terminal | CallClass::Denied | CallClass::Unauthenticated => false,
     }
 }
@@ -171,7 +174,7 @@ mod tests {
         // The same word on the other side is another thing: a key that may not be used, and EC2's own fault.
         assert_eq!(
             (classify("Client.InternalError"), classify("InternalError")),
-            (CallClass::Terminal, CallClass::Retry)
+            (CallClass::Terminal, CallClass::Unknown)
         );
     }
 }

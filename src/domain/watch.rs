@@ -122,8 +122,12 @@ pub struct NodeTrack {
     pub firsts: VecDeque<FirstSeen>,
     /// What the leader sent its present process.
     pub sent: Option<Sent>,
-    /// When its state or its writer position last changed.
+    /// When it last came further: its writer position beyond all before, or into a state that its process had not been in.
     pub moved_at: Option<Moment>,
+    /// The furthest writer position seen, bytes; of a process that begins with less, where that one began.
+    furthest: i64,
+    /// The states that its present process has been in.
+    states: Vec<NodeState>,
     /// Since when it has not answered.
     pub silent_since: Option<Moment>,
 }
@@ -153,6 +157,11 @@ impl NodeTrack {
             worst.writer = worst.writer.min(f.writer);
         }
         Some(worst)
+    }
+
+    /// How many processes were first seen after `moment`; no more than are kept.
+    pub fn starts_after(&self, moment: Moment) -> usize {
+        self.firsts.iter().filter(|f| f.at > moment).count()
     }
 
     /// Its last own entry, however old.
@@ -212,6 +221,9 @@ impl ClusterWatch {
                     let new_process = track.firsts.back().is_none_or(|f| f.process != own.process);
                     if new_process {
                         track.refreshes.clear();
+                        track.states.clear();
+                        // It truncated, or lost its data: from there it comes further again.
+                        track.furthest = track.furthest.min(own.writer);
                         track.sent = None;
                         track.live = None;
                         track.firsts.push_back(first_seen(own, at));
@@ -291,9 +303,15 @@ fn note_refresh(track: &mut NodeTrack, own: &MemberEntry, look: Vec<ProcessId>, 
         }
         return;
     }
-    if track.refreshes.back().is_none_or(|last| last.own.state != own.state || last.own.writer != own.writer) {
+    let new_state = !track.states.contains(&own.state);
+    if new_state {
+        track.states.push(own.state);
+    }
+    // Going back and forth between states is no progress.
+    if own.writer > track.furthest || new_state {
         track.moved_at = Some(at);
     }
+    track.furthest = track.furthest.max(own.writer);
     let delay = if own.state == NodeState::Leader { None } else { samples.delay_of(own, at) };
     track.refreshes.push_back(Refresh { at, own: own.clone(), looks: vec![look], delay });
     while track.refreshes.len() > REFRESHES_KEPT {

@@ -235,7 +235,9 @@ where
             CallClass::Denied | CallClass::Unauthenticated => {
                 format!("{message}; check the credentials, the role and its policy")
             }
-            CallClass::Retry | CallClass::Wait | CallClass::Capacity | CallClass::Terminal => message,
+            CallClass::Retry | CallClass::Unknown | CallClass::Wait | CallClass::Capacity | CallClass::Terminal => {
+                message
+            }
         };
         return FleetError { call: call.to_owned(), class: classify(code), code: code.to_owned(), message, request_id };
     }
@@ -284,7 +286,7 @@ fn credentials_problem(error: &(dyn Error + 'static)) -> Option<&'static str> {
     Some(match (problem, refused_by_sts) {
         (CredentialsError::ProviderTimedOut(_), _) => "Timeout",
         (_, Some(SdkError::ServiceError(refusal))) => match refusal.err().code().map(classify) {
-            Some(CallClass::Retry) => "ServiceUnavailable",
+            Some(CallClass::Retry | CallClass::Unknown) => "ServiceUnavailable",
             Some(
                 CallClass::Wait
                 | CallClass::Capacity

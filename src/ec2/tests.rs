@@ -294,10 +294,10 @@ async fn a_closed_port_and_a_silent_one() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let silent = fleet(&endpoint).await;
     let error = silent.stop(&id("i-1")).await.unwrap_err();
-    assert_eq!((error.code.as_str(), error.class), ("Timeout", CallClass::Retry), "{error}");
+    assert_eq!((error.code.as_str(), error.class), ("Timeout", CallClass::Unknown), "{error}");
     drop(listener);
     let error = fleet(&endpoint).await.stop(&id("i-1")).await.unwrap_err();
-    assert_eq!((error.code.as_str(), error.class), ("Unreachable", CallClass::Retry), "{error}");
+    assert_eq!((error.code.as_str(), error.class), ("Unreachable", CallClass::Unknown), "{error}");
 }
 
 #[tokio::test]
@@ -331,7 +331,7 @@ async fn without_credentials_a_person_is_called_and_told_what_to_do() {
         (|| CredentialsError::not_loaded("none"), "NoCredentials", CallClass::Unauthenticated),
         (|| CredentialsError::invalid_configuration("loop"), "NoCredentials", CallClass::Unauthenticated),
         (|| CredentialsError::provider_error("expired login"), "NoCredentials", CallClass::Unauthenticated),
-        (|| CredentialsError::provider_timed_out(std::time::Duration::from_secs(1)), "Timeout", CallClass::Retry),
+        (|| CredentialsError::provider_timed_out(std::time::Duration::from_secs(1)), "Timeout", CallClass::Unknown),
     ];
     for (problem, code, class) in rows {
         let provider = Some(SharedCredentialsProvider::new(Nobody(problem)));

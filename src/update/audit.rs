@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::action::{Action, Call, Warrant};
 use super::event::OnSilentNode;
-use super::limits::{ACT_WINDOW, TAKE_OVER_QUIET, TICKET_AFTER, TICKET_AFTER_REPLACEMENT};
+use super::limits::{ACT_WINDOW, SILENT_FOR, TAKE_OVER_QUIET, TICKET_AFTER, TICKET_AFTER_REPLACEMENT};
 use super::observed::Observed;
 use super::state::{State, Step};
 use crate::domain::cluster::NodeState;
@@ -124,13 +124,15 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S4", hand.step == Step::Stopping && !hand.return_types.is_empty(), &|| {
                 "there is no return ticket".into()
             });
+            check("S4", state.broken.is_none(), &|| "the history cannot be trusted".into());
             check("S6", hand.return_types.last() == Some(&hand.old_type), &|| {
                 "the old type is not the last to return with".into()
             });
             let seen = observed.instances.get(instance).filter(|s| now.since(s.at) <= FENCE_LOOK);
             let fenced = seen.and_then(|s| s.instance.fence()).is_some_and(|tag| names_update(tag, observed));
             check("S9", fenced || !observed.policy.fence, &|| format!("{instance} does not carry this update's tag"));
-            let answers = observed.watch.node(&action.node).and_then(|t| t.own(now)).is_some();
+            let silent = observed.watch.node(&action.node).and_then(|t| t.silent_since);
+            let answers = silent.is_none_or(|since| now.since(since) < SILENT_FOR);
             let downtime = state.request.as_ref().and_then(|r| r.accept_downtime) == Some(true);
             let sole = plan.voters.0 == 1 && downtime;
             let me = process_of(observed, &action.node);

@@ -33,6 +33,9 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// From `running` to the first answer of the process. Verifying chunks and rebuilding the index of a large database takes minutes.
 pub const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
+/// So often a node that has rejoined may end and be started again by its supervisor: to truncate it does so once, twice from 24.6 on.
+pub const SUPERVISED_STARTS: usize = 3;
+
 /// Catch-up without any progress.
 pub const CATCH_UP_STALL: Duration = Duration::from_secs(10 * 60);
 
@@ -60,6 +63,15 @@ pub const CAPACITY_RETRY_AFTER: Duration = Duration::from_secs(20);
 
 /// The longest rest between two starts of the last type: a voter is down, and capacity or a right may come back at any moment.
 pub const START_RETRY_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// What settles within seconds after any change, and has not within this, is told.
+pub const LASTING: Duration = Duration::from_secs(60);
+
+/// What was told of the node in hand while it is out of service, and goes on for this long, calls a person.
+pub const DELAY_CALLS_AFTER: Duration = Duration::from_secs(10 * 60);
+
+/// A node that has not answered for this long is down, and not just slow: three calls in a row ran into their time-out.
+pub const SILENT_FOR: Duration = Duration::from_secs(10);
 
 /// What keeps the node in hand down, and may pass by itself, for this long calls a person. What will not pass calls at once.
 pub const PERSON_AFTER: Duration = Duration::from_secs(2 * 60);
@@ -102,7 +114,8 @@ pub const FENCE_PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// Tries to remove the tag. A tag that stands keeps nobody's data waiting, so a person may do it.
 pub const UNTAG_TRIES_MAX: u32 = 5;
 
-/// An instance that has not been described for this long is not waited for in order to see its tag gone.
+/// An instance that has not been described for this long is not waited for: neither in order to see its tag gone, nor to say at an end
+/// whether it runs.
 pub const FENCE_UNSEEN_MAX: Duration = Duration::from_secs(2 * 60);
 
 /// A rest after that many tries: between three quarters and five quarters of `after`. EC2's bucket is one for the whole account, and what was

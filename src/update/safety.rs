@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::event::{Evidence, UpdatePlanned};
+use super::limits::SILENT_FOR;
 use super::state::State;
 use crate::domain::agreement::{self, Agreement, Doubt};
 use crate::domain::catch_up::{NotCaughtUp, level};
@@ -114,6 +115,12 @@ impl<'a> Scene<'a> {
         self.watch.node(node).and_then(|t| t.own(self.now)).is_some()
     }
 
+    /// Whether a node is down: one lost answer does not say so.
+    pub fn is_down(&self, node: &NodeName) -> bool {
+        let silent = self.watch.node(node).and_then(|t| t.silent_since);
+        silent.is_some_and(|since| self.now.since(since) >= SILENT_FOR)
+    }
+
     /// Voters other than `node` that are not up and caught up.
     pub fn voters_not_ready(&self, node: &NodeName) -> Vec<(NodeName, NotCaughtUp)> {
         let mut found = Vec::new();
@@ -165,7 +172,7 @@ pub fn stop_blockers(scene: &Scene<'_>, node: &NodeName) -> Vec<Blocker> {
         blockers.push(Blocker::TooFewVoters(scene.plan.voters));
     }
     // A node that is down already cannot answer; everybody else must agree without it.
-    let down = !scene.answers(node);
+    let down = scene.is_down(node);
     let agreement = scene.agreement(down.then_some(node));
     let sole = scene.plan.voters.0 == 1;
     match &agreement {

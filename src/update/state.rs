@@ -378,6 +378,10 @@ pub struct State {
     pub foreign_nodes: BTreeSet<NodeName>,
     /// Why the next step waits, as last recorded.
     pub delayed: Option<StepDelayed>,
+    /// When this process first saw it. For decisions.
+    pub delayed_seen: Option<Moment>,
+    /// When this process first saw that a node's turn ended. For decisions.
+    pub turn_ended: Option<Moment>,
     /// Types that EC2 had no room for, by zone, and when this process last saw that.
     pub lacked: BTreeMap<(InstanceType, Option<String>), Moment>,
     /// Elections caused.
@@ -481,6 +485,11 @@ impl State {
                 }
                 if let Err(why) = self.apply(recorded, event) {
                     self.break_at(recorded, why);
+                }
+                if let Event::NodeSkipped(_) | Event::NodeUpdated(_) | Event::NodeRolledBack(_) | Event::NodeFailed(_) =
+                    **event
+                {
+                    self.turn_ended = Some(recorded.seen);
                 }
                 self.keep_time(recorded.seen);
             }
@@ -629,7 +638,10 @@ impl State {
                 self.taken(&e.node, e.role);
                 self.settle(&e.node, NodeResult::Skipped, None);
             }
-            Event::StepDelayed(e) => self.delayed = Some(e.clone()),
+            Event::StepDelayed(e) => {
+                self.delayed = Some(e.clone());
+                self.delayed_seen = Some(recorded.seen);
+            }
             Event::ApprovalAwaited(e) => {
                 self.awaited =
                     Some(AwaitedApproval { gate: e.gate, node: e.node.clone(), revision: recorded.revision });

@@ -31,6 +31,9 @@ use crate::update::state::{Holder, Recorded, State, Step, fold};
 /// The stream is read on at least this often: commands and take-overs are found by it, whatever the subscription does.
 const READ_EVERY: Duration = Duration::from_secs(1);
 
+/// The same delay is not recorded again within this, unless something was done meanwhile: two that take turns would fill the stream.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
 /// Rest before it is looked again whether a hand is free: whoever lets go of an update rings.
 const HANDS_EVERY: Duration = Duration::from_secs(5);
 
@@ -75,6 +78,8 @@ pub(super) struct Driver {
     instances: BTreeMap<InstanceId, InstanceSeen>,
     fleet_trouble: Option<String>,
     said: Option<&'static str>,
+    /// When each delay was recorded last: two that take turns are not recorded at every turn.
+    told: BTreeMap<(&'static str, Option<NodeName>), Moment>,
 }
 
 /// What the loop does after one look.
@@ -122,6 +127,7 @@ impl Driver {
             instances: BTreeMap::new(),
             fleet_trouble: None,
             said: None,
+            told: BTreeMap::new(),
         }
     }
 
@@ -656,7 +662,14 @@ impl Driver {
 
     async fn wait(&mut self, waiting: Waiting) -> After {
         let recorded = self.state.delayed.as_ref().is_some_and(|d| d.reason == waiting.code && d.node == waiting.node);
-        if waiting.delay && !recorded && self.store.away_since.is_none() {
+        if self.state.delayed.is_none() {
+            self.told.clear();
+        }
+        let now = self.now();
+        let lately = |at: &Moment| now.since(*at) < TOLD_EVERY;
+        let told = (waiting.code, waiting.node.clone());
+        if waiting.delay && !recorded && self.store.away_since.is_none() && !self.told.get(&told).is_some_and(lately) {
+            self.told.insert(told, now);
             let fact = StepDelayed {
                 node: waiting.node,
                 step: waiting.step,

@@ -167,7 +167,10 @@ async fn watch_instances(
         let (found, slow_down) = match tokio::time::timeout(EC2_CALL_TIMEOUT, fleet.describe(&ids)).await {
             Ok(Ok(instances)) => (Ok(instances), false),
             Ok(Err(error)) => {
-                let mends = matches!(error.class, CallClass::Retry | CallClass::Denied | CallClass::Unauthenticated);
+                let mends = matches!(
+                    error.class,
+                    CallClass::Retry | CallClass::Unknown | CallClass::Denied | CallClass::Unauthenticated
+                );
                 (Err(error.to_string()), mends)
             }
             Err(_) => (Err(format!("EC2 did not answer within {} s", EC2_CALL_TIMEOUT.as_secs())), true),

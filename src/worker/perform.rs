@@ -51,10 +51,8 @@ async fn ec2(call: impl Future<Output = Result<crate::ports::Done, FleetError>>)
         Ok(Ok(done)) => CallOutcome::Accepted { request_id: done.request_id },
         Ok(Err(error)) => {
             let again = match error.class {
-                // No answer is no refusal: the call may have been carried out.
-                CallClass::Retry if matches!(error.code.as_str(), "Timeout" | "Unreachable") => {
-                    return CallOutcome::Unknown { message: error.to_string() };
-                }
+                // No answer is no refusal, nor is a fault.
+                CallClass::Unknown => return CallOutcome::Unknown { message: error.to_string() },
                 CallClass::Retry | CallClass::Wait => Again::Soon,
                 CallClass::Capacity => Again::WithCapacity,
                 CallClass::Terminal => Again::Never,

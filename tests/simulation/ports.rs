@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::bugs::Bug;
 use crate::judge::{Judge, who};
-use crate::scenario::{EC2_CODES, Planned, Side, Site, Wire, Wrong};
+use crate::scenario::{EC2_CODES, Planned, Side, Site, UNANSWERED, Wire, Wrong};
 
 /// An append that arrives late does so within this.
 pub const APPENDS_LATE: Duration = Duration::from_secs(12);
@@ -421,7 +421,7 @@ impl Wired {
         };
         self.calls(call, effect, refusal, |wired| {
             if wired.life.cut(Side::Ec2) {
-                return CallFault::Refused(error("Unreachable", CallClass::Retry));
+                return CallFault::Refused(error("Unreachable", CallClass::Unknown));
             }
             if wired.chance(|w| w.ec2_refused) {
                 let code = wired.draw(|r| r.pick(EC2_CODES)).expect("there are codes");
@@ -429,7 +429,8 @@ impl Wired {
             }
             if wired.chance(|w| w.ec2_answer_lost) {
                 let after = wired.draw(|r| r.millis(1, 9000));
-                return CallFault::AnswerLost(error("Timeout", CallClass::Retry), after);
+                let code = wired.draw(|r| r.pick(UNANSWERED)).expect("there are codes");
+                return CallFault::AnswerLost(error(code, classify(code)), after);
             }
             if wired.chance(|w| w.ec2_late) {
                 return CallFault::Late(wired.draw(|r| r.millis(1, 9900)));
@@ -691,7 +692,7 @@ impl Fleet for Wired {
         };
         if self.life.cut(Side::Ec2) {
             sleep(Duration::from_secs(10)).await;
-            return Err(FleetError { class: CallClass::Retry, ..failure("Timeout") });
+            return Err(FleetError { class: CallClass::Unknown, ..failure("Timeout") });
         }
         if self.chance(|w| w.describe_fails) {
             let code = self.draw(|r| r.pick(&["RequestLimitExceeded", "InternalError", "UnauthorizedOperation"]));

@@ -131,6 +131,10 @@ pub const EC2_CODES: &[&str] = &[
     "Blocked",
 ];
 
+/// What a call ends with that was carried out and whose answer does not say so.
+pub const UNANSWERED: &[&str] =
+    &["Timeout", "Timeout", "Unreachable", "Unreadable", "NoCode", "InternalError", "ServiceUnavailable"];
+
 /// One thing that goes wrong, at one place, once: for the cases that are played exhaustively.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::catalogue::{self, CATALOGUE};
 use super::check::{Check, Find, OneNode, Scene, Verdict};
-use super::cluster::SILENT_LONG_ENOUGH;
 use super::digest::digest;
 use super::outlook::exposure;
 use super::waiver::Waiver;
@@ -12,6 +11,7 @@ use crate::domain::cluster::{MemberEntry, NodeState};
 use crate::domain::ids::{Address, InstanceType, NodeName};
 use crate::domain::time::Moment;
 use crate::update::event::*;
+use crate::update::limits::SILENT_FOR;
 use crate::update::observed::{Observed, Survey};
 
 /// What came of trying to plan.
@@ -191,7 +191,7 @@ fn last_word<'a>(
 ) -> Option<&'a MemberEntry> {
     let track = observed.watch.node(node)?;
     let by_others = || {
-        let silent = track.silent_since.is_some_and(|since| now.since(since) > SILENT_LONG_ENOUGH);
+        let silent = track.silent_since.is_some_and(|since| now.since(since) > SILENT_FOR);
         let views = observed.watch.nodes().filter_map(|(_, t)| t.fresh_view(now));
         silent.then(|| views.filter_map(|v| v.member(address)).find(|e| e.state != NodeState::Manager)).flatten()
     };

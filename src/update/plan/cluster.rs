@@ -1,7 +1,6 @@
 //! The nodes as a whole: health, quorum, versions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::check::{OneNode, Scene, Verdict};
 use crate::domain::agreement::{self, Agreement, Doubt};
@@ -9,9 +8,7 @@ use crate::domain::catch_up::{NotCaughtUp, level};
 use crate::domain::cluster::NodeState;
 use crate::domain::ids::NodeName;
 use crate::update::event::Role;
-
-/// A member that did not answer for this long while the survey was made is down, and not just slow.
-pub(super) const SILENT_LONG_ENOUGH: Duration = Duration::from_secs(10);
+use crate::update::limits::SILENT_FOR;
 
 /// How a member is.
 enum Health {
@@ -31,7 +28,7 @@ fn health(scene: &Scene<'_>, node: &NodeName) -> Health {
     };
     if track.own(scene.now).is_none() {
         return match track.silent_since {
-            Some(since) if scene.now.since(since) > SILENT_LONG_ENOUGH => {
+            Some(since) if scene.now.since(since) > SILENT_FOR => {
                 Health::Down(format!("{node} has not answered for {} s", scene.now.since(since).as_secs()))
             }
             Some(_) | None => Health::Unseen(format!("{node} has not answered")),

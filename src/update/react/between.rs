@@ -1,7 +1,11 @@
 //! Between two nodes: the end, the reasons to hold, and which node is next.
 
+use std::time::Duration;
+
 use super::super::event::*;
-use super::super::limits::{CAPACITY_COOLS, RESIGNATION_TIMEOUT, SETTLE_AFTER, TAKE_OVER_QUIET, UNSEEN_AFTER};
+use super::super::limits::{
+    CAPACITY_COOLS, FENCE_UNSEEN_MAX, LASTING, RESIGNATION_TIMEOUT, SETTLE_AFTER, TAKE_OVER_QUIET, UNSEEN_AFTER,
+};
 use super::super::observed::{InstanceSeen, Observed};
 use super::super::plan::{self};
 use super::super::safety::{self, Blocker, Scene};
@@ -50,9 +54,11 @@ pub(super) fn cancelled(state: &State, observed: &Observed<'_>, cancel: &CancelR
 
 pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now: Moment) -> Next {
     if let Some(end) = end(state, observed) {
+        // One that EC2 has forgotten, an hour after it was terminated, is described no more.
+        let waited = state.last_seen.map_or(Duration::ZERO, |at| now.since(at));
         return match missing_description(observed, scene) {
-            Some(why) => wait(state, "describingInstances", why, vec![]),
-            None => Next::Record(vec![end]),
+            Some(why) if waited <= FENCE_UNSEEN_MAX => wait(state, "describingInstances", why, vec![]),
+            Some(_) | None => Next::Record(vec![end]),
         };
     }
     if let Some(failure) = state.failure.as_ref().filter(|_| state.held()) {
@@ -102,7 +108,7 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
     // After any node that was in hand, also one that is taken again since it has no result any more.
     if let Some(dwell) = forwards.and_then(|r| r.dwell_seconds).filter(|_| !state.order.is_empty()) {
         // By this process's own clock: a calendar may be set back by hours.
-        let rested = state.last_seen.map_or(0.0, |at| now.since(at).as_secs_f64());
+        let rested = state.turn_ended.map_or(0.0, |at| now.since(at).as_secs_f64());
         if rested < dwell {
             return wait(state, "dwelling", "resting between two nodes", vec![number("seconds left", dwell - rested)]);
         }
@@ -411,7 +417,10 @@ pub(super) fn blocked(state: &State, blocker: &Blocker, what: &str, now: Moment)
     // Roles settle within seconds of a change of leader (recorded: median 1.5 s, once 16.8 s); what lasts longer is recorded.
     let settling = matches!(blocker, Blocker::VoterNotReady(_, NotCaughtUp::State(_) | NotCaughtUp::Epoch { .. }))
         && state.in_hand.as_ref().is_some_and(|h| now.since(h.step_seen) < RESIGNATION_TIMEOUT);
-    if settling || ordinary(blocker) {
+    // What belongs to every healthy update lasts for seconds.
+    let since = state.in_hand.as_ref().map(|h| h.step_seen).or(state.last_seen);
+    let lasting = since.is_some_and(|at| now.since(at) > LASTING);
+    if settling || ordinary(blocker) && !lasting {
         wait(state, blocker.code(), detail, numbers)
     } else {
         delayed(state, blocker.code(), detail, numbers)

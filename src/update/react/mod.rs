@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use super::action::{Action, Again, Call, CallOutcome, Warrant};
 use super::event::*;
-use super::limits::{ACT_WINDOW, CALL_RETRY_AFTER, EC2_CALL_TIMEOUT, PERSON_AFTER, SETTLE_AFTER, UNSEEN_AFTER, spread};
+use super::limits::{
+    ACT_WINDOW, CALL_RETRY_AFTER, DELAY_CALLS_AFTER, EC2_CALL_TIMEOUT, PERSON_AFTER, SETTLE_AFTER, UNSEEN_AFTER, spread,
+};
 use super::observed::{InstanceSeen, Observed};
 use super::safety::Scene;
 use super::state::{End, InHand, State, Step, UNANSWERED_MAX, round_ms};
@@ -109,7 +111,10 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     let Some(plan) = &state.plan else { return before_plan(state, observed, now) };
     let scene = Scene { state, plan, watch: observed.watch, max_delay: observed.policy.max_replication_delay, now };
     match &state.in_hand {
-        Some(hand) => Hand { state, hand, observed, scene, now }.react(),
+        Some(hand) => {
+            let hand = Hand { state, hand, observed, scene, now };
+            hand.overdue(hand.react())
+        }
         None => between_nodes(state, observed, &scene, now),
     }
 }
@@ -201,6 +206,18 @@ impl Hand<'_> {
             Next::Wait(_) if step.out_of_service() && step < Step::Started => self.unseen().unwrap_or(next),
             Next::Wait(_) | Next::Act(_) | Next::Record(_) | Next::Done(_) => next,
         }
+    }
+
+    /// A wait that was told long ago, while the node is out of service, is a person's.
+    fn overdue(&self, next: Next) -> Next {
+        let Next::Wait(waiting) = &next else { return next };
+        let told = self.state.delayed.as_ref().is_some_and(|d| d.reason == waiting.code);
+        let since = self.state.delayed_seen.map_or(Duration::ZERO, |at| self.now.since(at));
+        if !(self.hand.step.out_of_service() && waiting.delay && told && since > DELAY_CALLS_AFTER) {
+            return next;
+        }
+        let remedy = "see to what it waits for; the update goes on by itself once that is over";
+        self.parked(waiting.code, waiting.detail.clone(), remedy)
     }
 
     /// The node is down, and EC2 does not say how its instance is: that is said, and a person is called where it lasts.

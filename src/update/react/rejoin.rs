@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::action::Call;
 use super::super::event::*;
-use super::super::limits::{CATCH_UP_STALL, RESIGNATION_TIMEOUT};
+use super::super::limits::{CATCH_UP_STALL, LASTING, SUPERVISED_STARTS};
 use super::super::observed::InstanceSeen;
 use super::super::safety;
 use super::super::state::{CANCELLED, FOREIGN_CHANGE, FOREIGN_STOP, ROLLED_BACK, round_ms};
@@ -31,10 +31,25 @@ impl Hand<'_> {
         .into()
     }
 
+    /// What somebody else did to the instance since its start.
+    fn taken_away(&self, seen: &InstanceSeen) -> Option<Next> {
+        match seen.instance.state {
+            InstanceState::Stopped | InstanceState::Stopping if seen.times >= 2 => {
+                Some(Next::Record(vec![self.foreign_stop(seen)]))
+            }
+            InstanceState::Terminated | InstanceState::ShuttingDown => Some(self.terminated(seen)),
+            InstanceState::Stopped
+            | InstanceState::Stopping
+            | InstanceState::Pending
+            | InstanceState::Running
+            | InstanceState::Unrecognized => None,
+        }
+    }
+
     pub(super) fn started(&self) -> Next {
         let Some(seen) = self.seen() else { return self.no_description() };
-        if matches!(seen.instance.state, InstanceState::Stopped | InstanceState::Stopping) && seen.times >= 2 {
-            return Next::Record(vec![self.foreign_stop(seen)]);
+        if let Some(next) = self.taken_away(seen) {
+            return next;
         }
         let since = self.now.since(self.hand.step_seen);
         let fresh = self.own().filter(|own| Some(own.process) != self.hand.process_before);
@@ -72,8 +87,18 @@ impl Hand<'_> {
             // Whoever reaches nobody, or has not looked for as long, knows nothing of this one: it may answer everybody else.
             let track = self.observed.watch.node(&self.hand.node);
             let watched = track.and_then(|t| t.silent_since).map_or(Duration::ZERO, |at| self.now.since(at));
-            if !self.reaches_others() || !self.others_fine() {
-                return self.delayed("nodeSilent", "no reboot while other nodes do not answer either", vec![]);
+            if !self.reaches_others() {
+                return self.delayed("nodeSilent", "no reboot while no other node answers either", vec![]);
+            }
+            if !self.others_fine() {
+                return self.parked(
+                    "nodeSilent",
+                    format!(
+                        "the instance runs, the node has not answered for {} s, nor does another voter",
+                        since.as_secs()
+                    ),
+                    "look at both nodes' own logs; it is rebooted once every other voter answers",
+                );
             }
             if watched < self.observed.policy.first_answer_timeout {
                 let numbers = vec![number("seconds", watched.as_secs_f64())];
@@ -162,15 +187,24 @@ impl Hand<'_> {
 
     pub(super) fn rejoined(&self) -> Next {
         let Some(seen) = self.seen() else { return self.no_description() };
-        if matches!(seen.instance.state, InstanceState::Stopped | InstanceState::Stopping) && seen.times >= 2 {
-            return Next::Record(vec![self.foreign_stop(seen)]);
+        if let Some(next) = self.taken_away(seen) {
+            return next;
         }
         let Some(track) = self.observed.watch.node(&self.hand.node) else {
             return self.wait("nodeSilent", "not watched", vec![]);
         };
         let samples = self.observed.watch.samples();
         let since = self.now.since(self.hand.step_seen);
-        match level(track, samples, self.scene.max_delay, self.now) {
+        let level = level(track, samples, self.scene.max_delay, self.now);
+        let starts = track.starts_after(self.hand.step_seen);
+        if level.is_err() && starts > SUPERVISED_STARTS {
+            return self.parked(
+                "nodeKeepsEnding",
+                format!("its process has ended and was started again {starts} times since it rejoined"),
+                "look at the node's own log: why it ends; it is left running, and the update goes on once it has caught up",
+            );
+        }
+        match level {
             Err(NotCaughtUp::Silent) => {
                 let silent = track.silent_since.map_or(Duration::ZERO, |at| self.now.since(at));
                 if silent > self.observed.policy.first_answer_timeout {
@@ -212,7 +246,7 @@ impl Hand<'_> {
             let doubts: Vec<String> = agreement.doubts().iter().map(ToString::to_string).collect();
             let numbers = vec![number("seconds", since.as_secs_f64())];
             // Views settle within seconds of any change; what lasts longer is for a person to see.
-            let lasting = since > 4 * RESIGNATION_TIMEOUT;
+            let lasting = since > LASTING;
             if lasting && let Some(found) = self.other_off() {
                 return self.parked(
                     "otherInstanceOff",
@@ -227,11 +261,13 @@ impl Hand<'_> {
             };
         };
         if track.live.map(|(_, live)| live) != Some(true) {
-            return self.wait(
-                "healthAwaited",
-                "caught up, but /health/live does not say 204 yet",
-                vec![number("seconds", since.as_secs_f64())],
-            );
+            let numbers = vec![number("seconds", since.as_secs_f64())];
+            let detail = "caught up, but /health/live does not say 204 yet";
+            return if since > LASTING {
+                self.delayed("healthAwaited", detail, numbers)
+            } else {
+                self.wait("healthAwaited", detail, numbers)
+            };
         }
         let Some(own) = self.own() else { return self.wait("nodeSilent", "the node does not answer", vec![]) };
         let first = self.first_seen();
@@ -281,7 +317,7 @@ impl Hand<'_> {
         leader.zip(self.own()).map_or(0, |(leader, own)| (leader - own.writer).max(0))
     }
 
-    /// No refresh of the node moved its writer, or its state, for [`CATCH_UP_STALL`].
+    /// The node has not come further for [`CATCH_UP_STALL`].
     pub(super) fn stalled(&self) -> bool {
         if self.now.since(self.hand.step_seen) < CATCH_UP_STALL {
             return false;
@@ -295,21 +331,20 @@ impl Hand<'_> {
         if let Some(lowered) = self.hand.lowered {
             // The process that was told is gone; the new one started with its configured priority.
             let restarted = self.hand.caught_up.as_ref().map(|c| c.instance_id_of_process) != self.hand.process_before;
-            let Some(own) = self.own() else { return self.wait("nodeSilent", "the node does not answer", vec![]) };
             if !restarted {
                 return self.wait("priorityAwaited", "the process was not restarted", vec![]);
             }
+            let (priority, what) = match self.own() {
+                Some(own) => (own.priority, format!("priority {}, {} before", own.priority, lowered.original)),
+                None => (lowered.original, "the process that was told is gone".to_owned()),
+            };
             facts.push(
                 PriorityRestored {
                     node: self.node(),
                     attempt: self.hand.attempt,
-                    priority: own.priority,
+                    priority,
                     by: RestoredBy::Restart,
-                    observed: vec![Evidence {
-                        what: format!("priority {}, {} before", own.priority, lowered.original),
-                        by: self.hand.node.to_string(),
-                        age_seconds: 0.0,
-                    }],
+                    observed: vec![Evidence { what, by: self.hand.node.to_string(), age_seconds: 0.0 }],
                 }
                 .into(),
             );

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::super::action::Call;
 use super::super::event::*;
-use super::super::limits::{NODE_TIMEOUT, PRIORITY_TIMEOUT, PRIORITY_TRIES_MAX, RESIGNATION_TIMEOUT, RESIGNATIONS_MAX};
+use super::super::limits::{
+    NODE_TIMEOUT, PERSON_AFTER, PRIORITY_TIMEOUT, PRIORITY_TRIES_MAX, RESIGNATION_TIMEOUT, RESIGNATIONS_MAX,
+};
 use super::super::observed::InstanceSeen;
 use super::super::safety::{self, Blocker};
 use super::super::state::{CANCELLED, INSTANCE_TERMINATED, ROLLED_BACK, Step, WINDOW_CLOSED};
@@ -65,11 +67,11 @@ impl Hand<'_> {
             | InstanceState::Stopped
             | InstanceState::Unrecognized => {}
         }
-        if let Some(next) = unseen(self.state, self.observed, seen, self.now) {
-            return next;
-        }
         if let Some(window) = self.shut_window() {
             return window_closed(self.state, window);
+        }
+        if let Some(next) = unseen(self.state, self.observed, seen, self.now) {
+            return next;
         }
         if let Some(next) = self.fenced_by_another() {
             return next;
@@ -186,7 +188,12 @@ impl Hand<'_> {
 
     pub(super) fn lowering(&self) -> Next {
         let (Some(lowered), Some(own)) = (self.hand.lowered, self.own()) else {
-            return self.wait("nodeSilent", "the node does not answer", vec![]);
+            // Whatever is to end this, or holds it up, is found there.
+            return if self.intent_age() < PRIORITY_TIMEOUT {
+                self.wait("nodeSilent", "the node does not answer", vec![])
+            } else {
+                self.in_service()
+            };
         };
         if own.priority == lowered.to {
             return Next::Record(vec![
@@ -262,14 +269,18 @@ impl Hand<'_> {
             };
         }
         let leads_still = agreement.leader_node() == Some(&self.hand.node);
-        if self.intent_age() < RESIGNATION_TIMEOUT || !leads_still {
+        let (age, numbers) = (self.intent_age(), vec![number("seconds", self.intent_age().as_secs_f64())]);
+        if age < RESIGNATION_TIMEOUT || !leads_still && age < 2 * RESIGNATION_TIMEOUT {
             let doubts: Vec<String> = agreement.doubts().iter().map(ToString::to_string).collect();
             let detail = if leads_still { "it still leads".to_owned() } else { doubts.join(", ") };
-            let numbers = vec![number("seconds", self.intent_age().as_secs_f64())];
-            if self.intent_age() > 2 * RESIGNATION_TIMEOUT {
-                return self.delayed("electionAwaited", detail, numbers);
-            }
             return self.wait("electionAwaited", detail, numbers);
+        }
+        if let Agreement::Yes { node: leader, .. } = &agreement
+            && leader != &self.hand.node
+            && !self.turning_back()
+            && !self.over_time()
+        {
+            return self.delayed("electionAwaited", format!("{leader} leads, and it does not follow yet"), numbers);
         }
         if self.hand.resignations >= RESIGNATIONS_MAX {
             return self.fail_in_service(
@@ -357,7 +368,26 @@ impl Hand<'_> {
                 self.failure_after_restoring(),
             ])
         };
-        let Some(own) = self.own() else { return self.delayed("nodeSilent", "the node does not answer", vec![]) };
+        if let Some(seen) = self.seen()
+            && matches!(seen.instance.state, InstanceState::Terminated | InstanceState::ShuttingDown)
+        {
+            return self.terminated(seen);
+        }
+        let Some(own) = self.own() else {
+            let since = self.now.since(self.hand.step_seen);
+            if since > PERSON_AFTER {
+                return self.parked(
+                    "priorityNotRestored",
+                    format!("the node does not answer, and its priority is to be {} again", lowered.original),
+                    "start the node's process, which begins with its configured priority; or terminate its instance for good",
+                );
+            }
+            return self.delayed(
+                "nodeSilent",
+                "the node does not answer",
+                vec![number("seconds", since.as_secs_f64())],
+            );
+        };
         if own.priority == lowered.original {
             return restored(RestoredBy::Call);
         }

@@ -146,7 +146,7 @@ impl Hand<'_> {
             return Some(park("instanceWillNotStart", found, remedy));
         }
         let rest = match classify(&last.code) {
-            CallClass::Retry | CallClass::Wait => CALL_RETRY_AFTER.saturating_mul(tries),
+            CallClass::Retry | CallClass::Unknown | CallClass::Wait => CALL_RETRY_AFTER.saturating_mul(tries),
             CallClass::Capacity | CallClass::Terminal | CallClass::Denied | CallClass::Unauthenticated if is_last => {
                 CAPACITY_RETRY_AFTER.saturating_mul(tries)
             }
@@ -187,7 +187,12 @@ impl Hand<'_> {
     pub(super) fn runs_without_us(&self, seen: &InstanceSeen) -> Next {
         // Nobody asked for this start, and EC2 may be saying what was true before the stop.
         if seen.instance.state == InstanceState::Pending || seen.times < 2 {
-            return self.wait("instanceStarting", format!("EC2 says {}", seen.instance.state), vec![]);
+            let detail = format!("EC2 says {}", seen.instance.state);
+            return if self.now.since(self.hand.step_seen) > START_TIMEOUT {
+                self.delayed("instanceStarting", detail, vec![])
+            } else {
+                self.wait("instanceStarting", detail, vec![])
+            };
         }
         self.runs(seen, true)
     }

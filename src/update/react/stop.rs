@@ -48,6 +48,9 @@ impl Hand<'_> {
         }
         // Running: the call was not made yet, or did not come to pass, or EC2 does not show it yet.
         match self.intent() {
+            IntentStatus::MayCall if self.state.broken.is_some() => {
+                self.wait("historyIllegal", "the stop was called off", vec![])
+            }
             IntentStatus::MayCall => {
                 let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
                 match blockers.first() {
@@ -90,9 +93,12 @@ impl Hand<'_> {
             // Accepted, and not to be seen for so long: it came to nothing, or somebody started the instance again before anybody looked.
             IntentStatus::Called | IntentStatus::Unresolved { .. } => {
                 let settled = !matches!(self.intent(), IntentStatus::Unresolved { settled: false });
-                // By now no call is under way any more: what answers goes on serving.
-                let alive = seen.times >= 2 && self.own().is_some() && self.refreshed_since_intent();
-                if !settled || !alive {
+                // By now no call is under way any more: what answers goes on serving. Where nobody answers, EC2 alone can tell, as long
+                // again after that: a stop that was called shows by then.
+                let answers = self.own().is_some() && self.refreshed_since_intent();
+                let open_since = self.hand.intent.as_ref().map_or(self.hand.step_seen, |i| i.seen);
+                let told = seen.at.since(open_since) >= ACT_WINDOW + EC2_CALL_TIMEOUT + 2 * SETTLE_AFTER;
+                if !settled || seen.times < 2 || !(answers || self.own().is_none() && told) {
                     let numbers = vec![number("seconds", self.intent_age().as_secs_f64())];
                     return self.wait("stopUnresolved", "it is unknown whether the stop was called", numbers);
                 }
@@ -131,7 +137,8 @@ impl Hand<'_> {
     }
 
     pub(super) fn turning_back(&self) -> bool {
-        self.given_up() || self.state.paused.is_some() || self.shut_window().is_some()
+        let held = self.state.paused.is_some() || self.state.broken.is_some() || self.shut_window().is_some();
+        self.given_up() || held
     }
 
     /// Nothing brings it back: a machine that is terminated is gone for good.

@@ -32,8 +32,10 @@ pub(super) fn change(request: &UpdateRequested, instance: &Instance, old_type: &
             return_types.push(t.clone());
         }
     }
-    // The type it had surely starts: it goes last, wherever the request put it.
-    if &new_type != old_type {
+    // The type it had surely starts: it goes last, wherever the request put it. Where that is the wanted one no other is tried.
+    if &new_type == old_type {
+        return_types.truncate(1);
+    } else {
         return_types.retain(|t| t != old_type);
         return_types.push(old_type.clone());
     }

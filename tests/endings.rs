@@ -1,0 +1,374 @@
+//! No wait without an end: whatever a node, an instance or EC2 never does, the update ends, goes on or calls a person, and a stop whose
+//! outcome nobody knows is not taken for one that was refused.
+
+mod rig;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use esdb_rollout::domain::cluster::NodeState;
+use esdb_rollout::domain::ec2::classify;
+use esdb_rollout::domain::ids::{InstanceId, InstanceType};
+use esdb_rollout::domain::inspection::Inspection;
+use esdb_rollout::domain::instance::{Instance, InstanceState, TypeInfo};
+use esdb_rollout::ports::{Done, Fleet, FleetError, Wanted};
+use esdb_rollout::sim::model::{Fault, Reachability};
+use esdb_rollout::sim::world::World;
+use esdb_rollout::update::event::*;
+use esdb_rollout::update::state::{End, Recorded, State, fold};
+use esdb_rollout::worker::Stop;
+use rig::{Rig, lines, outline, quick_world, request};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(2 * 3600);
+const TARGET: &str = "m6i.xlarge";
+
+fn asks(more: serde_json::Value) -> UpdateRequested {
+    let mut request = serde_json::to_value(request(TARGET)).unwrap();
+    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(request).unwrap()
+}
+
+fn seconds(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+/// EC2 between the worker and the simulated one.
+struct Between {
+    inner: Arc<dyn Fleet>,
+    /// What the next stops are answered with, and whether they are carried out.
+    stops: Mutex<Vec<(&'static str, bool)>>,
+    /// An instance that is terminated, and was forgotten.
+    forgotten: Mutex<Option<InstanceId>>,
+}
+
+impl Between {
+    fn put(rig: &mut Rig, stops: &[(&'static str, bool)]) -> Arc<Between> {
+        let stops = Mutex::new(stops.iter().rev().copied().collect());
+        let between = Arc::new(Between { inner: rig.fleet.clone(), stops, forgotten: Mutex::default() });
+        rig.fleet = between.clone();
+        between
+    }
+}
+
+#[async_trait]
+impl Fleet for Between {
+    async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError> {
+        let mut found = self.inner.describe(ids).await?;
+        let forgotten = self.forgotten.lock().unwrap().clone();
+        found.retain(|i| Some(&i.id) != forgotten.as_ref());
+        Ok(found)
+    }
+
+    async fn find(&self, wanted: &Wanted) -> Result<Vec<Instance>, FleetError> {
+        self.inner.find(wanted).await
+    }
+
+    async fn type_info(&self, instance_type: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
+        self.inner.type_info(instance_type).await
+    }
+
+    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
+        self.inner.inspect(ids).await
+    }
+
+    async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        let answer = self.stops.lock().unwrap().pop();
+        let Some((code, carried_out)) = answer else { return self.inner.stop(id).await };
+        if carried_out {
+            self.inner.stop(id).await?;
+        }
+        let (call, message) = ("StopInstances".into(), "as the test says".into());
+        Err(FleetError { call, class: classify(code), code: code.into(), message, request_id: None })
+    }
+
+    async fn modify_type(&self, id: &InstanceId, to: &InstanceType) -> Result<Done, FleetError> {
+        self.inner.modify_type(id, to).await
+    }
+
+    async fn start(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        self.inner.start(id).await
+    }
+
+    async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        self.inner.reboot(id).await
+    }
+
+    async fn tag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        self.inner.tag(id, value).await
+    }
+
+    async fn untag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        self.inner.untag(id, value).await
+    }
+}
+
+/// Plays an update; `meddle` has the world while it runs. The rules hold in it.
+async fn play<F: Future<Output = ()>>(rig: &Rig, asked: UpdateRequested, meddle: F) -> (Vec<Recorded>, State) {
+    let truth = rig.watch_truth();
+    let found = play_unwatched(rig, asked, meddle).await;
+    truth.check();
+    found
+}
+
+/// The same, where somebody else breaks the rules.
+async fn play_unwatched<F: Future<Output = ()>>(
+    rig: &Rig,
+    asked: UpdateRequested,
+    meddle: F,
+) -> (Vec<Recorded>, State) {
+    rig.append(asked.into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    meddle.await;
+    let found = rig.ended(LIMIT).await;
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    found
+}
+
+/// The update waits for a person, with this code.
+async fn parked(rig: &Rig, code: &str) {
+    for _ in 0..2 * 3600 {
+        let history = rig.history().await;
+        if fold(&history).parked.is_some_and(|p| p.code == code) {
+            return;
+        }
+        tokio::time::sleep(seconds(1)).await;
+    }
+    panic!("no person is called for {code}\n{}", lines(&rig.history().await));
+}
+
+fn ended_as(found: &(Vec<Recorded>, State)) -> String {
+    match &found.1.end {
+        Some(End::Completed(_)) => "completed".into(),
+        Some(End::Failed(e)) => format!("failed {}", e.code),
+        Some(End::Cancelled(e)) => format!("cancelled, {} down", e.not_running.len()),
+        other => panic!("{other:?}\n{}", lines(&found.0)),
+    }
+}
+
+fn in_hand(w: &World) -> usize {
+    (0..w.node_count()).find(|n| w.instance_type(*n) == TARGET).expect("the first")
+}
+
+fn terminate(w: &mut World, n: usize) {
+    let id = w.instance_of(n).clone();
+    let is = w.describe_instances(&[id]).unwrap().remove(0);
+    w.follow_instance(n, &Instance { state: InstanceState::Terminated, ..is });
+}
+
+fn cancel() -> Event {
+    CancelRequested { superseded_by: None, by: Some("ann".into()), why: None }.into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_ends_in_a_fault_may_have_been_carried_out() {
+    for code in ["ServiceUnavailable", "InternalError", "Unreadable", "NoCode"] {
+        let mut rig = Rig::new(quick_world(41));
+        Between::put(&mut rig, &[(code, true)]);
+        let pauses = async {
+            rig.until("InstanceStopRequested", 1).await;
+            rig.append(PauseRequested::default().into(), 2).await;
+            rig.until("CaughtUp", 1).await;
+            tokio::time::sleep(seconds(60)).await;
+            let history = rig.history().await;
+            let running = rig.world.with(|w| (0..4).all(|n| w.instance_state(n) == InstanceState::Running));
+            assert!(running, "{code}: paused with a node down\n{}", lines(&history));
+            rig.append(ResumeRequested::default().into(), 3).await;
+        };
+        let found = play(&rig, request(TARGET), pauses).await;
+        assert_eq!(ended_as(&found), "completed", "{code}\n{}", lines(&found.0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unresolved_stop_of_a_node_that_is_silent_ends() {
+    let mut rig = Rig::new(quick_world(42));
+    Between::put(&mut rig, &[("ServiceUnavailable", false)]);
+    let dies = async {
+        rig.until("InstanceStopRequested", 1).await;
+        // The replica's process ends for good, and its instance runs on.
+        rig.world.with(|w| w.shutdown(3));
+        rig.append(cancel(), 2).await;
+    };
+    let found = play(&rig, request(TARGET), dies).await;
+    assert_eq!(ended_as(&found), "cancelled, 0 down", "{}", lines(&found.0));
+
+    // Nobody cancels: it is asked for again.
+    let mut rig = Rig::new(quick_world(43));
+    Between::put(&mut rig, &[("ServiceUnavailable", false)]);
+    let dies = async {
+        rig.until("InstanceStopRequested", 1).await;
+        rig.world.with(|w| w.shutdown(3));
+        rig.until("InstanceStopRequested", 2).await;
+    };
+    let found = play(&rig, request(TARGET), dies).await;
+    assert_eq!(ended_as(&found), "completed", "{}", lines(&found.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_process_keeps_ending_calls_a_person() {
+    let rig = Rig::new(quick_world(44));
+    let flaps = async {
+        rig.until("NodeRejoined", 1).await;
+        let n = rig.world.with(|w| in_hand(w));
+        let flapping = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                if rig.world.with(|w| w.reachability(n)) == Reachability::Answers {
+                    // Too short to prove anything.
+                    tokio::time::sleep(Duration::from_millis(1300)).await;
+                    rig.world.with(|w| w.kill(n));
+                }
+            }
+        };
+        tokio::select! {
+            () = parked(&rig, "nodeKeepsEnding") => {}
+            () = flapping => {}
+        }
+    };
+    let found = play(&rig, request(TARGET), flaps).await;
+    assert_eq!(ended_as(&found), "completed", "{}", lines(&found.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_terminated_after_its_start_ends_the_update() {
+    for fact in ["InstanceStarted", "NodeRejoined"] {
+        let rig = Rig::new(quick_world(45));
+        let ends = async {
+            rig.until(fact, 1).await;
+            rig.world.with(|w| {
+                let n = in_hand(w);
+                terminate(w, n);
+            });
+        };
+        let found = play(&rig, request(TARGET), ends).await;
+        assert_eq!(ended_as(&found), "failed instanceTerminated", "after {fact}\n{}", lines(&found.0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_terminated_while_it_is_made_to_follow_ends_the_update() {
+    for fact in ["PriorityLoweringRequested", "PriorityLowered", "ResignationRequested"] {
+        let mut config = quick_world(46);
+        config.faults.push(Fault::ResignationsIgnored { times: u32::MAX });
+        let rig = Rig::new(config);
+        let ends = async {
+            rig.until(fact, 1).await;
+            rig.world.with(|w| {
+                let leader = w.leader().unwrap();
+                terminate(w, leader);
+            });
+        };
+        let found = play_unwatched(&rig, request(TARGET), ends).await;
+        assert_eq!(ended_as(&found), "failed instanceTerminated", "after {fact}\n{}", lines(&found.0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_election_that_nobody_can_agree_on_does_not_keep_a_cancelled_update() {
+    let mut config = quick_world(47);
+    config.faults.push(Fault::ResignationsIgnored { times: u32::MAX });
+    let rig = Rig::new(config);
+    let goes = async {
+        rig.until("ResignationRequested", 1).await;
+        // The replica goes for good: from now on there is no agreement of all.
+        rig.world.with(|w| w.shutdown(3));
+        tokio::time::sleep(seconds(5)).await;
+        rig.append(cancel(), 2).await;
+    };
+    let found = play(&rig, request(TARGET), goes).await;
+    let shown = lines(&found.0);
+    assert_eq!(ended_as(&found), "cancelled, 0 down", "{shown}");
+    assert!(outline(&found.0).contains("PriorityRestored"), "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lowered_leader_that_falls_silent_calls_a_person() {
+    let mut config = quick_world(48);
+    config.faults.push(Fault::ResignationsIgnored { times: u32::MAX });
+    let rig = Rig::new(config);
+    let freezes = async {
+        rig.until("ResignationRequested", 1).await;
+        let leader = rig.world.with(|w| w.leader().unwrap());
+        rig.world.with(|w| w.freeze(leader));
+        rig.append(cancel(), 2).await;
+        parked(&rig, "priorityNotRestored").await;
+        rig.world.with(|w| w.unfreeze(leader));
+    };
+    let found = play(&rig, request(TARGET), freezes).await;
+    assert_eq!(ended_as(&found), "cancelled, 0 down", "{}", lines(&found.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_ec2_has_forgotten_does_not_keep_an_end_from_being_recorded() {
+    let mut rig = Rig::new(quick_world(49));
+    let between = Between::put(&mut rig, &[]);
+    let forgets = async {
+        rig.until("NodeUpdated", 1).await;
+        rig.append(PauseRequested::default().into(), 2).await;
+        rig.until("UpdatePaused", 1).await;
+        // A follower that is not in hand is terminated, and an hour later EC2 knows nothing of it.
+        let (n, id) = rig.world.with(|w| {
+            let n = (0..3).find(|n| w.own_state(*n) == NodeState::Follower).unwrap();
+            terminate(w, n);
+            (n, w.instance_of(n).clone())
+        });
+        tokio::time::sleep(seconds(60)).await;
+        *between.forgotten.lock().unwrap() = Some(id);
+        tokio::time::sleep(seconds(600)).await;
+        assert!(n < 3);
+        rig.append(cancel(), 3).await;
+    };
+    let found = play(&rig, request(TARGET), forgets).await;
+    assert_eq!(ended_as(&found), "cancelled, 1 down", "{}", lines(&found.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_node_is_stopped_on_a_history_that_cannot_be_trusted() {
+    let mut rig = Rig::new(quick_world(50));
+    Between::put(&mut rig, &[("ServiceUnavailable", false)]);
+    rig.append(request(TARGET).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("InstanceStopRequested", 1).await;
+    // The call came to nothing; and somebody claims what cannot be.
+    let claimed = TypeModified {
+        node: "esdb-4".into(),
+        attempt: 1,
+        instance: rig.world.with(|w| w.instance_of(3).clone()),
+        instance_type: TARGET.into(),
+        ec2: Ec2Word { state: InstanceState::Running, reason: None, request_id: None },
+        return_ticket: false,
+        observed: vec![],
+    };
+    rig.append(claimed.into(), 2).await;
+    parked(&rig, "historyIllegal").await;
+    let history = rig.history().await;
+    assert_eq!(outline(&history).matches("InstanceStopRequested").count(), 1, "{}", lines(&history));
+    assert_eq!(rig.world.with(|w| w.instance_state(3)), InstanceState::Running);
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_between_two_nodes_is_counted_from_the_end_of_the_first() {
+    let rig = Rig::new(quick_world(51));
+    let asked = asks(json!({ "gates": ["afterFirst"], "dwellSeconds": 60, "nodes": ["esdb-4", "esdb-1"] }));
+    let approves = async {
+        rig.until("ApprovalAwaited", 1).await;
+        let answers = rig.history().await.last().unwrap().revision;
+        tokio::time::sleep(seconds(30)).await;
+        let approval = ApprovalGranted { answers, check: None, node: None, until: None, by: None, why: None };
+        rig.append(approval.into(), 2).await;
+    };
+    let (history, state) = play(&rig, asked, approves).await;
+    let shown = lines(&history);
+    assert!(matches!(state.end, Some(End::Completed(_))), "{shown}");
+    let at = |fact: &str, nth: usize| {
+        let found = shown.lines().filter(|l| l.contains(fact)).nth(nth).unwrap_or_else(|| panic!("{shown}"));
+        found.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
+    };
+    let rested = at("NodeSelected", 1) - at("NodeUpdated", 0);
+    assert!((90.0..100.0).contains(&rested), "{rested}\n{shown}");
+}
