@@ -58,6 +58,8 @@ pub enum Bug {
     DoesNotHold,
     /// A rollback leaves what was done as it is.
     ForgetsTheRollback,
+    /// A fault of EC2's passes for a refusal, although the call was carried out.
+    TakesAFaultForARefusal,
 }
 
 /// Nothing goes wrong but the bug, and the request asks for more.
@@ -94,6 +96,7 @@ impl Bug {
         (Bug::RebootsWhatAnswers, "reboot"),
         (Bug::DoesNotHold, "hold"),
         (Bug::ForgetsTheRollback, "rollback"),
+        (Bug::TakesAFaultForARefusal, "S6"),
     ];
 
     /// What a seed plays to find this bug: what it draws, except where a rare thing is needed.
@@ -139,7 +142,7 @@ impl Bug {
                 s.heal_at = Duration::from_secs(600);
                 s
             }
-            Bug::ForgetsTheTag => Scenario::calm(seed),
+            Bug::ForgetsTheTag | Bug::TakesAFaultForARefusal => Scenario::calm(seed),
             Bug::DoesNotWaitForTheApproval => asked(seed, json!({ "gates": ["beforeLeader"] })),
             Bug::BeginsOutsideTheWindow => {
                 let mut s =
@@ -370,6 +373,7 @@ impl Bug {
             | Bug::ActsWhilePaused
             | Bug::DoesNotHold
             | Bug::ForgetsTheRollback
+            | Bug::TakesAFaultForARefusal
             | Bug::ReleasesEarly
             | Bug::OverlooksAnothersTag
             | Bug::ForgetsTheTag => answer,
@@ -431,6 +435,17 @@ impl Bug {
                 });
             }
             Bug::IgnoresTheWindow => sleep(Duration::from_secs(7)).await,
+            Bug::TakesAFaultForARefusal => {
+                let done = wired.stop_as_ever(call).await?;
+                let refusal = FleetError {
+                    call: "StopInstances".into(),
+                    class: CallClass::Terminal,
+                    code: "NoCode".into(),
+                    message: "not what was expected".into(),
+                    request_id: done.request_id,
+                };
+                return Err(refusal);
+            }
             _ => {}
         }
         wired.stop_as_ever(call).await
