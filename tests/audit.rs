@@ -50,6 +50,7 @@ struct Scene {
     intent: Option<IntentInHand>,
     store: StoreSeen,
     me: Incarnation,
+    own_instance: Option<InstanceId>,
     took_over_at: Option<Moment>,
     action: Action,
 }
@@ -103,6 +104,7 @@ fn sound() -> Scene {
         intent: Some(IntentInHand { revision: Revision(5), first_sent: Moment(Duration::from_secs(9)), called: None }),
         store: StoreSeen::default(),
         me: ME,
+        own_instance: None,
         took_over_at: None,
         action: Action { node: name(0), call: stop(0), warrant: Warrant::Intent(Revision(5)) },
     }
@@ -216,6 +218,7 @@ impl Scene {
                 first_answer_timeout: FIRST_ANSWER_TIMEOUT,
                 fence: self.fence,
             },
+            own_instance: self.own_instance.as_ref(),
             took_over_at: self.took_over_at,
             wall: jiff::Timestamp::UNIX_EPOCH,
         };
@@ -238,7 +241,8 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
             called: Some((NOW, None)),
         })
     };
-    let table: [(&str, &str, Spoil); 24] = [
+    let table: [(&str, &str, Spoil); 25] = [
+        ("S9", "this worker runs on it", Box::new(|s| s.own_instance = Some(id(0)))),
         ("S4", "another worker holds it", Box::new(|s| s.me = Incarnation(Uuid::from_u128(8)))),
         ("S4", "the intent is another's", Box::new(|s| s.intent = None)),
         ("S4", "the window has passed", Box::new(move |s| s.intent = late())),
@@ -575,6 +579,7 @@ fn each_way_to_spoil_another_call_is_objected_to_by_its_rule() {
         ("reboots, and reaches nobody", rebooting(), Box::new(|s| s.silent = vec![0, 1, 2, 3]), Some("S6")),
         ("reboots what is stopped", rebooting(), Box::new(|s| s.instance_state = InstanceState::Stopped), Some("S6")),
         ("reboots another", rebooting(), Box::new(another(Call::RebootInstance { instance: id(1) })), Some("S5")),
+        ("reboots its own machine", rebooting(), Box::new(|s| s.own_instance = Some(id(0))), Some("S9")),
         ("reboots after a take-over", rebooting(), Box::new(quiet), Some("S4")),
         ("stops the sole voter, which leads", few(1), Box::new(|_| ()), None),
         ("the same, not accepted", few(1), Box::new(|s| s.events[0].1["acceptDowntime"] = json!(false)), Some("S2")),

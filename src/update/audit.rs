@@ -121,6 +121,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S5", same == 1 && planned.first().is_some_and(|m| &m.instance == instance), &|| {
                 format!("{instance} belongs to {same} planned nodes")
             });
+            check("S9", observed.own_instance != Some(instance), &|| format!("this worker runs on {instance}"));
             check("S4", hand.step == Step::Stopping && !hand.return_types.is_empty(), &|| {
                 "there is no return ticket".into()
             });
@@ -173,6 +174,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {
                 format!("{instance} is not {}'s", action.node)
             });
+            check("S9", observed.own_instance != Some(instance), &|| format!("this worker runs on {instance}"));
             let asked = state.request.as_ref().and_then(|r| r.on_silent_node) == Some(OnSilentNode::Reboot);
             check("S6", asked && hand.step == Step::Rebooting, &|| "nobody allowed a reboot".into());
             check("S6", ec2_state(observed, instance) == Some(InstanceState::Running), &|| {

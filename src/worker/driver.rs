@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::discovery::{release, rest_after_all};
 use super::heartbeat::{beat_of, heartbeat_of};
 use super::observer::{Cadence, Observer, Sight};
+use super::own_machine::is_own_machine;
 use super::perform::perform;
 use super::queue::Waits;
 use super::store::read_update;
@@ -22,7 +23,7 @@ use crate::lease::Silence;
 use crate::ports::{AppendError, Expected, StoredEvent};
 use crate::update::action::{Action, Call, CallOutcome, Warrant};
 use crate::update::audit::audit;
-use crate::update::event::{AssignedBecause, Event, StepDelayed, WorkerAssigned};
+use crate::update::event::{AssignedBecause, Event, NodeOutcome, StepDelayed, WorkerAssigned};
 use crate::update::limits::TICKET_AFTER;
 use crate::update::observed::{InstanceSeen, IntentInHand, Observed, StoreSeen, Survey};
 use crate::update::react::{Next, Verdict, Waiting, react};
@@ -74,6 +75,10 @@ pub(super) struct Driver {
     watch: ClusterWatch,
     instances: BTreeMap<InstanceId, InstanceSeen>,
     fleet_trouble: Option<String>,
+    /// The instance that this worker runs on, if it is one of the cluster's.
+    own_instance: Option<InstanceId>,
+    /// The node for whose sake this worker last offered the update to others, and what had become of that node by then.
+    offered: Option<(NodeName, Option<NodeOutcome>)>,
     said: Option<&'static str>,
 }
 
@@ -121,6 +126,8 @@ impl Driver {
             watch: ClusterWatch::default(),
             instances: BTreeMap::new(),
             fleet_trouble: None,
+            own_instance: None,
+            offered: None,
             said: None,
         }
     }
@@ -206,6 +213,10 @@ impl Driver {
 
     fn absorb_instance(&mut self, at: Moment, instance: Instance) {
         let id = instance.id.clone();
+        let known = self.instances.get(&id).is_some_and(|seen| seen.instance.private_ip == instance.private_ip);
+        if !known && is_own_machine(&*self.handle.fleet, &instance) {
+            self.own_instance = Some(id.clone());
+        }
         match self.instances.get_mut(&id) {
             Some(seen) => {
                 let same = seen.instance.state == instance.state;
@@ -258,6 +269,7 @@ impl Driver {
         let now = self.now();
         let next = react(&self.state, &self.observed(), now);
         self.set_cadence();
+        self.offer(&next);
         match next {
             Next::Record(facts) => self.record(facts).await,
             Next::Act(action) => self.act(action).await,
@@ -265,6 +277,24 @@ impl Driver {
             Next::Done(Verdict::Ended) => self.leave_ended().await,
             Next::Done(Verdict::HeldByAnother) => After::Rest(READ_EVERY),
         }
+    }
+
+    /// Offers the update to the other workers for as long as this one must not do what comes next.
+    fn offer(&mut self, next: &Next) {
+        let node = match next {
+            Next::Wait(Waiting { for_another: true, node, .. }) => node.clone(),
+            Next::Wait(_) | Next::Act(_) | Next::Record(_) | Next::Done(_) => None,
+        };
+        self.shared.hands.offer(self.update, self.worker.writer.incarnation, node.is_some());
+        if let Some(node) = node {
+            let outcome = self.state.results.get(&node).cloned();
+            self.offered = Some((node, outcome));
+        }
+    }
+
+    /// Whether what made this worker offer the update is still to be done: then it does not take it back from whoever offers it as well.
+    fn is_for_another(&self) -> bool {
+        self.offered.as_ref().is_some_and(|(node, outcome)| self.state.results.get(node) == outcome.as_ref())
     }
 
     fn observed(&self) -> Observed<'_> {
@@ -281,6 +311,7 @@ impl Driver {
             store: &self.store,
             survey: self.survey.as_ref().map(|(_, s)| s),
             policy: &self.handle.policy,
+            own_instance: self.own_instance.as_ref(),
             took_over_at: self.took_over.map(|(_, at)| at),
             wall: self.worker.clock.wall(),
         }
@@ -471,6 +502,7 @@ impl Driver {
             self.shared.hands.hold(self.update);
         } else {
             self.shared.hands.let_go(self.update);
+            self.shared.hands.offer(self.update, me, false);
         }
         let taken = |h: &&Holder| h.incarnation == me && h.reason != AssignedBecause::Admitted;
         self.took_over = match (self.state.holder.as_ref().filter(taken), self.took_over) {
@@ -488,9 +520,10 @@ impl Driver {
         let beats = self.shared.beats.borrow().beats;
         match self.worker.log.read_last(&holder.worker.stream()).await {
             Ok(last)
-                if heartbeat_of(last.as_ref()).is_some_and(|beat| {
-                    beat.handed_over.iter().any(|h| h.update == self.update && h.incarnation == holder.incarnation)
-                }) =>
+                if !self.is_for_another()
+                    && heartbeat_of(last.as_ref()).is_some_and(|beat| {
+                        beat.handed_over.iter().any(|h| h.update == self.update && h.incarnation == holder.incarnation)
+                    }) =>
             {
                 return self.take(AssignedBecause::HandedOver).await;
             }
