@@ -60,6 +60,8 @@ pub(super) struct Driver {
     /// When the stream was last read to its end.
     read_at: Option<Moment>,
     silence: Silence,
+    /// When the holder's heartbeat was last asked for.
+    holder_read_at: Option<Moment>,
     /// When this worker last began to send a `WorkerAssigned`.
     take_over_sent: Option<Moment>,
     /// The `WorkerAssigned` by which this worker took the update from another, by its revision, and when it was sent.
@@ -115,6 +117,7 @@ impl Driver {
             state: State::default(),
             read_at: None,
             silence: Silence::default(),
+            holder_read_at: None,
             take_over_sent: None,
             took_over: None,
             intent: None,
@@ -246,6 +249,7 @@ impl Driver {
         match &self.state.holder {
             None => return self.begin().await,
             Some(holder) if holder.incarnation != self.worker.writer.incarnation => {
+                self.close_eyes();
                 if self.state.end.is_some() {
                     return self.leave_ended().await;
                 }
@@ -333,6 +337,15 @@ impl Driver {
             self.handle.fleet.clone(),
             self.worker.clock.clone(),
         ));
+    }
+
+    /// What another holds is the other's to look at, and what was seen before says nothing once it comes back.
+    fn close_eyes(&mut self) {
+        self.eyes = None;
+        self.watch = ClusterWatch::default();
+        self.instances.clear();
+        self.fleet_trouble = None;
+        self.survey = None;
     }
 
     fn set_cadence(&self) {
@@ -517,6 +530,12 @@ impl Driver {
 
     async fn watch_holder(&mut self) -> After {
         let Some(holder) = self.state.holder.clone() else { return After::Again };
+        let now = self.now();
+        let rested = self.holder_read_at.map_or(READ_EVERY, |at| now.since(at));
+        if rested < READ_EVERY {
+            return After::Rest(READ_EVERY - rested);
+        }
+        self.holder_read_at = Some(now);
         let beats = self.shared.beats.borrow().beats;
         match self.worker.log.read_last(&holder.worker.stream()).await {
             Ok(last)
