@@ -431,7 +431,9 @@ fn a_replacement_waits_longer_and_starts_the_instance_as_it_is() {
     let state = sound().state();
     let judge = |call: Call, revision: u64, away: u64, times: u32| {
         let action = Action { node: name(0), call, warrant: Warrant::ReturnTicket(Revision(revision)) };
-        let scene = Stranded { away_for: Duration::from_secs(away), stopped_times: times };
+        let scene = Stranded { away_for: Duration::from_secs(away), stopped_times: times, leaderless: true };
+        let led = Stranded { leaderless: false, ..scene };
+        assert!(audit_rescue(&action, &state, &led).is_err(), "the store has a leader again");
         audit_rescue(&action, &state, &scene).is_ok()
     };
     let start = |n: usize| Call::StartInstance { instance: id(n) };

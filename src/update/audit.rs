@@ -334,6 +334,8 @@ pub struct Stranded {
     pub away_for: std::time::Duration,
     /// How often in a row EC2 said `stopped`.
     pub stopped_times: u32,
+    /// Whether the store has no leader, asked just now.
+    pub leaderless: bool,
 }
 
 /// Judges a start by a worker that does not hold the update, while the store has no leader: as it is, of the one instance that the
@@ -356,6 +358,7 @@ pub fn audit_rescue(action: &Action, state: &State, scene: &Stranded) -> Result<
     check("S5", named, "nothing but the start of the instance in hand".into());
     let waited = scene.away_for >= TICKET_AFTER_REPLACEMENT;
     check("S4", waited, format!("the store has been away for {} s", scene.away_for.as_secs()));
+    check("S4", scene.leaderless, "the store may have a leader".into());
     check("S6", scene.stopped_times >= 2, format!("EC2 said stopped {} times", scene.stopped_times));
     if found.is_empty() { Ok(()) } else { Err(found) }
 }
