@@ -404,6 +404,19 @@ fn a_return_ticket_brings_back_and_does_nothing_else() {
     let start = || Call::StartInstance { instance: id(0) };
     let modify = |to: &str| Call::ModifyType { instance: id(0), to: InstanceType::from(to) };
     let stopped = InstanceState::Stopped;
+    // By a `WorkerAssigned` that stands at this revision.
+    let took_over = |at: usize, call: Call, store: StoreSeen| {
+        let mut scene = ticket(call, store, InstanceState::Stopped);
+        let mut assigned = scene.events.iter().find(|(t, _)| *t == "WorkerAssigned").unwrap().clone();
+        assigned.1["reason"] = json!("silent");
+        if at < 5 {
+            scene.events[1].1 = assigned.1
+        } else {
+            scene.events.insert(at, assigned)
+        }
+        scene.took_over_at = Some(Moment(Duration::from_secs(1)));
+        scene
+    };
     let table = [
         (ticket(start(), away(10, Some(false), false), stopped), None),
         (ticket(modify("a.old"), away(10, Some(false), true), stopped), None),
@@ -416,6 +429,10 @@ fn a_return_ticket_brings_back_and_does_nothing_else() {
         (ticket(start(), away(10, Some(false), true), InstanceState::Running), Some("S6")),
         (ticket(stop(0), away(10, Some(false), true), InstanceState::Running), Some("S4")),
         (ticket(Call::StartInstance { instance: id(2) }, away(10, Some(false), true), stopped), Some("S5")),
+        // Who took the update over before it asked for the stop holds a ticket of its own; who did so after it does not.
+        (took_over(1, modify("a.old"), away(10, Some(false), true)), None),
+        (took_over(6, start(), away(10, Some(false), true)), Some("S4")),
+        (took_over(6, modify("a.old"), away(10, Some(false), true)), Some("S4")),
     ];
     for (i, (scene, rule)) in table.into_iter().enumerate() {
         let found = scene.objections();

@@ -70,7 +70,10 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
         }
         Warrant::ReturnTicket(revision) => {
             check("S4", hand.ticket == Some(revision), &|| format!("revision {revision} is not the last stop intent"));
-            let needed = if observed.took_over_at.is_some() { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
+            // The ticket of one's own stop, or the one that somebody else left behind.
+            let assigned = state.holder.as_ref().filter(|_| observed.took_over_at.is_some()).map(|h| h.revision);
+            let inherited = assigned.is_some_and(|assigned| revision <= assigned);
+            let needed = if inherited { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
             check("S4", observed.store.away_since.is_some_and(|since| now.since(since) >= needed), &|| {
                 "the store has not been away for long enough".into()
             });
@@ -80,7 +83,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S4", matches!(action.call, Call::ModifyType { .. } | Call::StartInstance { .. }), &|| {
                 "a return ticket brings a node back and nothing else".into()
             });
-            let majority = observed.store.folded_from_majority && observed.took_over_at.is_none();
+            let majority = observed.store.folded_from_majority && !inherited;
             check("S4", majority || matches!(action.call, Call::StartInstance { .. }), &|| {
                 "the history was not read from a majority of the store's voters".into()
             });
