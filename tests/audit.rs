@@ -50,6 +50,7 @@ struct Scene {
     intent: Option<IntentInHand>,
     store: StoreSeen,
     me: Incarnation,
+    own_instance: Option<InstanceId>,
     took_over_at: Option<Moment>,
     action: Action,
 }
@@ -103,6 +104,7 @@ fn sound() -> Scene {
         intent: Some(IntentInHand { revision: Revision(5), first_sent: Moment(Duration::from_secs(9)), called: None }),
         store: StoreSeen::default(),
         me: ME,
+        own_instance: None,
         took_over_at: None,
         action: Action { node: name(0), call: stop(0), warrant: Warrant::Intent(Revision(5)) },
     }
@@ -216,6 +218,7 @@ impl Scene {
                 first_answer_timeout: FIRST_ANSWER_TIMEOUT,
                 fence: self.fence,
             },
+            own_instance: self.own_instance.as_ref(),
             took_over_at: self.took_over_at,
             wall: jiff::Timestamp::UNIX_EPOCH,
         };
@@ -238,7 +241,8 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
             called: Some((NOW, None)),
         })
     };
-    let table: [(&str, &str, Spoil); 24] = [
+    let table: [(&str, &str, Spoil); 25] = [
+        ("S9", "this worker runs on it", Box::new(|s| s.own_instance = Some(id(0)))),
         ("S4", "another worker holds it", Box::new(|s| s.me = Incarnation(Uuid::from_u128(8)))),
         ("S4", "the intent is another's", Box::new(|s| s.intent = None)),
         ("S4", "the window has passed", Box::new(move |s| s.intent = late())),
@@ -400,6 +404,19 @@ fn a_return_ticket_brings_back_and_does_nothing_else() {
     let start = || Call::StartInstance { instance: id(0) };
     let modify = |to: &str| Call::ModifyType { instance: id(0), to: InstanceType::from(to) };
     let stopped = InstanceState::Stopped;
+    // By a `WorkerAssigned` that stands at this revision.
+    let took_over = |at: usize, call: Call, store: StoreSeen| {
+        let mut scene = ticket(call, store, InstanceState::Stopped);
+        let mut assigned = scene.events.iter().find(|(t, _)| *t == "WorkerAssigned").unwrap().clone();
+        assigned.1["reason"] = json!("silent");
+        if at < 5 {
+            scene.events[1].1 = assigned.1
+        } else {
+            scene.events.insert(at, assigned)
+        }
+        scene.took_over_at = Some(Moment(Duration::from_secs(1)));
+        scene
+    };
     let table = [
         (ticket(start(), away(10, Some(false), false), stopped), None),
         (ticket(modify("a.old"), away(10, Some(false), true), stopped), None),
@@ -412,6 +429,10 @@ fn a_return_ticket_brings_back_and_does_nothing_else() {
         (ticket(start(), away(10, Some(false), true), InstanceState::Running), Some("S6")),
         (ticket(stop(0), away(10, Some(false), true), InstanceState::Running), Some("S4")),
         (ticket(Call::StartInstance { instance: id(2) }, away(10, Some(false), true), stopped), Some("S5")),
+        // Who took the update over before it asked for the stop holds a ticket of its own; who did so after it does not.
+        (took_over(1, modify("a.old"), away(10, Some(false), true)), None),
+        (took_over(6, start(), away(10, Some(false), true)), Some("S4")),
+        (took_over(6, modify("a.old"), away(10, Some(false), true)), Some("S4")),
     ];
     for (i, (scene, rule)) in table.into_iter().enumerate() {
         let found = scene.objections();
@@ -427,7 +448,9 @@ fn a_replacement_waits_longer_and_starts_the_instance_as_it_is() {
     let state = sound().state();
     let judge = |call: Call, revision: u64, away: u64, times: u32| {
         let action = Action { node: name(0), call, warrant: Warrant::ReturnTicket(Revision(revision)) };
-        let scene = Stranded { away_for: Duration::from_secs(away), stopped_times: times };
+        let scene = Stranded { away_for: Duration::from_secs(away), stopped_times: times, leaderless: true };
+        let led = Stranded { leaderless: false, ..scene };
+        assert!(audit_rescue(&action, &state, &led).is_err(), "the store has a leader again");
         audit_rescue(&action, &state, &scene).is_ok()
     };
     let start = |n: usize| Call::StartInstance { instance: id(n) };
@@ -584,6 +607,7 @@ fn each_way_to_spoil_another_call_is_objected_to_by_its_rule() {
         ("reboots, and reaches nobody", rebooting(), Box::new(|s| s.silent = vec![0, 1, 2, 3]), Some("S6")),
         ("reboots what is stopped", rebooting(), Box::new(|s| s.instance_state = InstanceState::Stopped), Some("S6")),
         ("reboots another", rebooting(), Box::new(another(Call::RebootInstance { instance: id(1) })), Some("S5")),
+        ("reboots its own machine", rebooting(), Box::new(|s| s.own_instance = Some(id(0))), Some("S9")),
         ("reboots after a take-over", rebooting(), Box::new(quiet), Some("S4")),
         ("stops the sole voter, which leads", few(1), Box::new(|_| ()), None),
         ("the same, not accepted", few(1), Box::new(|s| s.events[0].1["acceptDowntime"] = json!(false)), Some("S2")),

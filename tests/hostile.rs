@@ -273,6 +273,7 @@ fn look(history: &[Recorded], state: &State, instance_state: InstanceState, now:
             first_answer_timeout: esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT,
             fence: true,
         },
+        own_instance: None,
         took_over_at: None,
         wall: jiff::Timestamp::UNIX_EPOCH,
     };

@@ -7,8 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use esdb_rollout::domain::ids::{ADMISSION_PREFIX, ClusterName, UPDATE_PREFIX, UpdateId, WORKER_PREFIX};
+use esdb_rollout::codec::{Writer, encode_facts};
+use esdb_rollout::domain::ids::{
+    ADMISSION_PREFIX, ClusterName, Incarnation, UPDATE_PREFIX, UpdateId, WORKER_PREFIX, WorkerName,
+};
 use esdb_rollout::ports::{Expected, NewEvent};
+use esdb_rollout::update::event::Event;
+use esdb_rollout::update::state::End;
 use esdb_rollout::worker::{Limits, StartPoint, Stop};
 use rig::tap::{Kind, Tap, tapped};
 use rig::{Rig, quick_world};
@@ -156,4 +161,37 @@ async fn an_update_that_waits_for_its_time_costs_a_read_a_minute_and_nobody_is_a
     let found = counted.over(2).await;
     idle_apart_from(&found, MANY as f64);
     assert!(found.of(Kind::Read, UPDATE_PREFIX) <= MANY as f64 * 1.1, "{found:?}");
+}
+
+/// Another worker has taken the update, and will fall silent: until then it is its own to look at.
+#[tokio::test(start_paused = true)]
+async fn an_update_that_another_holds_costs_a_look_a_second_and_nobody_is_asked() {
+    let rig = Rig::new(quick_world(54));
+    rig.append(rig::request("m6i.xlarge").into(), 1).await;
+    let counted = Arc::new(Counted::default());
+    let (_worker, _stop) = tapped(&rig, counted.clone()).spawn(0);
+    rig.until("InstanceStopRequested", 1).await;
+    let ghost = Writer { worker: WorkerName::from("ghost"), incarnation: Incarnation(Uuid::from_u128(0xbad)) };
+    let assigned = json!({ "worker": "ghost", "incarnation": ghost.incarnation, "reason": "silent" });
+    let assigned: Event = serde_json::from_value(json!({ "type": "WorkerAssigned", "data": assigned })).unwrap();
+    loop {
+        let last = rig.history().await.last().map(|r| (r.revision, r.id));
+        let fact = encode_facts(rig.update, &[assigned.clone()], last, &ghost, rig.clock.wall()).unwrap();
+        if rig.log.append(&rig.update.stream(), Expected::after(last.map(|(r, _)| r)), fact).await.is_ok() {
+            break;
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    counted.0.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let counts = counted.0.lock().unwrap().clone();
+    let of = |kind: Kind| counts.iter().filter(|((k, _), _)| *k == kind).map(|(_, n)| n).sum::<u64>();
+    for kind in [Kind::Node, Kind::NodeChange, Kind::Ec2, Kind::Ec2Change] {
+        assert_eq!(of(kind), 0, "{counts:?}");
+    }
+    // The holder's heartbeat and the stream once a second, and its own heartbeat.
+    assert!(counts[&(Kind::Read, WORKER_PREFIX)] <= 14 && counts[&(Kind::Read, UPDATE_PREFIX)] <= 11, "{counts:?}");
+    // It takes the update back, looks anew, and goes on.
+    let (history, state) = rig.ended(Duration::from_secs(3600)).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", rig::lines(&history));
 }

@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use esdb_rollout::domain::ids::{ClusterName, UpdateId, WorkerName};
+use async_trait::async_trait;
+use esdb_rollout::domain::ids::{ClusterName, InstanceId, UpdateId, WorkerName};
 use esdb_rollout::ports::{Expected, NewEvent};
 use esdb_rollout::sim::model::Fault;
 use esdb_rollout::update::event::{AssignedBecause, CancelRequested, Event, WorkerAssigned};
-use esdb_rollout::update::state::{Body, End, Recorded};
+use esdb_rollout::update::state::{Body, End, Recorded, fold};
 use esdb_rollout::worker::{Limits, REVIEW_STREAM, REVIEWED, StartPoint, Stop, Worker, WorkerError};
+use rig::tap::{Kind, Tap, tapped};
 use rig::{Rig, lines, quick_world};
 use serde_json::json;
 use tokio::sync::watch;
@@ -238,6 +240,75 @@ async fn a_worker_that_is_asked_to_stop_hands_over_and_nobody_waits_for_the_leas
             assert!(matches!(end, End::Completed(_)), "{shown}");
             let reasons: Vec<AssignedBecause> = assigned(&history).iter().map(|a| a.reason).collect();
             assert_eq!(reasons, [AssignedBecause::Admitted, AssignedBecause::HandedOver], "{shown}");
+            assert_eq!(truth.check(), [1, 1, 1, 1], "{shown}");
+        }
+    }
+}
+
+/// A worker's machine is this instance.
+struct Upon(InstanceId);
+
+#[async_trait]
+impl Tap for Upon {
+    async fn before(&self, _: Kind, _: &str) -> usize {
+        0
+    }
+    async fn after(&self, _: usize) {}
+    fn own_instance(&self) -> Option<&InstanceId> {
+        Some(&self.0)
+    }
+}
+
+impl Fleet {
+    fn spawn_upon(&self, name: &str, incarnation: u128, instance: &InstanceId) -> Working {
+        let rigs = self.rigs.iter().map(|rig| tapped(rig, Arc::new(Upon(instance.clone())))).collect();
+        Fleet { rigs }.spawn(name, incarnation, MANY)
+    }
+}
+
+/// What each update was parked for, and how often it was told that a step waits for another machine.
+fn parked(history: &[Recorded]) -> Vec<String> {
+    let events = history.iter().filter_map(|r| if let Body::Event(event) = &r.body { Some(&**event) } else { None });
+    events.filter_map(|e| if let Event::UpdateParked(p) = e { Some(p.code.clone()) } else { None }).collect()
+}
+
+/// Whoever planned refused its own machine; whoever takes the update over may run on another one.
+#[tokio::test(start_paused = true)]
+async fn nobody_stops_the_instance_it_runs_on_and_another_worker_goes_on() {
+    use AssignedBecause::{Admitted, HandedOver};
+    // How many workers run on the machine that comes next, and what the first worker had done when it left.
+    for (seed, upon, fact, times) in [(3, 1, "NodeUpdated", 1), (4, 1, "TagRequested", 3), (5, 2, "NodeUpdated", 1)] {
+        for another in [true, false] {
+            let fleet = Fleet::new(seed, 1, vec![]);
+            let rig = &fleet.rigs[0];
+            let truth = rig.watch_truth();
+            let first = fleet.spawn("w0", 0, MANY);
+            let request = json!({ "cluster": "c0", "targetInstanceType": "m6i.xlarge", "dwellSeconds": 5 });
+            rig.append(Event::UpdateRequested(serde_json::from_value(request).unwrap()), 1).await;
+            rig.until(fact, times).await;
+            let plan = fold(&rig.history().await).plan.unwrap();
+            let next = plan.members.iter().find(|m| m.node == plan.order[1]).unwrap().instance.clone();
+            let _upon: Vec<Working> = (0..upon).map(|n| fleet.spawn_upon(&format!("w1{n}"), 10 + n, &next)).collect();
+            let elsewhere = another.then(|| fleet.spawn("w2", 2, MANY));
+            first.leaves().await;
+            if !another {
+                rig.until("UpdateParked", 1).await;
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                let index = (0..4).find(|n| rig.world.with(|w| w.instance_of(*n).clone()) == next).unwrap();
+                let history = rig.history().await;
+                assert_eq!(truth.stops()[index], 0, "{}", lines(&history));
+                assert_eq!(parked(&history), ["ownMachine"], "{}", lines(&history));
+                assert!(assigned(&history).len() <= 1 + upon as usize, "{}", lines(&history));
+            }
+            let _elsewhere = elsewhere.unwrap_or_else(|| fleet.spawn("w2", 2, MANY));
+            let (history, end) = fleet.ended(0).await;
+            let shown = format!("seed {seed}, {upon} on it, another: {another}\n{}", lines(&history));
+            assert!(matches!(end, End::Completed(_)), "{shown}");
+            let reasons: Vec<AssignedBecause> = assigned(&history).iter().map(|a| a.reason).collect();
+            assert_eq!(reasons[0], Admitted, "{shown}");
+            assert!(reasons.len() <= 2 + upon as usize && reasons[1..].iter().all(|r| *r == HandedOver), "{shown}");
+            assert_eq!(assigned(&history).last().unwrap().worker, "w2".into(), "{shown}");
+            assert_eq!(parked(&history).is_empty(), another, "{shown}");
             assert_eq!(truth.check(), [1, 1, 1, 1], "{shown}");
         }
     }

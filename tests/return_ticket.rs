@@ -2,32 +2,73 @@
 
 mod rig;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use esdb_rollout::domain::ids::{ADMISSION_PREFIX, ClusterName};
 use esdb_rollout::domain::instance::InstanceState;
+use esdb_rollout::domain::time::Moment;
+use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::Event;
 use esdb_rollout::update::state::{Body, End, Recorded};
+use esdb_rollout::worker::{StartPoint, Stop};
+use rig::tap::{Kind, Tap, tapped};
 use rig::{Rig, lines, outline, quick_world, request};
+use tokio::sync::watch;
 
 #[tokio::test(start_paused = true)]
 async fn the_node_is_brought_back_when_another_voter_is_lost() {
-    another_voter_is_lost(false, Duration::from_secs(60)).await;
+    another_voter_is_lost(Who::Holder, Duration::from_secs(60)).await;
+}
+
+/// It is the ticket of its own stop: nobody else's patience is asked of it.
+#[tokio::test(start_paused = true)]
+async fn the_node_is_brought_back_as_soon_by_a_worker_that_took_the_update_over_before() {
+    another_voter_is_lost(Who::TookOver, Duration::from_secs(60)).await;
 }
 
 /// The worst case: the worker is killed then too, and its successor finds a store that does not serve.
 #[tokio::test(start_paused = true)]
 async fn the_node_is_brought_back_when_the_worker_is_lost_as_well() {
-    another_voter_is_lost(true, Duration::from_secs(180)).await;
+    another_voter_is_lost(Who::Successor { clusters: 1 }, Duration::from_secs(180)).await;
 }
 
-/// Another voter freezes right after ours was stopped: one of three is left, and nothing can be appended.
-async fn another_voter_is_lost(worker_too: bool, back_within: Duration) {
-    let mut config = quick_world(21);
-    config.ec2_stop = Duration::from_secs(20);
-    config.ec2_start = Duration::from_secs(10);
-    let rig = Rig::new(config);
-    rig.append(request("m6i.xlarge").into(), 1).await;
-    let (worker, _stop) = rig.spawn(0);
+/// The stranded one is the last of a hundred clusters, and to ask the store's nodes for one stream takes three seconds.
+#[tokio::test(start_paused = true)]
+async fn a_node_of_many_clusters_is_brought_back_in_time_as_well() {
+    another_voter_is_lost(Who::Successor { clusters: 100 }, Duration::from_secs(180)).await;
+}
+
+/// Who brings the node back.
+#[derive(Clone, Copy, PartialEq)]
+enum Who {
+    /// Who has held the update from its beginning.
+    Holder,
+    /// Who took it over before the node was stopped.
+    TookOver,
+    /// Who finds it, and the store without a leader.
+    Successor { clusters: usize },
+}
+
+/// Reads of admissions take three seconds, until it is said that they do not.
+#[derive(Default)]
+struct Slow(AtomicBool);
+
+#[async_trait]
+impl Tap for Slow {
+    async fn before(&self, kind: Kind, to: &str) -> usize {
+        if kind == Kind::Read && to.starts_with(ADMISSION_PREFIX) && !self.0.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        0
+    }
+    async fn after(&self, _: usize) {}
+}
+
+/// A voter is down by our doing, and another one freezes: one of three is left, and nothing can be appended. Says which they are.
+async fn loses_a_voter(rig: &Rig) -> (usize, usize) {
     // The replica goes first; the voter after it is the one.
     rig.until("InstanceStopRequested", 2).await;
     let outline = outline(&rig.history().await);
@@ -39,25 +80,104 @@ async fn another_voter_is_lost(worker_too: bool, back_within: Duration) {
     let leader = rig.world.with(|w| w.leader()).unwrap();
     let other = (0..3).find(|n| *n != ours && *n != leader).unwrap();
     rig.world.with(|w| w.freeze(other));
-    let _successor = worker_too.then(|| {
+    (ours, other)
+}
+
+fn slow_to_stop() -> Rig {
+    let mut config = quick_world(21);
+    config.ec2_stop = Duration::from_secs(20);
+    config.ec2_start = Duration::from_secs(10);
+    Rig::new(config)
+}
+
+fn started_by_ticket(history: &[Recorded]) -> usize {
+    let by_ticket = |r: &&Recorded| match &r.body {
+        Body::Event(event) => matches!(&**event, Event::InstanceStarted(s) if s.return_ticket),
+        Body::Unreadable { .. } | Body::Newer { .. } => false,
+    };
+    history.iter().filter(by_ticket).count()
+}
+
+async fn another_voter_is_lost(who: Who, back_within: Duration) {
+    let rig = slow_to_stop();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let (mut worker, mut stop) = rig.spawn(0);
+    if who == Who::TookOver {
+        rig.until("NodeUpdated", 1).await;
+        stop.send_replace(Stop::AtSafePoint);
+        worker.await.unwrap().unwrap();
+        (worker, stop) = rig.spawn(1);
+    }
+    let (ours, other) = loses_a_voter(&rig).await;
+    let slow = Arc::new(Slow::default());
+    if let Who::Successor { clusters } = who {
         worker.abort();
-        rig.spawn(1)
-    });
+        let mut successor = if clusters > 1 { tapped(&rig, slow.clone()) } else { rig.share() }.worker(1);
+        let (name, handle) = successor.clusters.first_key_value().map(|(n, h)| (n.clone(), h.clone())).unwrap();
+        let others = (1..clusters).map(|n| (ClusterName(format!("a{n}")), handle.clone()));
+        successor.clusters = Arc::new(others.chain([(name, handle.clone())]).collect());
+        let stopped = watch::channel(Stop::No);
+        stop = stopped.0;
+        tokio::spawn(successor.run(StartPoint::CheckpointOrBeginning, stopped.1));
+    }
     let lost_at = rig.clock.now();
     while rig.world.with(|w| w.instance_state(ours)) != InstanceState::Running {
         // The stop takes 20 s; the ticket opens after 10 s without a leader, for a successor after 60 s; the start takes 10 s.
         assert!(rig.clock.now().since(lost_at) < back_within, "the node is not brought back");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    slow.0.store(true, Ordering::Relaxed);
     rig.until("StepDelayed", 1).await;
     rig.world.with(|w| w.unfreeze(other));
     let (history, state) = rig.ended(Duration::from_secs(3600)).await;
     let shown = lines(&history);
-    let started_by_ticket = |r: &Recorded| match &r.body {
-        Body::Event(event) => matches!(&**event, Event::InstanceStarted(s) if s.return_ticket),
-        Body::Unreadable { .. } | Body::Newer { .. } => false,
-    };
-    assert_eq!(history.iter().filter(|r| started_by_ticket(r)).count(), 1, "{shown}");
+    assert_eq!(started_by_ticket(&history), 1, "{shown}");
     let Some(End::Failed(end)) = state.end else { panic!("{:?}\n{shown}", state.end) };
     assert_eq!((end.code.as_str(), end.not_running.len()), ("storeLost", 0), "{shown}");
+    drop(stop);
+}
+
+/// While the successor describes the stranded instance for the second time, with the minute over, the store comes back.
+struct Returns {
+    rig: Rig,
+    /// The voter that is down.
+    ours: usize,
+    /// The voter that is frozen.
+    other: usize,
+    /// Since when.
+    from: Moment,
+    descriptions: AtomicUsize,
+}
+
+#[async_trait]
+impl Tap for Returns {
+    async fn before(&self, kind: Kind, _: &str) -> usize {
+        let stranded = |w: &mut World| w.leader().is_none() && w.instance_state(self.ours) == InstanceState::Stopped;
+        if kind != Kind::Ec2 || !self.rig.world.with(stranded) {
+            return 0;
+        }
+        let second = self.descriptions.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+        if second && self.rig.clock.now().since(self.from) > Duration::from_secs(50) {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            self.rig.world.with(|w| w.unfreeze(self.other));
+            while self.rig.log.read_last(&ClusterName::from("prod").admission_stream()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        0
+    }
+    async fn after(&self, _: usize) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_finds_a_leader_again_leaves_the_node_to_its_holder() {
+    let rig = slow_to_stop();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let (worker, _stop) = rig.spawn(0);
+    let (ours, other) = loses_a_voter(&rig).await;
+    worker.abort();
+    let returns = Returns { rig: rig.share(), ours, other, from: rig.clock.now(), descriptions: AtomicUsize::new(0) };
+    let (_successor, _stop) = tapped(&rig, Arc::new(returns)).spawn(1);
+    let (history, _) = rig.ended(Duration::from_secs(3600)).await;
+    assert_eq!(started_by_ticket(&history), 0, "{}", lines(&history));
 }

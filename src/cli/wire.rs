@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use crate::cli::failure::Failure;
 use crate::cli::worker::LogFormat;
@@ -15,15 +16,15 @@ use crate::cli::{
 };
 use crate::codec::Writer;
 use crate::config::{Cluster, Config, LoginSource};
-use crate::domain::ids::{ClusterName, Incarnation, UpdateId, WorkerName};
+use crate::domain::ids::{ClusterName, Incarnation, InstanceId, UpdateId};
 use crate::domain::quorum::Voters;
-use crate::ec2::{AwsConfig, Ec2Fleet};
+use crate::ec2::{AwsConfig, Ec2Fleet, own_instance};
 use crate::esdb::{AdminConfig, Credentials, EventStoreLog, HttpAdmin, Projections, ProjectionsLeader, StoreConfig};
 use crate::exit::Exit;
 use crate::ports::{EventLog, SystemClock};
 use crate::update::limits::FIRST_ANSWER_TIMEOUT;
 use crate::update::observed::Policy;
-use crate::worker::{ClusterHandle, Limits, NodeMapping, Worker};
+use crate::worker::{ClusterHandle, NodeMapping, Worker};
 
 /// Does what the command line says.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -46,7 +47,7 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     let clock = SystemClock::start();
     if let Command::Worker(args) = &command {
         log_lines(args.log_format, "info")?;
-        let worker = assemble(&config, args.worker_name(), args.limits(&config), clock).await?;
+        let worker = assemble(&config, args, clock).await?;
         return worker::run(args, worker).await;
     }
     log_lines(LogFormat::Text, "error")?;
@@ -57,7 +58,7 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     match command {
         Command::Plan(args) => {
             let wish = args.request.wish(&config)?;
-            let cluster = handle(plan::cluster_of(&wish, &config)?).await?;
+            let cluster = handle(plan::cluster_of(&wish, &config)?, &OwnInstance::default()).await?;
             plan::run(&args, wish, &cluster, &log, Arc::new(clock)).await
         }
         Command::Start(args) => start::run(args, &config, &log, &clock).await,
@@ -180,12 +181,8 @@ impl list::UpdateStates for KeptStates {
 }
 
 /// A worker for every cluster of the configuration.
-pub async fn assemble(
-    config: &Config,
-    name: WorkerName,
-    limits: Limits,
-    clock: SystemClock,
-) -> Result<Worker, Failure> {
+pub async fn assemble(config: &Config, args: &worker::WorkerArgs, clock: SystemClock) -> Result<Worker, Failure> {
+    let (name, limits) = (args.worker_name(), args.limits(config));
     if config.clusters.is_empty() {
         return Err(Failure::usage(
             "no cluster is configured: add [clusters.NAME] with `seeds` to the configuration file",
@@ -194,9 +191,10 @@ pub async fn assemble(
     // The server lists connections by this name, and takes ASCII only.
     let plain: String = name.as_str().chars().filter(|c| c.is_ascii_graphic()).collect();
     let log: Arc<dyn EventLog> = Arc::new(store(config, &format!("esdb-rollout worker {plain}"))?);
+    let own = OwnInstance { configured: args.own_instance.clone(), ..OwnInstance::default() };
     let mut clusters = BTreeMap::new();
     for (cluster, configured) in &config.clusters {
-        let handle = handle(configured).await.map_err(|e| e.during(format!("cluster {cluster}")))?;
+        let handle = handle(configured, &own).await.map_err(|e| e.during(format!("cluster {cluster}")))?;
         clusters.insert(cluster.clone(), handle);
     }
     let writer = Writer { worker: name, incarnation: Incarnation(fresh_id()) };
@@ -204,7 +202,34 @@ pub async fn assemble(
     Ok(Worker { writer, clusters, log, clock: Arc::new(clock), limits })
 }
 
-async fn handle(cluster: &Cluster) -> Result<ClusterHandle, Failure> {
+/// The instance that this process runs on: as configured, else as found once.
+#[derive(Default)]
+struct OwnInstance {
+    configured: Option<InstanceId>,
+    found: OnceCell<Option<InstanceId>>,
+}
+
+impl OwnInstance {
+    async fn among(&self, fleet: &Ec2Fleet) -> Option<InstanceId> {
+        if self.configured.is_some() || fleet.is_moved() {
+            return self.configured.clone();
+        }
+        let found = self.found.get_or_init(|| async {
+            let found = own_instance().await;
+            match &found {
+                Some(own) => tracing::info!(instance = %own, "runs on an instance, which it will not stop"),
+                None => tracing::info!(
+                    "no metadata service says on which instance this runs: the addresses of this machine must tell; in a container \
+                     they do not, and --own-instance does"
+                ),
+            }
+            found
+        });
+        found.await.clone()
+    }
+}
+
+async fn handle(cluster: &Cluster, own: &OwnInstance) -> Result<ClusterHandle, Failure> {
     let admin = HttpAdmin::new(AdminConfig {
         tls: cluster.tls,
         ca_file: cluster.ca_file.clone(),
@@ -221,7 +246,8 @@ async fn handle(cluster: &Cluster) -> Result<ClusterHandle, Failure> {
     .await
     // Only what is configured is looked at here; nobody is called yet.
     .map_err(Failure::usage)?;
-    if let Err(error) = fleet.check_credentials().await {
+    let (checked, own) = tokio::join!(fleet.check_credentials(), own.among(&fleet));
+    if let Err(error) = checked {
         tracing::warn!(%error, "EC2 does not let this worker describe instances; updates wait until it does");
     }
     let map = |(name, node): (&_, &crate::config::Node)| {
@@ -238,6 +264,27 @@ async fn handle(cluster: &Cluster) -> Result<ClusterHandle, Failure> {
             fence: cluster.fence,
         },
         admin: Arc::new(admin),
-        fleet: Arc::new(fleet),
+        fleet: Arc::new(fleet.running_on(own)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_metadata_service_is_not_asked_where_ec2_is_another_or_the_instance_is_named() {
+        let aws = AwsConfig {
+            region: Some("eu-west-1".into()),
+            endpoint: Some("http://127.0.0.1:1".into()),
+            ..AwsConfig::default()
+        };
+        let simulated = Ec2Fleet::connect(aws).await.unwrap();
+        let own = OwnInstance::default();
+        assert_eq!((own.among(&simulated).await, own.found.get()), (None, None));
+        let aws = AwsConfig { region: Some("eu-west-1".into()), ..AwsConfig::default() };
+        let real = Ec2Fleet::connect(aws).await.unwrap();
+        let named = OwnInstance { configured: Some("i-0abc".into()), ..OwnInstance::default() };
+        assert_eq!((named.among(&real).await, named.found.get()), (Some("i-0abc".into()), None));
+    }
 }

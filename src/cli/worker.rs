@@ -12,7 +12,7 @@ use crate::cli::init::may_not_read_all;
 use crate::cli::note;
 use crate::cli::store::{admissions, read_state};
 use crate::config::{Config, DEFAULT_MAX_CONCURRENT, default_worker_name};
-use crate::domain::ids::{ClusterName, WorkerName};
+use crate::domain::ids::{ClusterName, InstanceId, WorkerName};
 use crate::exit::Exit;
 use crate::ports::{Clock, EventLog, ReadError};
 use crate::worker::{Limits, StartPoint, Stop, Worker, WorkerError};
@@ -45,6 +45,10 @@ pub struct WorkerArgs {
     /// After N failed updates in a row, begin no new one until a person says so [default: go on]
     #[arg(long, value_name = "N", value_parser = up_to_twenty)]
     pub stop_after_failures: Option<usize>,
+    /// EC2 instance that this worker runs on, which it will not stop [default: as the instance's metadata service says, else by address;
+    /// neither tells in a container with a network of its own, where one hop is all that the service's answers may travel]
+    #[arg(long, value_name = "ID", value_parser = instance_id, env = "ESDB_ROLLOUT_OWN_INSTANCE")]
+    pub own_instance: Option<InstanceId>,
     /// Without a checkpoint, read the log from its beginning; a store whose requests were never initialised obeys all of them
     #[arg(long)]
     pub from_beginning: bool,
@@ -77,6 +81,11 @@ impl WorkerArgs {
             failures: self.stop_after_failures,
         }
     }
+}
+
+fn instance_id(text: &str) -> Result<InstanceId, String> {
+    let id = Some(text).filter(|id| id.len() > 2 && id.starts_with("i-"));
+    id.map(InstanceId::from).ok_or_else(|| "expected an instance id, such as i-0abc".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

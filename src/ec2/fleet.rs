@@ -41,6 +41,9 @@ const LASTING: [&str; 4] = ["pending", "running", "stopping", "stopped"];
 #[derive(Clone, Debug)]
 pub struct Ec2Fleet {
     pub(super) client: Client,
+    /// Whether another endpoint than EC2's own is asked.
+    moved: bool,
+    own_instance: Option<InstanceId>,
 }
 
 impl Ec2Fleet {
@@ -90,11 +93,22 @@ impl Ec2Fleet {
                 AssumeRoleProvider::builder(role).configure(&shared).session_name("esdb-rollout").build().await;
             shared = shared.into_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build();
         }
+        let moved = endpoint.is_some() || shared.endpoint_url().is_some() || is_set(ENDPOINT_OF_EC2);
         let mut builder = aws_sdk_ec2::config::Builder::from(&shared);
         if let Some(endpoint) = endpoint {
             builder = builder.endpoint_url(endpoint);
         }
-        Ok(Self { client: Client::from_conf(builder.build()) })
+        Ok(Self { client: Client::from_conf(builder.build()), moved, own_instance: None })
+    }
+
+    /// Whether another endpoint than EC2's own is asked: then the instances may be simulated ones, on which nothing runs.
+    pub fn is_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// The same instances, of which this process runs on that one.
+    pub fn running_on(self, own_instance: Option<InstanceId>) -> Self {
+        Self { own_instance, ..self }
     }
 
     /// Whether there are credentials that may describe instances: a dry run, which reads nothing. It proves nothing about the
@@ -146,6 +160,13 @@ impl Ec2Fleet {
             }
         }
     }
+}
+
+/// Names another endpoint for EC2 alone.
+const ENDPOINT_OF_EC2: &str = "AWS_ENDPOINT_URL_EC2";
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
 /// For calls that change something: one try, and its time.
@@ -304,6 +325,10 @@ fn credentials_problem(error: &(dyn Error + 'static)) -> Option<&'static str> {
 
 #[async_trait]
 impl Fleet for Ec2Fleet {
+    fn own_instance(&self) -> Option<&InstanceId> {
+        self.own_instance.as_ref()
+    }
+
     async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError> {
         // Without ids EC2 describes all there are.
         if ids.is_empty() {

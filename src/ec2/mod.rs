@@ -4,11 +4,13 @@ mod details;
 mod fleet;
 mod inspect;
 mod key;
+mod own;
 #[cfg(all(test, feature = "esdb"))]
 mod tests;
 
 pub use crate::domain::ec2::classify;
 pub use fleet::Ec2Fleet;
+pub use own::own_instance;
 
 /// Where and as whom EC2 is called. What is absent comes from the SDK's own chain: environment, profile, container, instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

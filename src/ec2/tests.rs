@@ -341,3 +341,44 @@ async fn without_credentials_a_person_is_called_and_told_what_to_do() {
         assert!(error.message.contains("check the profile"), "{error}");
     }
 }
+
+/// The instance's metadata service, as far as it is asked: a token, and with it the id.
+async fn metadata(id: &'static str) -> String {
+    use axum::http::HeaderMap;
+    use axum::routing::{get, put};
+    let token = || async { ([("x-aws-ec2-metadata-token-ttl-seconds", "21600")], "a-token") };
+    let id = move |headers: HeaderMap| async move {
+        match headers.get("x-aws-ec2-metadata-token").is_some_and(|token| token == "a-token") {
+            true => (StatusCode::OK, id),
+            false => (StatusCode::UNAUTHORIZED, ""),
+        }
+    };
+    let app = Router::new().route("/latest/api/token", put(token)).route("/latest/meta-data/instance-id", get(id));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    endpoint
+}
+
+#[tokio::test]
+async fn the_metadata_service_tells_the_own_instance_and_nobody_waits_for_one_that_is_not_there() {
+    use super::own::{ask, patient};
+    use aws_config::imds::Client;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let table = [
+        (metadata("i-0abc").await, Some(id("i-0abc"))),
+        (metadata("no id").await, None),
+        (format!("http://{}", silent.local_addr().unwrap()), None),
+        (format!("http://{nobody}"), None),
+    ];
+    for (endpoint, told) in table {
+        let client = patient(Client::builder().endpoint(&endpoint).unwrap()).build();
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(3), ask(&client)).await;
+        assert_eq!(asked, Ok(told), "{endpoint}");
+    }
+    let moved = fleet("http://127.0.0.1:1").await;
+    assert!(moved.is_moved(), "nobody runs on instances of another endpoint than EC2's own");
+    assert_eq!(moved.own_instance(), None);
+    assert_eq!(moved.running_on(Some(id("i-0abc"))).own_instance(), Some(&id("i-0abc")));
+}

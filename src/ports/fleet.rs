@@ -51,6 +51,10 @@ pub enum Wanted {
 /// The instances. Calls that change something are sent once: each repeat needs an intent of its own.
 #[async_trait]
 pub trait Fleet: Send + Sync {
+    /// The instance that this process runs on, where that is known: where it is not, addresses must tell.
+    fn own_instance(&self) -> Option<&InstanceId> {
+        None
+    }
     /// One call for all ids. An id that EC2 does not know is missing in the answer.
     async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError>;
     /// Instances that match.

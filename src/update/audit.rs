@@ -70,7 +70,10 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
         }
         Warrant::ReturnTicket(revision) => {
             check("S4", hand.ticket == Some(revision), &|| format!("revision {revision} is not the last stop intent"));
-            let needed = if observed.took_over_at.is_some() { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
+            // The ticket of one's own stop, or the one that somebody else left behind.
+            let assigned = state.holder.as_ref().filter(|_| observed.took_over_at.is_some()).map(|h| h.revision);
+            let inherited = assigned.is_some_and(|assigned| revision <= assigned);
+            let needed = if inherited { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
             check("S4", observed.store.away_since.is_some_and(|since| now.since(since) >= needed), &|| {
                 "the store has not been away for long enough".into()
             });
@@ -80,7 +83,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S4", matches!(action.call, Call::ModifyType { .. } | Call::StartInstance { .. }), &|| {
                 "a return ticket brings a node back and nothing else".into()
             });
-            let majority = observed.store.folded_from_majority && observed.took_over_at.is_none();
+            let majority = observed.store.folded_from_majority && !inherited;
             check("S4", majority || matches!(action.call, Call::StartInstance { .. }), &|| {
                 "the history was not read from a majority of the store's voters".into()
             });
@@ -121,6 +124,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S5", same == 1 && planned.first().is_some_and(|m| &m.instance == instance), &|| {
                 format!("{instance} belongs to {same} planned nodes")
             });
+            check("S9", observed.own_instance != Some(instance), &|| format!("this worker runs on {instance}"));
             check("S4", hand.step == Step::Stopping && !hand.return_types.is_empty(), &|| {
                 "there is no return ticket".into()
             });
@@ -175,6 +179,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {
                 format!("{instance} is not {}'s", action.node)
             });
+            check("S9", observed.own_instance != Some(instance), &|| format!("this worker runs on {instance}"));
             let asked = state.request.as_ref().and_then(|r| r.on_silent_node) == Some(OnSilentNode::Reboot);
             check("S6", asked && hand.step == Step::Rebooting, &|| "nobody allowed a reboot".into());
             check("S6", ec2_state(observed, instance) == Some(InstanceState::Running), &|| {
@@ -334,6 +339,8 @@ pub struct Stranded {
     pub away_for: std::time::Duration,
     /// How often in a row EC2 said `stopped`.
     pub stopped_times: u32,
+    /// Whether the store has no leader, asked just now.
+    pub leaderless: bool,
 }
 
 /// Judges a start by a worker that does not hold the update, while the store has no leader: as it is, of the one instance that the
@@ -356,6 +363,7 @@ pub fn audit_rescue(action: &Action, state: &State, scene: &Stranded) -> Result<
     check("S5", named, "nothing but the start of the instance in hand".into());
     let waited = scene.away_for >= TICKET_AFTER_REPLACEMENT;
     check("S4", waited, format!("the store has been away for {} s", scene.away_for.as_secs()));
+    check("S4", scene.leaderless, "the store may have a leader".into());
     check("S6", scene.stopped_times >= 2, format!("EC2 said stopped {} times", scene.stopped_times));
     if found.is_empty() { Ok(()) } else { Err(found) }
 }

@@ -90,7 +90,7 @@ pub const CALL_RETRY_AFTER: Duration = Duration::from_secs(2);
 /// leader 8 s (recorded).
 pub const TICKET_AFTER: Duration = Duration::from_secs(10);
 
-/// The same for a worker that is not the one assigned last.
+/// The same for a worker that did not ask for the stop itself: it took the update over since, or is not the one assigned last.
 pub const TICKET_AFTER_REPLACEMENT: Duration = Duration::from_secs(60);
 
 /// Time to make the survey before a request is refused: nodes and EC2 must answer.

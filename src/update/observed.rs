@@ -143,6 +143,8 @@ pub struct Observed<'a> {
     pub survey: Option<&'a Survey>,
     /// Limits.
     pub policy: &'a Policy,
+    /// The instance that this worker runs on, as far as it is known to be one of the cluster's.
+    pub own_instance: Option<&'a InstanceId>,
     /// When this worker's `WorkerAssigned` was first sent, if it took the update over from another.
     pub took_over_at: Option<Moment>,
     /// The calendar, for `notBefore` only.

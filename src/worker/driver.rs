@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::discovery::{release, rest_after_all};
 use super::heartbeat::{beat_of, heartbeat_of};
 use super::observer::{Cadence, Observer, Sight};
+use super::own_machine::is_own_machine;
 use super::perform::perform;
 use super::queue::Waits;
 use super::store::read_update;
@@ -22,7 +23,7 @@ use crate::lease::Silence;
 use crate::ports::{AppendError, Expected, StoredEvent};
 use crate::update::action::{Action, Call, CallOutcome, Warrant};
 use crate::update::audit::audit;
-use crate::update::event::{AssignedBecause, Event, StepDelayed, WorkerAssigned};
+use crate::update::event::{AssignedBecause, Event, NodeOutcome, StepDelayed, WorkerAssigned};
 use crate::update::limits::TICKET_AFTER;
 use crate::update::observed::{InstanceSeen, IntentInHand, Observed, StoreSeen, Survey};
 use crate::update::react::{Next, Verdict, Waiting, react};
@@ -62,6 +63,8 @@ pub(super) struct Driver {
     /// When the stream was last read to its end.
     read_at: Option<Moment>,
     silence: Silence,
+    /// When the holder's heartbeat was last asked for.
+    holder_read_at: Option<Moment>,
     /// When this worker last began to send a `WorkerAssigned`.
     take_over_sent: Option<Moment>,
     /// The `WorkerAssigned` by which this worker took the update from another, by its revision, and when it was sent.
@@ -77,6 +80,10 @@ pub(super) struct Driver {
     watch: ClusterWatch,
     instances: BTreeMap<InstanceId, InstanceSeen>,
     fleet_trouble: Option<String>,
+    /// The instance that this worker runs on, if it is one of the cluster's.
+    own_instance: Option<InstanceId>,
+    /// The node for whose sake this worker last offered the update to others, and what had become of that node by then.
+    offered: Option<(NodeName, Option<NodeOutcome>)>,
     said: Option<&'static str>,
     /// When each delay was recorded last: two that take turns are not recorded at every turn.
     told: BTreeMap<(&'static str, Option<NodeName>), Moment>,
@@ -115,6 +122,7 @@ impl Driver {
             state: State::default(),
             read_at: None,
             silence: Silence::default(),
+            holder_read_at: None,
             take_over_sent: None,
             took_over: None,
             intent: None,
@@ -126,6 +134,8 @@ impl Driver {
             watch: ClusterWatch::default(),
             instances: BTreeMap::new(),
             fleet_trouble: None,
+            own_instance: None,
+            offered: None,
             said: None,
             told: BTreeMap::new(),
         }
@@ -212,6 +222,10 @@ impl Driver {
 
     fn absorb_instance(&mut self, at: Moment, instance: Instance) {
         let id = instance.id.clone();
+        let known = self.instances.get(&id).is_some_and(|seen| seen.instance.private_ip == instance.private_ip);
+        if !known && is_own_machine(&*self.handle.fleet, &instance) {
+            self.own_instance = Some(id.clone());
+        }
         match self.instances.get_mut(&id) {
             Some(seen) => {
                 let same = seen.instance.state == instance.state;
@@ -241,6 +255,7 @@ impl Driver {
         match &self.state.holder {
             None => return self.begin().await,
             Some(holder) if holder.incarnation != self.worker.writer.incarnation => {
+                self.close_eyes();
                 if self.state.end.is_some() {
                     return self.leave_ended().await;
                 }
@@ -264,6 +279,7 @@ impl Driver {
         let now = self.now();
         let next = react(&self.state, &self.observed(), now);
         self.set_cadence();
+        self.offer(&next);
         match next {
             Next::Record(facts) => self.record(facts).await,
             Next::Act(action) => self.act(action).await,
@@ -271,6 +287,24 @@ impl Driver {
             Next::Done(Verdict::Ended) => self.leave_ended().await,
             Next::Done(Verdict::HeldByAnother) => After::Rest(READ_EVERY),
         }
+    }
+
+    /// Offers the update to the other workers for as long as this one must not do what comes next.
+    fn offer(&mut self, next: &Next) {
+        let node = match next {
+            Next::Wait(Waiting { for_another: true, node, .. }) => node.clone(),
+            Next::Wait(_) | Next::Act(_) | Next::Record(_) | Next::Done(_) => None,
+        };
+        self.shared.hands.offer(self.update, self.worker.writer.incarnation, node.is_some());
+        if let Some(node) = node {
+            let outcome = self.state.results.get(&node).cloned();
+            self.offered = Some((node, outcome));
+        }
+    }
+
+    /// Whether what made this worker offer the update is still to be done: then it does not take it back from whoever offers it as well.
+    fn is_for_another(&self) -> bool {
+        self.offered.as_ref().is_some_and(|(node, outcome)| self.state.results.get(node) == outcome.as_ref())
     }
 
     fn observed(&self) -> Observed<'_> {
@@ -287,6 +321,7 @@ impl Driver {
             store: &self.store,
             survey: self.survey.as_ref().map(|(_, s)| s),
             policy: &self.handle.policy,
+            own_instance: self.own_instance.as_ref(),
             took_over_at: self.took_over.map(|(_, at)| at),
             wall: self.worker.clock.wall(),
         }
@@ -308,6 +343,15 @@ impl Driver {
             self.handle.fleet.clone(),
             self.worker.clock.clone(),
         ));
+    }
+
+    /// What another holds is the other's to look at, and what was seen before says nothing once it comes back.
+    fn close_eyes(&mut self) {
+        self.eyes = None;
+        self.watch = ClusterWatch::default();
+        self.instances.clear();
+        self.fleet_trouble = None;
+        self.survey = None;
     }
 
     fn set_cadence(&self) {
@@ -477,6 +521,7 @@ impl Driver {
             self.shared.hands.hold(self.update);
         } else {
             self.shared.hands.let_go(self.update);
+            self.shared.hands.offer(self.update, me, false);
         }
         let taken = |h: &&Holder| h.incarnation == me && h.reason != AssignedBecause::Admitted;
         self.took_over = match (self.state.holder.as_ref().filter(taken), self.took_over) {
@@ -491,12 +536,19 @@ impl Driver {
 
     async fn watch_holder(&mut self) -> After {
         let Some(holder) = self.state.holder.clone() else { return After::Again };
+        let now = self.now();
+        let rested = self.holder_read_at.map_or(READ_EVERY, |at| now.since(at));
+        if rested < READ_EVERY {
+            return After::Rest(READ_EVERY - rested);
+        }
+        self.holder_read_at = Some(now);
         let beats = self.shared.beats.borrow().beats;
         match self.worker.log.read_last(&holder.worker.stream()).await {
             Ok(last)
-                if heartbeat_of(last.as_ref()).is_some_and(|beat| {
-                    beat.handed_over.iter().any(|h| h.update == self.update && h.incarnation == holder.incarnation)
-                }) =>
+                if !self.is_for_another()
+                    && heartbeat_of(last.as_ref()).is_some_and(|beat| {
+                        beat.handed_over.iter().any(|h| h.update == self.update && h.incarnation == holder.incarnation)
+                    }) =>
             {
                 return self.take(AssignedBecause::HandedOver).await;
             }

@@ -17,6 +17,23 @@ pub(super) struct Told {
     pub handed_over: Vec<HandedOver>,
 }
 
+impl Told {
+    fn offer(&mut self, update: UpdateId, incarnation: Incarnation) -> bool {
+        let offered = HandedOver { update, incarnation };
+        let new = !self.handed_over.contains(&offered);
+        if new {
+            self.handed_over.push(offered);
+        }
+        new
+    }
+
+    fn withdraw(&mut self, update: UpdateId, incarnation: Incarnation) -> bool {
+        let before = self.handed_over.len();
+        self.handed_over.retain(|h| h.update != update || h.incarnation != incarnation);
+        self.handed_over.len() < before
+    }
+}
+
 /// The updates that one worker process holds, or is about to take.
 #[derive(Debug)]
 pub(super) struct Hands {
@@ -63,7 +80,14 @@ impl Hands {
     pub fn hand_over(&self, update: UpdateId, incarnation: Incarnation) {
         self.told.send_modify(|told| {
             told.in_hand.remove(&update);
-            told.handed_over.push(HandedOver { update, incarnation });
+            told.offer(update, incarnation);
+        });
+    }
+
+    /// Offers an update that it holds to whoever can go on with it, or does so no more.
+    pub fn offer(&self, update: UpdateId, incarnation: Incarnation, offered: bool) {
+        self.told.send_if_modified(|told| {
+            if offered { told.offer(update, incarnation) } else { told.withdraw(update, incarnation) }
         });
     }
 

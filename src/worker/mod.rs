@@ -9,6 +9,7 @@ mod hands;
 mod heartbeat;
 mod inspect;
 mod observer;
+mod own_machine;
 mod peers;
 mod perform;
 mod preview;

@@ -129,25 +129,39 @@ async fn watch_node(
         let now = *cadence.borrow_and_update();
         let began = clock.now();
         let answer = match tokio::time::timeout(NODE_CALL_TIMEOUT, admin.gossip(&address)).await {
-            Ok(Ok(view)) => {
-                let own_state = view.own().map(|own| own.state);
-                let serves =
-                    matches!(own_state, Some(NodeState::Follower | NodeState::ReadOnlyReplica | NodeState::Leader));
-                let live = if serves { admin.live(&address).await.ok() } else { None };
-                if now.replication
-                    && own_state == Some(NodeState::Leader)
-                    && let Ok(subscriptions) = admin.replication(&address).await
-                    && out.send(Sight::Replication(clock.now(), subscriptions)).await.is_err()
-                {
-                    return;
-                }
-                Answer::View { view, live }
-            }
-            Ok(Err(error)) => Answer::Silent { why: error.to_string() },
-            Err(_) => Answer::Silent { why: format!("no answer within {} s", NODE_CALL_TIMEOUT.as_secs()) },
+            Ok(Ok(view)) => Ok(view),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", NODE_CALL_TIMEOUT.as_secs())),
         };
-        if out.send(Sight::Node(name.clone(), clock.now(), answer)).await.is_err() {
+        // What a view says was true no later than now: whatever is asked after it may take seconds, of a node that froze meanwhile.
+        let at = clock.now();
+        let own_state = answer.as_ref().ok().and_then(|view| view.own()).map(|own| own.state);
+        let seen = match &answer {
+            Ok(view) => Answer::View { view: view.clone(), live: None },
+            Err(why) => Answer::Silent { why: why.clone() },
+        };
+        if out.send(Sight::Node(name.clone(), at, seen)).await.is_err() {
             return;
+        }
+        let serves = matches!(own_state, Some(NodeState::Follower | NodeState::ReadOnlyReplica | NodeState::Leader));
+        if serves
+            && let Ok(view) = answer
+            && let Ok(live) = admin.live(&address).await
+        {
+            // The same view once more, still as old as it is.
+            let alive = Sight::Node(name.clone(), at, Answer::View { view, live: Some(live) });
+            if out.send(alive).await.is_err() {
+                return;
+            }
+        }
+        if now.replication && own_state == Some(NodeState::Leader) {
+            // Bytes sent only grow. Told of a moment too early they are too many, and a refill looks larger than it is, never smaller.
+            let asked = clock.now();
+            if let Ok(subscriptions) = admin.replication(&address).await
+                && out.send(Sight::Replication(asked, subscriptions)).await.is_err()
+            {
+                return;
+            }
         }
         pause(now.nodes.saturating_sub(clock.now().since(began)).max(Duration::from_millis(20)), &mut cadence).await;
     }
@@ -183,5 +197,112 @@ async fn watch_instances(
             () = pause(now.instances * (1 + failures), &mut cadence) => {}
             () = look_now.notified() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use async_trait::async_trait;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::cluster::{MemberEntry, View};
+    use crate::domain::ids::ProcessId;
+    use crate::domain::watch::{ANSWER_MAX_AGE, ClusterWatch};
+    use crate::ports::{NodeError, SystemClock};
+
+    /// A leader that answers `/gossip` once, after 200 ms, and freezes.
+    #[derive(Default)]
+    struct Freezes(std::sync::atomic::AtomicBool);
+
+    const CALL: Duration = Duration::from_secs(3);
+
+    impl Freezes {
+        async fn silent<T>(&self, node: &Address) -> Result<T, NodeError> {
+            tokio::time::sleep(CALL).await;
+            Err(NodeError::TimedOut { node: node.clone(), after_ms: 3000 })
+        }
+    }
+
+    #[async_trait]
+    impl ClusterAdmin for Freezes {
+        async fn gossip(&self, node: &Address) -> Result<View, NodeError> {
+            if self.0.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                return self.silent(node).await;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let own = MemberEntry {
+                process: ProcessId(Uuid::from_u128(1)),
+                time_stamp: "1".into(),
+                state: NodeState::Leader,
+                is_alive: true,
+                address: node.clone(),
+                replication: node.clone(),
+                last_commit: 1,
+                writer: 1,
+                chaser: 1,
+                epoch_position: 0,
+                epoch: 1,
+                epoch_id: Uuid::nil(),
+                priority: 0,
+                is_read_only_replica: false,
+                version: None,
+            };
+            Ok(View { server: node.clone(), members: vec![own] })
+        }
+        async fn live(&self, node: &Address) -> Result<bool, NodeError> {
+            self.silent(node).await
+        }
+        async fn cluster_size(&self, node: &Address) -> Result<Option<u32>, NodeError> {
+            self.silent(node).await
+        }
+        async fn replication(&self, _: &Address) -> Result<Vec<ReplicaSubscription>, NodeError> {
+            tokio::time::sleep(CALL - Duration::from_millis(1)).await;
+            Ok(vec![])
+        }
+        async fn scavenge(&self, node: &Address) -> Result<Option<String>, NodeError> {
+            self.silent(node).await
+        }
+        async fn set_priority(&self, node: &Address, _: i32) -> Result<(), NodeError> {
+            self.silent(node).await
+        }
+        async fn resign(&self, node: &Address) -> Result<(), NodeError> {
+            self.silent(node).await
+        }
+        async fn resolve(&self, _: &str) -> Result<Vec<IpAddr>, NodeError> {
+            Ok(vec![])
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_is_as_old_as_the_answer_that_brought_it_whatever_is_asked_after_it() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::start_at(jiff::Timestamp::UNIX_EPOCH));
+        let node = NodeName::from("a");
+        let (tx, mut sights) = mpsc::channel(16);
+        let (_cadence, cadence) = watch::channel(Cadence::RETURNING);
+        let looks = watch_node(
+            node.clone(),
+            Address::new("10.0.0.1", 2113),
+            Arc::new(Freezes::default()),
+            clock.clone(),
+            cadence,
+            tx,
+        );
+        let _looks = tokio::spawn(looks);
+        let answered = Moment(Duration::from_millis(200));
+
+        let Some(Sight::Node(_, at, answer)) = sights.recv().await else { panic!("its view comes first") };
+        assert_eq!((at, clock.now()), (answered, answered), "at once, and of that moment");
+        let mut watch = ClusterWatch::new([node.clone()]);
+        watch.absorb(&node, at, answer);
+        let track = watch.node(&node).unwrap();
+        let limit = answered.after(ANSWER_MAX_AGE);
+        assert!(track.own(limit).is_some() && track.own(limit.after(Duration::from_millis(1))).is_none());
+
+        let Some(Sight::Replication(at, _)) = sights.recv().await else { panic!("then what it sent to whom") };
+        assert_eq!(at, answered.after(CALL), "of the moment at which that was asked");
+        let Some(Sight::Node(_, _, Answer::Silent { .. })) = sights.recv().await else { panic!("then nothing") };
     }
 }

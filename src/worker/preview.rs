@@ -72,6 +72,7 @@ pub async fn preview(
             store: &store,
             survey: Some(&survey),
             policy: &cluster.policy,
+            own_instance: None,
             took_over_at: None,
             wall: clock.wall(),
         };

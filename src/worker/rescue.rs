@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use super::perform::perform;
 use super::{ClusterHandle, Worker, WorkerError};
 use crate::codec::{Admissions, decode};
-use crate::domain::ids::{InstanceId, StreamName, UpdateId};
+use crate::domain::ids::{ClusterName, InstanceId, StreamName, UpdateId};
 use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
 use crate::ports::StoredEvent;
@@ -18,22 +20,61 @@ use crate::update::state::{State, fold};
 /// Rest between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// Clusters that are looked at at a time. Each costs clients for every node of the store and the time-outs of those that do not answer:
+/// one after the other, a hundred would take minutes.
+const AT_A_TIME: usize = 16;
+
+/// A node that is down while the store has no leader.
+#[derive(Clone, Debug)]
+struct Sighting {
+    instance: InstanceId,
+    /// How often in a row EC2 said that it is stopped.
+    stopped_times: u32,
+}
+
 /// Watches the store, and brings stranded nodes back while it has no leader. Never ends.
 pub(super) async fn run(worker: Worker) -> Result<(), WorkerError> {
     let mut away_since: Option<Moment> = None;
-    let mut stopped: BTreeMap<InstanceId, u32> = BTreeMap::new();
+    let mut stranded = BTreeMap::new();
     loop {
         let began = worker.clock.now();
         if leaderless(&worker).await {
             let since = *away_since.get_or_insert(began);
-            for cluster in worker.clusters.iter().map(|(name, handle)| (name.admission_stream(), handle)) {
-                look(&worker, &cluster.0, cluster.1, since, &mut stopped).await;
-            }
+            stranded = round(&worker, since, &stranded).await;
         } else {
             away_since = None;
-            stopped.clear();
+            stranded.clear();
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Looks at each cluster once, at those first of which a node was stranded the last time. Gives those of which one is.
+async fn round(
+    worker: &Worker,
+    away_since: Moment,
+    before: &BTreeMap<ClusterName, Sighting>,
+) -> BTreeMap<ClusterName, Sighting> {
+    let (first, rest): (Vec<_>, Vec<_>) = worker.clusters.iter().partition(|(name, _)| before.contains_key(*name));
+    let mut clusters = first.into_iter().chain(rest);
+    let mut looks = JoinSet::new();
+    let mut stranded = BTreeMap::new();
+    loop {
+        while looks.len() < AT_A_TIME
+            && let Some((name, handle)) = clusters.next()
+        {
+            let (worker, name, handle) = (worker.clone(), name.clone(), handle.clone());
+            let last = before.get(&name).cloned();
+            looks.spawn(async move {
+                let sighting = look(&worker, &name.admission_stream(), &handle, away_since, last).await;
+                (name, sighting)
+            });
+        }
+        match looks.join_next().await {
+            None => return stranded,
+            Some(Ok((name, sighting))) => stranded.extend(sighting.map(|sighting| (name, sighting))),
+            Some(Err(panic)) => tracing::error!(error = %panic, "a look for a stranded node died; it is made again"),
+        }
     }
 }
 
@@ -58,45 +99,55 @@ async fn look(
     admissions: &StreamName,
     cluster: &ClusterHandle,
     away_since: Moment,
-    stopped: &mut BTreeMap<InstanceId, u32>,
-) {
-    let Some(update) = Admissions::fold(&longest(worker, admissions).await).active else { return };
+    last: Option<Sighting>,
+) -> Option<Sighting> {
+    let update = Admissions::fold(&longest(worker, admissions).await).active?;
     let seen = worker.clock.now();
     let history: Vec<_> = longest(worker, &update.stream()).await.iter().map(|e| decode(e, seen)).collect();
     let state = fold(&history);
-    let Some((instance, ticket)) = stranded(&state) else { return };
+    let (instance, ticket) = stranded(&state)?;
     if state.holder.as_ref().is_some_and(|h| h.incarnation == worker.writer.incarnation) {
         // Our own update: its driver holds the ticket.
-        return;
+        return None;
     }
+    let last = last.filter(|last| last.instance == instance);
+    let mut sighting = last.unwrap_or(Sighting { instance: instance.clone(), stopped_times: 0 });
     let described = match cluster.fleet.describe(std::slice::from_ref(&instance)).await {
         Ok(described) => described,
         Err(error) => {
             tracing::warn!(%update, %error, "the stranded instance cannot be described");
-            return;
+            return Some(sighting);
         }
     };
     let is_stopped = described.iter().any(|i| i.id == instance && i.state == InstanceState::Stopped);
-    let times = stopped.entry(instance.clone()).or_default();
-    *times = if is_stopped { *times + 1 } else { 0 };
-    let Some(hand) = &state.in_hand else { return };
+    sighting.stopped_times = if is_stopped { sighting.stopped_times + 1 } else { 0 };
+    let hand = state.in_hand.as_ref()?;
     let action = Action {
         node: hand.node.clone(),
         call: Call::StartInstance { instance: instance.clone() },
         warrant: Warrant::ReturnTicket(ticket),
     };
-    let scene = Stranded { away_for: worker.clock.now().since(away_since), stopped_times: *times };
+    let mut scene = Stranded {
+        away_for: worker.clock.now().since(away_since),
+        stopped_times: sighting.stopped_times,
+        leaderless: true,
+    };
+    if audit_rescue(&action, &state, &scene).is_ok() {
+        // That was so when the round began: by now the store may have a leader, and the node somebody who brings it back.
+        scene.leaderless = leaderless(worker).await;
+    }
     match audit_rescue(&action, &state, &scene) {
-        Ok(()) => start(worker, update, cluster, &action).await,
+        Ok(()) => {
+            start(worker, update, cluster, &action).await;
+            // The next call, if one is needed, rests on two new descriptions.
+            sighting.stopped_times = 0;
+        }
         Err(violations) => {
             let why: Vec<String> = violations.iter().map(ToString::to_string).collect();
             tracing::info!(%update, %instance, why = why.join("; "), "a node is stranded; not yet brought back");
         }
     }
-    if is_stopped && *times >= 2 {
-        // The next call, if one is needed, rests on two new descriptions.
-        *times = 0;
-    }
+    Some(sighting)
 }
 
 fn stranded(state: &State) -> Option<(InstanceId, crate::domain::ids::Revision)> {

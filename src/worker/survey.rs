@@ -1,10 +1,11 @@
 //! Finds the expected members of a cluster and the one instance of each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 
 use super::ClusterHandle;
 use super::inspect::inspect;
+use super::own_machine::is_own_machine;
 use crate::domain::cluster::NodeState;
 use crate::domain::ids::{Address, InstanceId, NodeName};
 use crate::domain::inspection::Inspection;
@@ -242,7 +243,7 @@ async fn match_instances(
         if survey.members.contains_key(&name) {
             name = NodeName(address.to_string());
         }
-        let is_own_machine = instance.private_ip.is_some_and(is_own_address);
+        let is_own_machine = is_own_machine(&*cluster.fleet, instance);
         let member = SurveyedMember {
             address: address.clone(),
             resolved: resolved.clone(),
@@ -252,9 +253,4 @@ async fn match_instances(
         survey.members.insert(name, member);
     }
     Ok(())
-}
-
-/// Whether an address belongs to this machine: then a socket can be bound to it. Loopback belongs to every machine and proves nothing.
-fn is_own_address(ip: IpAddr) -> bool {
-    !ip.is_loopback() && !ip.is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()
 }

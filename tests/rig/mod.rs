@@ -259,6 +259,11 @@ pub struct Truth {
 }
 
 impl Truth {
+    /// How often each node's instance was stopped so far.
+    pub fn stops(&self) -> Vec<u32> {
+        self.stops.lock().unwrap().clone()
+    }
+
     /// Panics with what was found wrong; gives how often each node's instance was stopped.
     pub fn check(self) -> Vec<u32> {
         self.task.abort();

@@ -41,6 +41,10 @@ pub trait Tap: Send + Sync {
     fn hides(&self, _stream: &str) -> bool {
         false
     }
+    /// The instance that the worker runs on.
+    fn own_instance(&self) -> Option<&InstanceId> {
+        None
+    }
 }
 
 pub struct Tapped<T: ?Sized> {
@@ -132,6 +136,9 @@ impl ClusterAdmin for Tapped<dyn ClusterAdmin> {
 
 #[async_trait]
 impl Fleet for Tapped<dyn Fleet> {
+    fn own_instance(&self) -> Option<&InstanceId> {
+        self.tap.own_instance()
+    }
     async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError> {
         self.tell(Kind::Ec2, "", self.inner.describe(ids)).await
     }

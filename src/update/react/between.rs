@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::super::event::*;
 use super::super::limits::{
-    CAPACITY_COOLS, FENCE_UNSEEN_MAX, LASTING, RESIGNATION_TIMEOUT, SETTLE_AFTER, TAKE_OVER_QUIET, UNSEEN_AFTER,
+    CAPACITY_COOLS, FENCE_UNSEEN_MAX, LASTING, PERSON_AFTER, RESIGNATION_TIMEOUT, SETTLE_AFTER, TAKE_OVER_QUIET,
+    UNSEEN_AFTER,
 };
 use super::super::observed::{InstanceSeen, Observed};
 use super::super::plan::{self};
@@ -12,12 +13,12 @@ use super::super::safety::{self, Blocker, Scene};
 use super::super::state::{FOREIGN_STOP, FOREIGN_TYPE, State, UNANSWERED_MAX, WINDOW_CLOSED, round_ms};
 use super::super::strategy::{NodeChange, Strategy};
 use super::super::window;
-use super::{Next, delayed, ec2_evidence, number, type_evidence, wait};
+use super::{Next, delayed, ec2_evidence, for_another, number, type_evidence, wait};
 use crate::domain::agreement::Agreement;
 use crate::domain::catch_up::{NotCaughtUp, level};
 use crate::domain::cluster::NodeState;
 use crate::domain::ec2::attributed;
-use crate::domain::ids::{InstanceType, NodeName};
+use crate::domain::ids::{InstanceId, InstanceType, NodeName};
 use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
 
@@ -241,6 +242,33 @@ pub(super) fn quiet_after_take_over(observed: &Observed<'_>, now: Moment) -> Opt
     (passed < TAKE_OVER_QUIET).then(|| (TAKE_OVER_QUIET - passed).as_secs_f64())
 }
 
+/// What comes next needs the instance that this worker runs on, with which it would die: that is another worker's, or a person sees to it.
+pub(super) fn own_machine(
+    state: &State,
+    observed: &Observed<'_>,
+    node: &NodeName,
+    instance: &InstanceId,
+    now: Moment,
+) -> Option<Next> {
+    if observed.own_instance != Some(instance) {
+        return None;
+    }
+    let found = format!("{node} runs on {instance}, as this worker does");
+    let told = state.delayed.as_ref().is_some_and(|d| d.reason == OWN_MACHINE);
+    let unheard = told && state.last_seen.is_some_and(|at| now.since(at) > PERSON_AFTER);
+    if unheard && state.parked.as_ref().is_none_or(|p| p.code != OWN_MACHINE) {
+        return Some(park(OWN_MACHINE, found, OWN_MACHINE_REMEDY));
+    }
+    Some(for_another(state, OWN_MACHINE, node, found))
+}
+
+/// Code of an update that this worker cannot go on with, since it runs on the instance that comes next.
+const OWN_MACHINE: &str = "ownMachine";
+
+/// What a person should do then.
+const OWN_MACHINE_REMEDY: &str =
+    "run the worker elsewhere, or another one beside it: that one takes the update over by itself";
+
 pub(super) fn park(code: &str, found: String, remedy: &str) -> Next {
     Next::Record(vec![UpdateParked { code: code.into(), found, remedy: remedy.into() }.into()])
 }
@@ -334,6 +362,9 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
         };
     }
     if let Some(next) = unseen(state, observed, seen, scene.now) {
+        return next;
+    }
+    if let Some(next) = own_machine(state, observed, node, &member.instance, scene.now) {
         return next;
     }
     // While it serves, waiting costs nothing; once it is down, each start that lacks capacity does.

@@ -58,6 +58,8 @@ pub struct Waiting {
     pub step: String,
     /// Whether it is out of the ordinary: then it is recorded as `StepDelayed`, once.
     pub delay: bool,
+    /// Whether another worker is to take the update: this one must not do what comes next.
+    pub for_another: bool,
 }
 
 /// Why there is nothing more to do.
@@ -122,7 +124,7 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
 fn waiting(state: &State, code: &'static str, detail: String, numbers: Vec<Number>, delay: bool) -> Next {
     let node = state.in_hand.as_ref().map(|h| h.node.clone());
     let step = state.in_hand.as_ref().map_or("between nodes", |h| h.step.name()).to_owned();
-    Next::Wait(Waiting { code, detail, numbers, node, step, delay })
+    Next::Wait(Waiting { code, detail, numbers, node, step, delay, for_another: false })
 }
 
 fn wait(state: &State, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
@@ -131,6 +133,13 @@ fn wait(state: &State, code: &'static str, detail: impl Into<String>, numbers: V
 
 fn delayed(state: &State, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
     waiting(state, code, detail.into(), numbers, true)
+}
+
+/// What comes next is for another worker to do, to that node.
+fn for_another(state: &State, code: &'static str, node: &NodeName, detail: String) -> Next {
+    let step = state.in_hand.as_ref().map_or("between nodes", |h| h.step.name()).to_owned();
+    let (numbers, node) = (vec![], Some(node.clone()));
+    Next::Wait(Waiting { code, detail, numbers, node, step, delay: true, for_another: true })
 }
 
 /// What EC2 said of an instance, and how long ago.

@@ -84,6 +84,9 @@ impl Hand<'_> {
         let policy = self.state.request.as_ref().and_then(|r| r.on_silent_node);
         if policy == Some(OnSilentNode::Reboot) && !self.hand.rebooted && seen.instance.state == InstanceState::Running
         {
+            if let Some(next) = self.own_machine() {
+                return next;
+            }
             // Whoever reaches nobody, or has not looked for as long, knows nothing of this one: it may answer everybody else.
             let track = self.observed.watch.node(&self.hand.node);
             let watched = track.and_then(|t| t.silent_since).map_or(Duration::ZERO, |at| self.now.since(at));

@@ -11,7 +11,8 @@ use super::super::observed::InstanceSeen;
 use super::super::safety::{self, Blocker};
 use super::super::state::{CANCELLED, INSTANCE_TERMINATED, ROLLED_BACK, Step, WINDOW_CLOSED};
 use super::between::{
-    PLAN_AGAIN, UNEXPECTED_MEMBER, approval_awaited, blocked, cancelled, change, shut_window, unseen, window_closed,
+    PLAN_AGAIN, UNEXPECTED_MEMBER, approval_awaited, blocked, cancelled, change, own_machine, shut_window, unseen,
+    window_closed,
 };
 use super::stop::REPLACE_NODE;
 use super::{Hand, IntentStatus, Next, fence, number};
@@ -73,6 +74,9 @@ impl Hand<'_> {
         if let Some(next) = unseen(self.state, self.observed, seen, self.now) {
             return next;
         }
+        if let Some(next) = self.own_machine() {
+            return next;
+        }
         if let Some(next) = self.fenced_by_another() {
             return next;
         }
@@ -90,6 +94,11 @@ impl Hand<'_> {
             return next;
         }
         self.request_stop(seen)
+    }
+
+    /// What there is to wait for where this worker runs on the instance in hand.
+    pub(super) fn own_machine(&self) -> Option<Next> {
+        own_machine(self.state, self.observed, &self.hand.node, &self.hand.instance, self.now)
     }
 
     pub(super) fn request_stop(&self, seen: &InstanceSeen) -> Next {

@@ -71,10 +71,16 @@ impl Hand<'_> {
         )
     }
 
+    /// Whether this worker took the update over after the stop that the ticket is of: then the ticket is another's, who may still use it.
+    fn is_replacement(&self) -> bool {
+        let since = self.state.holder.as_ref().filter(|_| self.observed.took_over_at.is_some());
+        since.is_some_and(|holder| self.hand.ticket.is_none_or(|ticket| ticket < holder.revision))
+    }
+
     /// Whether the return ticket is open: the store has had no leader for long enough, and nobody in it reports one.
     pub(super) fn ticket_open(&self) -> bool {
         let store = self.observed.store;
-        let after = if self.observed.took_over_at.is_some() { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
+        let after = if self.is_replacement() { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
         store.away_since.is_some_and(|since| self.now.since(since) >= after) && store.leader_reported == Some(false)
     }
 
@@ -224,7 +230,6 @@ impl Hand<'_> {
         if seen.times < 2 {
             return self.wait("storeAway", "waiting for EC2 to say stopped twice", vec![]);
         }
-        let replacement = self.observed.took_over_at.is_some();
         if let Some(at) = self.observed.ticket_called
             && self.now.since(at) < EC2_CALL_TIMEOUT
         {
@@ -235,7 +240,7 @@ impl Hand<'_> {
             );
         }
         let wanted = self.type_to_start();
-        let may_modify = !replacement && self.observed.store.folded_from_majority;
+        let may_modify = !self.is_replacement() && self.observed.store.folded_from_majority;
         let call = if seen.instance.instance_type != wanted && may_modify && self.hand.return_types.contains(&wanted) {
             Call::ModifyType { instance: self.hand.instance.clone(), to: wanted }
         } else {

@@ -176,7 +176,7 @@ impl Hand<'_> {
         }
         let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
         let hopeless = |b: &Blocker| matches!(b, Blocker::Leads | Blocker::UnexpectedMember(_));
-        if self.over_time() || blockers.iter().any(hopeless) {
+        if self.over_time() || self.own_machine().is_some() || blockers.iter().any(hopeless) {
             return self.not_stopped(TURNED_BACK, "");
         }
         match blockers.first() {

@@ -1,0 +1,19 @@
+//! The machine that this worker runs on: it must not stop that one.
+
+use std::net::{IpAddr, UdpSocket};
+
+use crate::domain::instance::Instance;
+use crate::ports::Fleet;
+
+/// Whether an instance is the machine that this worker runs on: by its id, where that is known, else by its address.
+pub(super) fn is_own_machine(fleet: &dyn Fleet, instance: &Instance) -> bool {
+    match fleet.own_instance() {
+        Some(own) => *own == instance.id,
+        None => instance.private_ip.is_some_and(is_own_address),
+    }
+}
+
+/// Whether an address belongs to this machine: then a socket can be bound to it. Loopback belongs to every machine and proves nothing.
+fn is_own_address(ip: IpAddr) -> bool {
+    !ip.is_loopback() && !ip.is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()
+}
