@@ -113,7 +113,7 @@ async fn next_event(feed: &mut mpsc::Receiver<Feed>) -> u64 {
     loop {
         match timeout(Duration::from_secs(45), feed.recv()).await.expect("silence").expect("the feed never ends") {
             Feed::Event(event) => return event.data["n"].as_u64().unwrap(),
-            Feed::CaughtUp | Feed::Reconnecting(_) => {}
+            Feed::CaughtUp | Feed::Looked(_) | Feed::Reconnecting(_) => {}
         }
     }
 }

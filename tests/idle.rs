@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use esdb_rollout::codec::{CHECKPOINT, CheckpointMoved};
 use esdb_rollout::domain::ids::{ADMISSION_PREFIX, ClusterName, UPDATE_PREFIX, UpdateId, WORKER_PREFIX};
 use esdb_rollout::ports::{Expected, NewEvent};
+use esdb_rollout::sim::model::WorldConfig;
 use esdb_rollout::worker::{Limits, StartPoint, Stop};
 use rig::tap::{Kind, Tap, tapped};
 use rig::{Rig, quick_world};
@@ -126,6 +128,32 @@ async fn an_idle_worker_beats_and_looks_every_five_seconds_and_does_nothing_else
     assert_eq!(found.of(Kind::Read, UPDATE_PREFIX), 0.0, "{found:?}");
     // It lives.
     assert!(found.of(Kind::Append, WORKER_PREFIX) >= 11.0, "{found:?}");
+}
+
+/// Positions of the checkpoint, as it was moved.
+fn checkpoints(rig: &Rig) -> Vec<u64> {
+    let records = rig.world.with(|w| w.committed()).into_iter().filter(|r| r.event_type == CHECKPOINT);
+    records.map(|r| serde_json::from_slice::<CheckpointMoved>(&r.data).unwrap().commit).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_checkpoint_follows_a_log_in_which_nothing_is_ours_seldom_and_our_own_heartbeats_not_at_all() {
+    let mut config = quick_world(54);
+    config.load_bytes_per_second = 4_000_000;
+    let rig = Rig::new(config);
+    let (counted, _stop) = watched(&rig, 1, Limits::default());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let found = counted.over(30).await;
+    assert!(found.of(Kind::Append, "other") <= 1.0, "{found:?}");
+    let end = rig.log.end_of_log().await.unwrap().unwrap().commit;
+    let at = *checkpoints(&rig).last().expect("it moves");
+    assert!(end - at < 2 * 4_000_000 * 120, "{at} of {end}");
+    assert!(checkpoints(&rig).is_sorted());
+
+    let rig = Rig::new(WorldConfig { load_bytes_per_second: 0, ..quick_world(55) });
+    let (_counted, _stop) = watched(&rig, 1, Limits::default());
+    tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
+    assert_eq!(checkpoints(&rig), [0; 0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,8 +144,8 @@ pub async fn review_failures(log: &dyn EventLog, clock: &dyn Clock, review: &Fai
         }
         match log.append(&stream, Expected::after(last.map(|e| e.revision)), vec![event.clone()]).await {
             Ok(_) => return Ok(()),
-            Err(AppendError::Refused { stream, found }) => {
-                return Err(Failure::from(AppendError::Refused { stream, found }));
+            Err(error @ (AppendError::Denied { .. } | AppendError::Refused { .. })) => {
+                return Err(Failure::from(error));
             }
             Err(error) if tries == SENDS_MAX => return Err(Failure::from(error)),
             Err(_) => {
