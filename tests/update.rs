@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use esdb_rollout::domain::ids::{Revision, UpdateId};
 use esdb_rollout::domain::instance::InstanceState;
-use esdb_rollout::sim::model::Fault;
+use esdb_rollout::sim::model::{Fault, WorldConfig};
 use esdb_rollout::update::event::{
     CancelRequested, Event, PauseRequested, ResumeRequested, RetryRequested, UpdateRequested,
 };
@@ -336,8 +336,9 @@ async fn a_request_that_whoever_answers_does_not_show_yet_is_not_passed_over() {
     worker.await.unwrap().unwrap();
 }
 
-/// Denies some calls for so long, or for good.
+/// Denies some calls while it is told to, for so long, or for good.
 struct Denies {
+    on: std::sync::atomic::AtomicBool,
     calls: &'static [(rig::tap::Kind, &'static str)],
     clock: std::sync::Arc<dyn esdb_rollout::ports::Clock>,
     until: Duration,
@@ -350,7 +351,8 @@ impl rig::tap::Tap for Denies {
     }
     async fn after(&self, _number: usize) {}
     fn denies(&self, kind: rig::tap::Kind, stream: &str) -> bool {
-        self.clock.now().0 < self.until && self.calls.iter().any(|(k, prefix)| *k == kind && stream.starts_with(prefix))
+        let on = self.on.load(std::sync::atomic::Ordering::SeqCst) && self.clock.now().0 < self.until;
+        on && self.calls.iter().any(|(k, prefix)| *k == kind && stream.starts_with(prefix))
     }
 }
 
@@ -367,7 +369,7 @@ async fn a_request_that_is_denied_for_a_moment_is_not_passed_over_and_for_good_i
         for (until, ends) in [(Duration::from_secs(20), true), (Duration::MAX, n >= 2)] {
             let rig = Rig::new(quick_world(14));
             rig.append(request("m6i.xlarge").into(), 1).await;
-            let denies = Denies { calls, clock: rig.clock.clone(), until };
+            let denies = Denies { on: true.into(), calls, clock: rig.clock.clone(), until };
             let (worker, stop) = rig::tap::tapped(&rig, std::sync::Arc::new(denies)).spawn(0);
             if !ends {
                 tokio::time::sleep(Duration::from_secs(600)).await;
@@ -401,22 +403,33 @@ async fn a_worker_that_waits_for_the_store_ends_when_it_is_asked_to() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_can_give_no_sign_of_life_brings_its_node_back_before_it_ends() {
-    for seed in 1..=4 {
-        let rig = Rig::new(quick_world(16 + seed));
+    for (nodes, deleted) in [(1, true), (2, true), (2, false), (4, false)] {
+        let rig = Rig::new(WorldConfig { ec2_stop: Duration::from_secs(90), ..quick_world(16) });
         let truth = rig.watch_truth();
         rig.append(request("m6i.xlarge").into(), 1).await;
-        let (worker, _stop) = rig.spawn(0);
-        rig.until("InstanceStopRequested", seed as usize).await;
-        rig.tombstone("updateWorker-w1").await;
-        let running = |rig: &Rig| rig.world.with(|w| (0..4).all(|n| w.instance_state(n) == InstanceState::Running));
-        let left = worker.await.unwrap();
-        assert!(matches!(left, Err(WorkerError::NoHeartbeat(_))), "{left:?}");
+        let denies = std::sync::Arc::new(Denies {
+            on: false.into(),
+            calls: &[(rig::tap::Kind::Append, "updateWorker-")],
+            clock: rig.clock.clone(),
+            until: Duration::MAX,
+        });
+        let denied = rig::tap::tapped(&rig, denies.clone());
+        let (worker, _stop) = denied.spawn(0);
+        rig.until("InstanceStopRequested", nodes).await;
+        if deleted {
+            rig.tombstone("updateWorker-w1").await;
+        } else {
+            denies.on.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+        let left = tokio::time::timeout(LIMIT, worker).await.expect("it ends").unwrap();
         let history = rig.history().await;
-        assert!(running(&rig), "{}", lines(&history));
-        assert_eq!(outline(&history).matches("CaughtUp").count(), seed as usize, "{}", lines(&history));
+        let states = rig.world.with(|w| (0..4).map(|n| w.instance_state(n)).collect::<Vec<_>>());
+        assert_eq!(states, [InstanceState::Running; 4], "{left:?}\n{}", lines(&history));
+        assert!(matches!(left, Err(WorkerError::NoHeartbeat(_))), "{left:?}");
+        assert_eq!(outline(&history).matches("CaughtUp").count(), nodes, "{}", lines(&history));
         // One of its name takes nothing: without a heartbeat of its own nobody's silence is proved.
-        let (namesake, _stop) = rig.spawn(1);
-        let left = namesake.await.unwrap();
+        let (namesake, _stop) = denied.spawn(1);
+        let left = tokio::time::timeout(LIMIT, namesake).await.expect("it ends").unwrap();
         assert!(matches!(left, Err(WorkerError::NoHeartbeat(_))), "{left:?}");
         assert_eq!(outline(&rig.history().await).matches("WorkerAssigned").count(), 1);
         // One of another name takes over what the first cannot be heard to hold any more.

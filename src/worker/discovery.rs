@@ -193,29 +193,28 @@ pub(super) async fn subscribe(
         let far = position.commit.saturating_sub(stands.map_or(0, |at| at.commit)) >= LOOKED_ON_BYTES;
         if ours && rested >= CHECKPOINT_EVERY || far && rested >= LOOKED_ON_EVERY {
             moved = worker.clock.now();
-            if move_checkpoint(&worker, position).await {
-                stands = safe;
-            }
+            let least = if ours { 0 } else { LOOKED_ON_BYTES };
+            stands = move_checkpoint(&worker, position, least).await.or(stands);
         }
     }
     Err(WorkerError::Store("the subscription ended".into()))
 }
 
-async fn move_checkpoint(worker: &Worker, to: Position) -> bool {
+/// Moves the checkpoint, if it stands at least so many bytes before that. Says where it stands, if that is known.
+async fn move_checkpoint(worker: &Worker, to: Position, least: u64) -> Option<Position> {
     let stream = StreamName::from(CHECKPOINT_STREAM);
-    let Ok((last, at)) = checkpoint(worker).await else { return false };
-    if at.is_some_and(|at| at >= to) {
-        return true;
+    let (last, at) = checkpoint(worker).await.ok()?;
+    // Another worker may have moved it.
+    if let Some(at) = at.filter(|at| *at >= to || to.commit - at.commit < least) {
+        return Some(at);
     }
     let record = CheckpointMoved::from(to);
-    let Ok(event) = encode_record(&stream, CHECKPOINT, &record, last, &worker.writer, worker.clock.wall()) else {
-        return false;
-    };
+    let event = encode_record(&stream, CHECKPOINT, &record, last, &worker.writer, worker.clock.wall()).ok()?;
     match worker.log.append(&stream, Expected::after(last), vec![event]).await {
-        Ok(_) => true,
+        Ok(_) => Some(to),
         Err(error) => {
             tracing::debug!(%error, "the checkpoint stays where it is");
-            false
+            None
         }
     }
 }

@@ -212,9 +212,7 @@ impl Worker {
                 break;
             }
         }
-        if !matches!(failed, Some(WorkerError::NamesakeAlive(_) | WorkerError::NoHeartbeat(_))) {
-            say_what_was_handed_over(&shared.hands, beats_rx).await;
-        }
+        say_what_was_handed_over(&shared.hands, beats_rx).await;
         failed.map_or(Ok(()), Err)
     }
 }

@@ -10,7 +10,7 @@ use crate::codec::{Admissions, decode};
 use crate::domain::ids::{InstanceId, StreamName, UpdateId};
 use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
-use crate::ports::StoredEvent;
+use crate::ports::{ReadError, StoredEvent};
 use crate::update::action::{Action, Call, Warrant};
 use crate::update::audit::{Stranded, audit_rescue};
 use crate::update::state::{State, fold};
@@ -40,7 +40,8 @@ pub(super) async fn run(worker: Worker) -> Result<(), WorkerError> {
 /// Whether the store does not serve, and no node of it that answers reports a leader.
 async fn leaderless(worker: &Worker) -> bool {
     let Some(cluster) = worker.clusters.keys().next() else { return false };
-    if worker.log.read_last(&cluster.admission_stream()).await.is_ok() {
+    // A refusal is an answer.
+    if let Ok(_) | Err(ReadError::Refused { .. }) = worker.log.read_last(&cluster.admission_stream()).await {
         return false;
     }
     let probe = worker.log.probe().await;
