@@ -210,7 +210,7 @@ async fn scripted_answers() {
     assert_eq!((result, tries), (Ok(5), 3), "a node that starts denies for a while");
     let (result, tries, took) = run(vec![denied(), denied(), denied(), denied(), denied()], vec![]).await;
     assert!(
-        matches!(result, Err(AppendError::Refused { .. })) && tries == 4 && took < Duration::from_secs(2),
+        matches!(result, Err(AppendError::Denied { .. })) && tries == 4 && took < Duration::from_secs(2),
         "{result:?}"
     );
 

@@ -113,7 +113,7 @@ async fn next_event(feed: &mut mpsc::Receiver<Feed>) -> u64 {
     loop {
         match timeout(Duration::from_secs(45), feed.recv()).await.expect("silence").expect("the feed never ends") {
             Feed::Event(event) => return event.data["n"].as_u64().unwrap(),
-            Feed::CaughtUp | Feed::Reconnecting(_) => {}
+            Feed::CaughtUp | Feed::Looked(_) | Feed::Reconnecting(_) => {}
         }
     }
 }
@@ -222,6 +222,25 @@ async fn a_subscription_has_no_gap_and_nothing_twice_while_leaders_come_and_go()
     store.persist(&s, after(6), event(7)).await;
     assert_eq!(next_event(&mut tail).await, 7);
     assert_eq!(next_event(&mut feed).await, 7);
+
+    // Where nothing passes the filter, it is told how far the log was looked at.
+    let other = stream("other");
+    let begin = store.log.end_of_log().await.unwrap().unwrap();
+    for last in (0..1100).step_by(100) {
+        store
+            .log
+            .append(&other, after(last), (1..=100).map(|i| event((1000 + last + i).into())).collect())
+            .await
+            .unwrap();
+    }
+    let end = store.log.end_of_log().await.unwrap().unwrap();
+    loop {
+        match timeout(Duration::from_secs(10), tail.recv()).await.unwrap().unwrap() {
+            Feed::Looked(at) if at > begin => break assert!(at <= end),
+            Feed::Looked(_) | Feed::CaughtUp | Feed::Reconnecting(_) => {}
+            Feed::Event(event) => panic!("{event:?}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use esdb_rollout::sim::model::{ExpectedRevision, Write, WriteOutcome};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -197,7 +198,15 @@ async fn a_whole_update_by_command_line() {
 
     let list = stage.data(&["list", "--output", "json"]).await;
     let ids: Vec<String> = list.lines().map(|l| json(l)["update"].as_str().expect("an id").to_owned()).collect();
-    assert_eq!(ids, [second, id], "newest first, and only what was admitted");
+    assert_eq!(ids, [second.as_str(), &id], "newest first, and only what was admitted");
+    // One that the store does not show any more is named, and the others are told all the same.
+    let leader = stage.cluster.world.with(|w| w.leader()).expect("a leader");
+    let stream = format!("clusterUpdate-{id}");
+    let gone = stage.cluster.world.write(leader, true, &stream, ExpectedRevision::Any, Write::Tombstone).await;
+    assert!(matches!(gone, WriteOutcome::Done { .. }), "{gone:?}");
+    let (code, stdout, stderr) = stage.run(&["list"]).await;
+    assert_eq!((code, stdout.contains(&second)), (1, true), "{stdout}\n{stderr}");
+    assert!(stderr.contains(&format!("update {id} of prod: the store refuses the read")), "{stderr}");
 
     // SIGTERM: nothing is in hand, so it ends at once, and well.
     let pid = worker.id().expect("a process").to_string();

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use esdb_rollout::codec::{Writer, encode_facts};
+use esdb_rollout::codec::{CHECKPOINT, CheckpointMoved, Writer, encode_facts};
 use esdb_rollout::domain::ids::{
     ADMISSION_PREFIX, ClusterName, Incarnation, UPDATE_PREFIX, UpdateId, WORKER_PREFIX, WorkerName,
 };
 use esdb_rollout::ports::{Expected, NewEvent};
+use esdb_rollout::sim::model::WorldConfig;
 use esdb_rollout::update::event::Event;
 use esdb_rollout::update::state::End;
 use esdb_rollout::worker::{Limits, StartPoint, Stop};
@@ -133,6 +134,32 @@ async fn an_idle_worker_beats_and_looks_every_five_seconds_and_does_nothing_else
     assert!(found.of(Kind::Append, WORKER_PREFIX) >= 11.0, "{found:?}");
 }
 
+/// Positions of the checkpoint, as it was moved.
+fn checkpoints(rig: &Rig) -> Vec<u64> {
+    let records = rig.world.with(|w| w.committed()).into_iter().filter(|r| r.event_type == CHECKPOINT);
+    records.map(|r| serde_json::from_slice::<CheckpointMoved>(&r.data).unwrap().commit).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_checkpoint_follows_a_log_in_which_nothing_is_ours_seldom_and_our_own_heartbeats_not_at_all() {
+    let mut config = quick_world(54);
+    config.load_bytes_per_second = 4_000_000;
+    let rig = Rig::new(config);
+    let (counted, _stop) = watched(&rig, 1, Limits::default());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let found = counted.over(30).await;
+    assert!(found.of(Kind::Append, "other") <= 1.0, "{found:?}");
+    let end = rig.log.end_of_log().await.unwrap().unwrap().commit;
+    let at = *checkpoints(&rig).last().expect("it moves");
+    assert!(end - at < 2 * 4_000_000 * 120, "{at} of {end}");
+    assert!(checkpoints(&rig).is_sorted());
+
+    let rig = Rig::new(WorldConfig { load_bytes_per_second: 0, ..quick_world(55) });
+    let (_counted, _stop) = watched(&rig, 1, Limits::default());
+    tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
+    assert_eq!(checkpoints(&rig), [0; 0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_update_that_waits_for_room_costs_a_read_a_minute() {
     let rig = Rig::new(quick_world(52));
@@ -176,7 +203,7 @@ async fn an_update_that_another_holds_costs_a_look_a_second_and_nobody_is_asked(
     let assigned: Event = serde_json::from_value(json!({ "type": "WorkerAssigned", "data": assigned })).unwrap();
     loop {
         let last = rig.history().await.last().map(|r| (r.revision, r.id));
-        let fact = encode_facts(rig.update, &[assigned.clone()], last, &ghost, rig.clock.wall()).unwrap();
+        let fact = encode_facts(rig.update, std::slice::from_ref(&assigned), last, &ghost, rig.clock.wall()).unwrap();
         if rig.log.append(&rig.update.stream(), Expected::after(last.map(|(r, _)| r)), fact).await.is_ok() {
             break;
         }

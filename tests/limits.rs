@@ -11,7 +11,7 @@ use esdb_rollout::domain::ids::{ClusterName, InstanceId, UpdateId, WorkerName};
 use esdb_rollout::ports::{Expected, NewEvent};
 use esdb_rollout::sim::model::Fault;
 use esdb_rollout::update::event::{AssignedBecause, CancelRequested, Event, WorkerAssigned};
-use esdb_rollout::update::state::{Body, End, Recorded, fold};
+use esdb_rollout::update::state::{Body, End, Recorded, State, fold};
 use esdb_rollout::worker::{Limits, REVIEW_STREAM, REVIEWED, StartPoint, Stop, Worker, WorkerError};
 use rig::tap::{Kind, Tap, tapped};
 use rig::{Rig, lines, quick_world};
@@ -133,6 +133,76 @@ async fn one_update_runs_at_a_time_over_all_clusters_and_workers_the_oldest_firs
             assert!(pair[0].1 <= pair[1].0, "seed {seed}: two ran at a time: {times:?}");
         }
     }
+}
+
+impl Fleet {
+    /// Another request for a cluster.
+    async fn ask_again(&self, n: usize, number: u128) -> Rig {
+        let again = Rig { update: UpdateId(Uuid::from_u128(number)), ..self.rigs[n].share() };
+        let request = json!({ "cluster": format!("c{n}"), "targetInstanceType": "m6i.xlarge" });
+        again.append(Event::UpdateRequested(serde_json::from_value(request).unwrap()), number).await;
+        again
+    }
+}
+
+fn refused(state: &State) -> &str {
+    match &state.end {
+        Some(End::Rejected(end)) => &end.reasons[0].code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn admissions_that_the_store_refuses_hold_up_their_own_cluster_only() {
+    let fleet = Fleet::new(10, 3, vec![]);
+    // The streams of all clusters stand in the first one's world.
+    let store = &fleet.rigs[0];
+    store.tombstone("updatedCluster-c0").await;
+    fleet.request(0).await;
+    fleet.request(1).await;
+    let _worker = fleet.spawn("w0", 0, Limits::default());
+    let (_, state) = fleet.rigs[0].ended(LIMIT).await;
+    assert_eq!(refused(&state), "admissionRefused");
+    // One that ends and cannot be released is no reason for others to wait either.
+    fleet.rigs[1].until("NodeUpdated", 1).await;
+    store.tombstone("updatedCluster-c1").await;
+    fleet.request(2).await;
+    for n in [1, 2] {
+        let (history, end) = fleet.ended(n).await;
+        assert!(matches!(end, End::Completed(_)), "{}", lines(&history));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_whose_stream_was_deleted_holds_up_its_own_cluster_only_and_that_only_if_anybody_ever_held_it() {
+    let fleet = Fleet::new(11, 3, vec![]);
+    let store = &fleet.rigs[0];
+    let gone = |n: usize| fleet.rigs[n].update.stream();
+    let _workers = [0, 1].map(|w| fleet.spawn(&format!("w{w}"), w, Limits::default()));
+    // One at a time: the second waits for room, and is deleted before anybody has begun it.
+    for n in [0, 1] {
+        fleet.request(n).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    store.tombstone(gone(1).as_str()).await;
+    // The first has a node in hand.
+    fleet.rigs[0].until("InstanceStopped", 1).await;
+    store.tombstone(gone(0).as_str()).await;
+    fleet.request(2).await;
+    let (history, end) = fleet.ended(2).await;
+    assert!(matches!(end, End::Completed(_)), "{}", lines(&history));
+    let again = fleet.ask_again(0, 0x70).await;
+    let (_, state) = again.ended(LIMIT).await;
+    assert_eq!(refused(&state), "clusterBusy");
+    let again = fleet.ask_again(1, 0x71).await;
+    let (history, state) = again.ended(LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    // A process that knows nothing of it touches it as little.
+    let _next = fleet.spawn("w2", 2, Limits::default());
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let again = fleet.ask_again(0, 0x72).await;
+    let (_, state) = again.ended(LIMIT).await;
+    assert_eq!(refused(&state), "clusterBusy");
 }
 
 #[tokio::test(start_paused = true)]

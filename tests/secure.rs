@@ -368,18 +368,18 @@ async fn users_are_refused_what_they_may_not_and_told_why() {
     // The store: a wrong password gets nothing, any user streams, and $all only who was let.
     let wrong = secure.store(secure.ca(), Some(known[2].clone()));
     let error = wrong.append(&stream, Expected::NoStream, vec![event(1)]).await.unwrap_err();
-    assert!(matches!(error, AppendError::Refused { .. }), "{error}");
+    assert!(matches!(error, AppendError::Denied { .. }), "{error}");
     assert!(note(&error).contains("does not know this user with this password"), "{error}");
     let error = wrong.read_last(&stream).await.unwrap_err();
-    assert!(matches!(error, ReadError::Refused { .. }) && note(&error).contains("correct the credentials"), "{error}");
+    assert!(matches!(error, ReadError::Denied { .. }) && note(&error).contains("correct the credentials"), "{error}");
 
     let log = secure.store(secure.ca(), Some(known[0].clone()));
     log.append(&stream, Expected::NoStream, vec![event(1)]).await.expect("any user may append");
     assert_eq!(log.read(&stream, Revision(0), 10).await.expect("any user may read").len(), 1);
     let error = log.end_of_log().await.unwrap_err();
-    assert!(matches!(error, ReadError::Refused { .. }) && note(&error).contains("access denied"), "{error}");
+    assert!(matches!(error, ReadError::Denied { .. }) && note(&error).contains("access denied"), "{error}");
     let error = log.let_read_all("operator").await.unwrap_err();
-    assert!(matches!(error, AppendError::Refused { .. }) && note(&error).contains("access denied"), "{error}");
+    assert!(matches!(error, AppendError::Denied { .. }) && note(&error).contains("access denied"), "{error}");
     let admin = secure.store(secure.ca(), login("admin", "changeit"));
     assert!(admin.let_read_all("operator").await.expect("an admin may let read"));
     assert!(!admin.let_read_all("operator").await.expect("an admin may let read"), "once is enough");

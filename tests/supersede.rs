@@ -483,6 +483,8 @@ async fn what_the_new_one_says_of_when_and_what_holds_for_it_and_not_for_the_end
 #[tokio::test(start_paused = true)]
 async fn the_checkpoint_does_not_pass_a_request_that_waits() {
     let mut config = quick_world(40);
+    // The log goes on meanwhile.
+    config.load_bytes_per_second = 2_000_000;
     let code = || "InsufficientInstanceCapacity".to_owned();
     for instance_type in [TARGET, OLD] {
         config.faults.push(Fault::StartFails { instance_type: instance_type.into(), code: code(), times: u32::MAX });

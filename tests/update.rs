@@ -5,7 +5,8 @@ mod rig;
 use std::time::Duration;
 
 use esdb_rollout::domain::ids::{Revision, UpdateId};
-use esdb_rollout::sim::model::{ExpectedRevision, Fault, Write, WriteOutcome};
+use esdb_rollout::domain::instance::InstanceState;
+use esdb_rollout::sim::model::{Fault, WorldConfig};
 use esdb_rollout::update::event::{
     CancelRequested, Event, PauseRequested, ResumeRequested, RetryRequested, UpdateRequested,
 };
@@ -272,10 +273,7 @@ async fn a_stream_that_was_deleted_holds_up_no_other() {
     let rig = Rig::new(quick_world(10));
     let gone = Rig { update: UpdateId(uuid::Uuid::from_u128(78)), ..rig.share() };
     gone.append(request("m6i.xlarge").into(), 1).await;
-    let leader = rig.world.with(|w| w.leader()).expect("a leader");
-    let stream = gone.update.stream();
-    let deleted = rig.world.write(leader, true, stream.as_str(), ExpectedRevision::Any, Write::Tombstone).await;
-    assert!(matches!(deleted, WriteOutcome::Done { .. }), "{deleted:?}");
+    rig.tombstone(gone.update.stream().as_str()).await;
     let (history, state) = rig.run(request("m6i.xlarge"), LIMIT).await;
     assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
 }
@@ -336,4 +334,113 @@ async fn a_request_that_whoever_answers_does_not_show_yet_is_not_passed_over() {
     assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
     stop.send(Stop::AtSafePoint).unwrap();
     worker.await.unwrap().unwrap();
+}
+
+/// Denies some calls while it is told to, for so long, or for good.
+struct Denies {
+    on: std::sync::atomic::AtomicBool,
+    calls: &'static [(rig::tap::Kind, &'static str)],
+    clock: std::sync::Arc<dyn esdb_rollout::ports::Clock>,
+    until: Duration,
+}
+
+#[async_trait::async_trait]
+impl rig::tap::Tap for Denies {
+    async fn before(&self, _kind: rig::tap::Kind, _to: &str) -> usize {
+        0
+    }
+    async fn after(&self, _number: usize) {}
+    fn denies(&self, kind: rig::tap::Kind, stream: &str) -> bool {
+        let on = self.on.load(std::sync::atomic::Ordering::SeqCst) && self.clock.now().0 < self.until;
+        on && self.calls.iter().any(|(k, prefix)| *k == kind && stream.starts_with(prefix))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_denied_for_a_moment_is_not_passed_over_and_for_good_it_is_answered_where_it_can_be() {
+    use rig::tap::Kind::{Append, Read};
+    let denied: [&[(rig::tap::Kind, &str)]; 4] = [
+        &[(Read, "clusterUpdate-")],
+        &[(Append, "clusterUpdate-")],
+        &[(Read, "updatedCluster-")],
+        &[(Append, "updatedCluster-")],
+    ];
+    for (n, calls) in denied.into_iter().enumerate() {
+        for (until, ends) in [(Duration::from_secs(20), true), (Duration::MAX, n >= 2)] {
+            let rig = Rig::new(quick_world(14));
+            rig.append(request("m6i.xlarge").into(), 1).await;
+            let denies = Denies { on: true.into(), calls, clock: rig.clock.clone(), until };
+            let (worker, stop) = rig::tap::tapped(&rig, std::sync::Arc::new(denies)).spawn(0);
+            if !ends {
+                tokio::time::sleep(Duration::from_secs(600)).await;
+                assert_eq!(rig.history().await.len(), 1);
+            } else {
+                let (history, state) = rig.ended(LIMIT).await;
+                match state.end {
+                    Some(End::Rejected(end)) if until == Duration::MAX => {
+                        assert_eq!(end.reasons[0].code, "admissionRefused");
+                        assert_eq!(history.len(), 2, "{}", lines(&history));
+                    }
+                    Some(End::Completed(_)) if until != Duration::MAX => {}
+                    other => panic!("{calls:?} until {until:?}: {other:?}\n{}", lines(&history)),
+                }
+            }
+            stop.send(Stop::AtSafePoint).unwrap();
+            worker.await.unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_waits_for_the_store_ends_when_it_is_asked_to() {
+    let rig = Rig::new(quick_world(15));
+    rig.world.with(|w| (0..4).for_each(|n| w.freeze(n)));
+    let (worker, stop) = rig.spawn(0);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    stop.send(Stop::AtSafePoint).unwrap();
+    tokio::time::timeout(Duration::from_secs(1), worker).await.expect("at once").unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_can_give_no_sign_of_life_brings_its_node_back_before_it_ends() {
+    for (nodes, deleted) in [(1, true), (2, true), (2, false), (4, false)] {
+        let rig = Rig::new(WorldConfig { ec2_stop: Duration::from_secs(90), ..quick_world(16) });
+        let truth = rig.watch_truth();
+        rig.append(request("m6i.xlarge").into(), 1).await;
+        let denies = std::sync::Arc::new(Denies {
+            on: false.into(),
+            calls: &[(rig::tap::Kind::Append, "updateWorker-")],
+            clock: rig.clock.clone(),
+            until: Duration::MAX,
+        });
+        let denied = rig::tap::tapped(&rig, denies.clone());
+        let (worker, _stop) = denied.spawn(0);
+        rig.until("InstanceStopRequested", nodes).await;
+        if deleted {
+            rig.tombstone("updateWorker-w1").await;
+        } else {
+            denies.on.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+        let left = tokio::time::timeout(LIMIT, worker).await.expect("it ends").unwrap();
+        let history = rig.history().await;
+        let states = rig.world.with(|w| (0..4).map(|n| w.instance_state(n)).collect::<Vec<_>>());
+        assert_eq!(states, [InstanceState::Running; 4], "{left:?}\n{}", lines(&history));
+        assert!(matches!(left, Err(WorkerError::NoHeartbeat(_))), "{left:?}");
+        assert_eq!(outline(&history).matches("CaughtUp").count(), nodes, "{}", lines(&history));
+        // One of its name takes nothing: without a heartbeat of its own nobody's silence is proved.
+        let (namesake, _stop) = denied.spawn(1);
+        let left = tokio::time::timeout(LIMIT, namesake).await.expect("it ends").unwrap();
+        assert!(matches!(left, Err(WorkerError::NoHeartbeat(_))), "{left:?}");
+        assert_eq!(outline(&rig.history().await).matches("WorkerAssigned").count(), 1);
+        // One of another name takes over what the first cannot be heard to hold any more.
+        let mut other = rig.worker(2);
+        other.writer.worker = "w2".into();
+        let (stop, stopped) = tokio::sync::watch::channel(Stop::No);
+        let other = tokio::spawn(other.run(StartPoint::CheckpointOrBeginning, stopped));
+        let (history, state) = rig.ended(LIMIT).await;
+        assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+        assert_eq!(truth.check(), [1, 1, 1, 1], "{}", lines(&history));
+        stop.send(Stop::AtSafePoint).unwrap();
+        other.await.unwrap().unwrap();
+    }
 }

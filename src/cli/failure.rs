@@ -80,7 +80,8 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Unavailable { .. } => Self::unreachable(format!("{error}; {STORE_REMEDY}")),
-            ReadError::Refused { .. } => Self::other(anyhow::anyhow!("{error}; check the user's rights")),
+            ReadError::Denied { .. } => Self::other(anyhow::anyhow!("{error}; check the user's rights")),
+            ReadError::Refused { .. } => Self::other(error),
         }
     }
 }
@@ -92,7 +93,8 @@ impl From<AppendError> for Failure {
             AppendError::Unknown { .. } => {
                 Self::unreachable(format!("{error}; look with `esdb-rollout history` before asking again"))
             }
-            AppendError::Refused { .. } => Self::other(anyhow::anyhow!("{error}; check the user's rights")),
+            AppendError::Denied { .. } => Self::other(anyhow::anyhow!("{error}; check the user's rights")),
+            AppendError::Refused { .. } => Self::other(error),
             AppendError::Conflict { .. } => {
                 Self::other(anyhow::anyhow!("{error}; somebody keeps writing there: try again"))
             }

@@ -161,7 +161,7 @@ impl Away {
     }
 
     fn lost(&mut self, error: ReadError, asked: Moment, now: Moment, display: &Display) -> Result<(), Failure> {
-        if let ReadError::Refused { .. } = error {
+        if let ReadError::Denied { .. } | ReadError::Refused { .. } = error {
             return Err(Failure::from(error));
         }
         match self.since {

@@ -103,7 +103,7 @@ async fn let_read_all(user: &str, dry_run: bool, log: &dyn EventLog) -> Result<(
     match log.let_read_all(user).await {
         Ok(true) => print(&format!("user {user} may read $all from now on ($acl of $all)")),
         Ok(false) => print(&format!("user {user} may read $all already; nothing was written")),
-        Err(error @ AppendError::Refused { .. }) => Err(Failure::other(anyhow::anyhow!(
+        Err(error @ AppendError::Denied { .. }) => Err(Failure::other(anyhow::anyhow!(
             "{error}; only a member of $admins may: name one with --credentials-file, for this command alone"
         ))
         .during(format!("letting user {user} read $all"))),
@@ -114,11 +114,11 @@ async fn let_read_all(user: &str, dry_run: bool, log: &dyn EventLog) -> Result<(
 /// What to do about a user who may not read the whole log, which the worker needs to.
 pub(super) fn may_not_read_all(error: ReadError) -> Failure {
     match error {
-        ReadError::Refused { .. } => Failure::other(anyhow::anyhow!(
+        ReadError::Denied { .. } => Failure::other(anyhow::anyhow!(
             "{error}; the worker finds requests in $all, which only $admins may read until somebody else is let: \
              `esdb-rollout init --worker-user USER --credentials-file FILE`, with the credentials of an admin"
         )),
-        ReadError::Unavailable { .. } => Failure::from(error),
+        ReadError::Unavailable { .. } | ReadError::Refused { .. } => Failure::from(error),
     }
 }
 

@@ -5,17 +5,18 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::failure::Failure;
-use crate::cli::store::{admissions, awaited_turn, read_state};
+use crate::cli::store::awaited_turn;
 use crate::cli::{Output, note, print};
-use crate::codec::decode;
+use crate::codec::{Admissions, decode};
 use crate::config::Config;
 use crate::domain::ids::{ClusterName, Revision, UpdateId};
 use crate::exit::Exit;
-use crate::ports::{Clock, EventLog};
+use crate::ports::{Clock, EventLog, ReadError};
+use crate::update::state::fold;
 use crate::views::progress::Progress;
 use crate::views::projected::Projected;
 use crate::views::{columns, short_seconds};
-use crate::worker::heir;
+use crate::worker::{heir, read_all, read_update};
 
 /// Options of `list`.
 #[derive(Args, Debug)]
@@ -67,9 +68,17 @@ pub async fn run(
         None => config.clusters.keys().cloned().collect(),
     };
     let mut found = Vec::new();
+    let mut all_told = true;
     for cluster in &clusters {
         let mut ids: Vec<UpdateId> = Vec::new();
-        let admissions = admissions(log, cluster).await?;
+        let admissions = match read_all(log, &cluster.admission_stream(), Revision(0)).await {
+            Ok(events) => Admissions::fold(&events),
+            Err(error) => {
+                unreadable(error, format!("the updates of {cluster}"))?;
+                all_told = false;
+                continue;
+            }
+        };
         if let Some(active) = admissions.active {
             // It is not admitted before that one has ended.
             let heir = heir(log, clock, active, cluster).await;
@@ -91,7 +100,16 @@ pub async fn run(
                 tracing::debug!(update = %id, "told by the projection");
                 found.push(projected.progress(id, clock.wall()));
             } else {
-                let (history, state) = read_state(log, clock, id).await?;
+                let history = match read_update(log, id, Revision(0), clock.now()).await {
+                    Ok(history) => history,
+                    Err(error) => {
+                        let active = if admissions.active == Some(id) { ", the active one" } else { "" };
+                        unreadable(error, format!("update {id} of {cluster}{active}"))?;
+                        all_told = false;
+                        continue;
+                    }
+                };
+                let state = fold(&history);
                 let mut progress = Progress::of(id, &state, &history, clock.wall());
                 if let Some(why) = awaited_turn(log, clock, id, &state).await? {
                     progress.waiting = Some(why);
@@ -106,10 +124,21 @@ pub async fn run(
                 print(&serde_json::to_string(progress).map_err(Failure::other)?)?;
             }
         }
-        Output::Table if found.is_empty() => note("no updates"),
+        Output::Table if found.is_empty() && all_told => note("no updates"),
         Output::Table => print(&columns(&rows(&found)))?,
     }
-    Ok(Exit::Completed)
+    Ok(if all_told { Exit::Completed } else { Exit::Other })
+}
+
+/// Tells of what the store does not let be read; the others are told all the same.
+fn unreadable(error: ReadError, what: String) -> Result<(), Failure> {
+    match error {
+        ReadError::Denied { .. } | ReadError::Refused { .. } => {
+            note(&format!("{what}: {error}"));
+            Ok(())
+        }
+        ReadError::Unavailable { .. } => Err(Failure::from(error).during(format!("reading {what}"))),
+    }
 }
 
 /// What the projection says of an update, if it vouches for it and has seen its last event.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::cli::failure::Failure;
-use crate::cli::fresh_id;
+use crate::cli::{fresh_id, note};
 use crate::codec::{Admissions, encode_command};
 use crate::config::{Config, DEFAULT_MAX_CONCURRENT};
 use crate::domain::ids::{ClusterName, Revision, StreamName, UpdateId};
-use crate::ports::{AppendError, Clock, EventLog, Expected, NewEvent};
+use crate::ports::{AppendError, Clock, EventLog, Expected, NewEvent, ReadError};
 use crate::update::event::{Event, Number};
 use crate::update::state::{Recorded, State, fold};
 use crate::views::progress::Progress;
@@ -88,8 +88,16 @@ pub async fn held_back(
         return Ok(None);
     }
     let mut queue = Queue::default();
-    let read = queue.read(log, config.clusters.keys()).await;
-    read.map_err(|e| Failure::from(e).during("reading the admissions".to_owned()))?;
+    match queue.read(log, config.clusters.keys()).await {
+        Ok(()) => {}
+        Err(error @ (ReadError::Denied { .. } | ReadError::Refused { .. })) => {
+            note(&format!("what it waits for cannot be told: {error}"));
+            return Ok(None);
+        }
+        Err(error @ ReadError::Unavailable { .. }) => {
+            return Err(Failure::from(error).during("reading the admissions".to_owned()));
+        }
+    }
     let Some(ahead) = queue.ahead_of(followed.update) else { return Ok(None) };
     let limit = config.store.as_ref().map_or(DEFAULT_MAX_CONCURRENT, |s| s.max_concurrent_updates);
     let number = |name: &str, n: usize| Number { name: name.into(), value: n as f64 };
@@ -144,8 +152,8 @@ pub async fn review_failures(log: &dyn EventLog, clock: &dyn Clock, review: &Fai
         }
         match log.append(&stream, Expected::after(last.map(|e| e.revision)), vec![event.clone()]).await {
             Ok(_) => return Ok(()),
-            Err(AppendError::Refused { stream, found }) => {
-                return Err(Failure::from(AppendError::Refused { stream, found }));
+            Err(error @ (AppendError::Denied { .. } | AppendError::Refused { .. })) => {
+                return Err(Failure::from(error));
             }
             Err(error) if tries == SENDS_MAX => return Err(Failure::from(error)),
             Err(_) => {

@@ -106,7 +106,7 @@ pub async fn run(args: &WorkerArgs, worker: Worker) -> Result<Exit, Failure> {
     let (stop, stopped) = watch::channel(Stop::No);
     let (log, clock) = (worker.log.clone(), worker.clock.clone());
     // A worker that may not would see no request, and say nothing.
-    if let Err(error @ ReadError::Refused { .. }) = log.end_of_log().await {
+    if let Err(error @ ReadError::Denied { .. }) = log.end_of_log().await {
         return Err(may_not_read_all(error));
     }
     let clusters: Vec<ClusterName> = worker.clusters.keys().cloned().collect();
@@ -142,6 +142,7 @@ fn result(ended: Result<Result<(), WorkerError>, tokio::task::JoinError>) -> Res
         Ok(Err(error @ WorkerError::Store(_))) => {
             Err(Failure::unreachable(format!("{error}; check the store and the user's rights")))
         }
+        Ok(Err(error @ WorkerError::NoHeartbeat(_))) => Err(Failure::unreachable(error)),
         Ok(Err(error @ (WorkerError::NotInitialised | WorkerError::NamesakeAlive(_)))) => Err(Failure::usage(error)),
         Err(panic) => Err(Failure::other(
             anyhow::Error::new(panic).context("the worker died; start it again: it resumes from the streams"),

@@ -161,7 +161,8 @@ impl Inner {
             let (what, found) = (what.to_owned(), given_up.verdict.text);
             match given_up.verdict.outcome {
                 Outcome::NotDone | Outcome::Unknown => ReadError::Unavailable { what, found },
-                Outcome::Conflict | Outcome::Denied | Outcome::Refused => ReadError::Refused { what, found },
+                Outcome::Denied => ReadError::Denied { what, found },
+                Outcome::Conflict | Outcome::Refused => ReadError::Refused { what, found },
             }
         })
     }
@@ -246,7 +247,8 @@ impl Inner {
             }
             (_, Some(unknown)) => Err(AppendError::Unknown { stream, found: format!("{unknown}; last: {found}") }),
             (Outcome::NotDone | Outcome::Unknown, None) => Err(AppendError::Unavailable { stream, found }),
-            (Outcome::Denied | Outcome::Refused, None) => Err(AppendError::Refused { stream, found }),
+            (Outcome::Denied, None) => Err(AppendError::Denied { stream, found }),
+            (Outcome::Refused, None) => Err(AppendError::Refused { stream, found }),
         }
     }
 
@@ -260,6 +262,7 @@ impl Inner {
         let metadata_stream = StreamName(format!("$${stream}"));
         let last = self.read_stream(&metadata_stream, StreamPosition::End, 1, deadline).await.map_err(|e| match e {
             ReadError::Unavailable { found, .. } => AppendError::Unavailable { stream: stream.clone(), found },
+            ReadError::Denied { found, .. } => AppendError::Denied { stream: stream.clone(), found },
             ReadError::Refused { found, .. } => AppendError::Refused { stream: stream.clone(), found },
         })?;
         let last = last.into_iter().next();

@@ -96,10 +96,7 @@ async fn attempt(inner: &Arc<Inner>, from: &mut StartFrom, prefixes: &[String], 
             Ok(Some(Item::Ended(why))) => return why,
             Ok(Some(Item::Confirmed)) => None,
             Ok(Some(Item::CaughtUp)) => Some(Feed::CaughtUp),
-            Ok(Some(Item::Checkpoint(position))) => {
-                advance(from, position);
-                None
-            }
+            Ok(Some(Item::Checkpoint(position))) => advance(from, position).then_some(Feed::Looked(position)),
             Ok(Some(Item::Event(event))) => match event.position {
                 None => return format!("event {} of {} has no position", event.revision, event.stream),
                 Some(position) if advance(from, position) => Some(Feed::Event(*event)),

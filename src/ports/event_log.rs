@@ -109,7 +109,15 @@ pub enum AppendError {
         /// What happened.
         found: String,
     },
-    /// The store refuses it for good: rights, size, deleted stream.
+    /// The user may not, or may not yet: a node that starts denies what it cannot look up. Rights may be given, and taken.
+    #[error("the store denies the append to {stream}: {found}")]
+    Denied {
+        /// Which stream.
+        stream: StreamName,
+        /// What the store said.
+        found: String,
+    },
+    /// The store refuses it for good: size, deleted stream.
     #[error("the store refuses the append to {stream}: {found}")]
     Refused {
         /// Which stream.
@@ -130,7 +138,15 @@ pub enum ReadError {
         /// What the store said, or did not.
         found: String,
     },
-    /// The store refuses it for good: rights, deleted stream.
+    /// The user may not, or may not yet: a node that starts denies what it cannot look up. Rights may be given, and taken.
+    #[error("the store denies the read of {what}: {found}")]
+    Denied {
+        /// What was read.
+        what: String,
+        /// What the store said.
+        found: String,
+    },
+    /// Refused for good: a deleted stream, or more than anybody is willing to hold.
     #[error("the store refuses the read of {what}: {found}")]
     Refused {
         /// What was read.
@@ -154,6 +170,8 @@ pub enum StartFrom {
 pub enum Feed {
     /// An event.
     Event(StoredEvent),
+    /// Everything up to this position was looked at; what of it passes the filter has been yielded.
+    Looked(Position),
     /// Everything that existed when the subscription was made (again) has been yielded.
     CaughtUp,
     /// The subscription broke and is being made anew; why.

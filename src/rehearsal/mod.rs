@@ -218,7 +218,9 @@ async fn on_stage(
             }
             // An election: the next look tells.
             Err(error @ ReadError::Unavailable { .. }) => tracing::debug!(%error, "the update cannot be read now"),
-            Err(source @ ReadError::Refused { .. }) => return Err(RehearsalError::Read { what: "the update", source }),
+            Err(source @ (ReadError::Denied { .. } | ReadError::Refused { .. })) => {
+                return Err(RehearsalError::Read { what: "the update", source });
+            }
         }
         progress(Progress::Looked(Look {
             update,

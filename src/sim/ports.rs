@@ -38,6 +38,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE: Duration = Duration::from_secs(16);
 /// Events of a subscription under way.
 const WINDOW: usize = 64;
+/// Records after which a subscription is told how far it was looked.
+const LOOKED_EVERY: usize = 500;
 
 /// Makes the ports. They share one world, and one generator for their latencies.
 #[derive(Clone, Debug)]
@@ -356,6 +358,7 @@ impl SimPorts {
     ) -> Result<String, mpsc::error::SendError<Feed>> {
         let generation = self.world.with(|w| w.process_generation(n));
         let mut caught_up = false;
+        let mut looked = 0;
         let mut heard = Instant::now();
         let mut since;
         loop {
@@ -386,6 +389,11 @@ impl SimPorts {
                         to.send(Feed::Event(stored(record))).await?;
                     }
                     *next = page.next.max(*next);
+                    looked += page.looked;
+                    if let Some(last) = page.last.filter(|_| looked >= LOOKED_EVERY) {
+                        looked = 0;
+                        to.send(Feed::Looked(Position { commit: last, prepare: last })).await?;
+                    }
                     if more {
                         continue;
                     }
@@ -520,6 +528,7 @@ impl SimPorts {
         let metastream = StreamName(format!("$${stream}"));
         let last = self.read_last(&metastream).await.map_err(|e| match e {
             ReadError::Unavailable { found, .. } => AppendError::Unavailable { stream: metastream.clone(), found },
+            ReadError::Denied { found, .. } => AppendError::Denied { stream: metastream.clone(), found },
             ReadError::Refused { found, .. } => AppendError::Refused { stream: metastream.clone(), found },
         })?;
         let mut content = last.as_ref().and_then(|e| e.data.as_object().cloned()).unwrap_or_default();
@@ -828,7 +837,7 @@ mod tests {
                 }
                 Feed::CaughtUp => caught_up = true,
                 // Whether it has to depends on which node it was on; nothing is lost either way.
-                Feed::Reconnecting(_) => {}
+                Feed::Looked(_) | Feed::Reconnecting(_) => {}
             }
         }
         assert!(caught_up);

@@ -13,7 +13,8 @@ use super::store::{read_all, read_update};
 use super::supersede::{Turn, turn};
 use super::{Found, Shared, Worker, WorkerError};
 use crate::codec::{
-    Admissions, CHECKPOINT, CheckpointMoved, HEARTBEAT, WorkerHeartbeat, encode_admission, encode_facts, encode_record,
+    Admissions, CHECKPOINT, CheckpointMoved, EncodeError, HEARTBEAT, WorkerHeartbeat, encode_admission, encode_facts,
+    encode_record,
 };
 use crate::domain::ids::{
     ADMISSION_PREFIX, CHECKPOINT_STREAM, ClusterName, Revision, StreamName, UPDATE_PREFIX, UpdateId, WORKER_PREFIX,
@@ -21,7 +22,7 @@ use crate::domain::ids::{
 use crate::domain::time::Moment;
 use crate::lease::{HEARTBEAT_EVERY, LEASE};
 use crate::ports::{AppendError, Expected, Feed, Position, ReadError, StartFrom};
-use crate::update::event::{Admission, AdmissionEvent, Event, Kind, Reason, UpdateRejected, UpdateRequested};
+use crate::update::event::{self, AdmissionEvent, Event, Kind, Reason, UpdateRejected, UpdateRequested};
 use crate::update::react::{answer_command, not_wanted};
 use crate::update::state::{State, fold};
 
@@ -39,6 +40,13 @@ const RETRY_EVERY: Duration = Duration::from_millis(500);
 
 /// The checkpoint is moved at most this often: it only saves reading again.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+
+/// Where nothing of ours was found, the checkpoint is moved at most this often.
+const LOOKED_ON_EVERY: Duration = Duration::from_secs(60);
+
+/// Bytes of the log without anything of ours after which the checkpoint is worth moving: a restart reads as many again in a second or so.
+/// Our own heartbeats move the log, too: those of one worker make as much in a week.
+const LOOKED_ON_BYTES: u64 = 64 << 20;
 
 /// From where commands are obeyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +68,7 @@ async fn checkpoint(worker: &Worker) -> Result<(Option<Revision>, Option<Positio
 
 /// The position after which commands are obeyed. Waits for the store.
 pub(super) async fn start_position(worker: &Worker, start: StartPoint) -> Result<StartFrom, WorkerError> {
+    let mut patience = Patience::default();
     loop {
         match checkpoint(worker).await {
             Ok((_, Some(position))) => return Ok(StartFrom::After(position)),
@@ -67,10 +76,15 @@ pub(super) async fn start_position(worker: &Worker, start: StartPoint) -> Result
                 StartPoint::Checkpoint => return Err(WorkerError::NotInitialised),
                 StartPoint::CheckpointOrBeginning => return Ok(StartFrom::Beginning),
             },
-            Err(error @ ReadError::Refused { .. }) => return Err(WorkerError::Store(error.to_string())),
+            Err(error @ ReadError::Denied { .. }) if patience.is_left(worker.clock.now()) => {
+                patience.spend(worker.clock.now());
+                tracing::warn!(%error, "waiting for the store");
+            }
+            Err(error @ (ReadError::Denied { .. } | ReadError::Refused { .. })) => {
+                return Err(WorkerError::Store(error.to_string()));
+            }
             Err(error @ ReadError::Unavailable { .. }) => {
                 tracing::warn!(%error, "waiting for the store");
-                tokio::time::sleep(RETRY_EVERY).await;
             }
         }
     }
@@ -84,10 +98,15 @@ pub(super) async fn subscribe(
     wake: mpsc::Sender<Found>,
 ) -> Result<(), WorkerError> {
     let mut feed = worker.log.subscribe(from, &[UPDATE_PREFIX, ADMISSION_PREFIX]).await;
-    let mut handled: Option<Position> = None;
+    let mut handled: Option<Position> = match from {
+        StartFrom::Beginning => None,
+        StartFrom::After(position) => Some(position),
+    };
+    // Where the checkpoint stands at least, and when it was moved.
+    let mut stands = handled;
     let mut moved = worker.clock.now();
     // Requests that are neither admitted nor answered yet, each with the position handled before it: the checkpoint does not pass them.
-    // They are for clusters that this worker does not know, supersede an update that has not ended, or do not stand where they were read.
+    // They are for clusters that this worker does not know, supersede an update that has not ended, or cannot be read where they were told of.
     let mut open: BTreeMap<Command, Option<Position>> = BTreeMap::new();
     let mut listeners: JoinSet<Command> = JoinSet::new();
     let mut waiters: JoinSet<Command> = JoinSet::new();
@@ -119,8 +138,10 @@ pub(super) async fn subscribe(
             }
         };
         let Some(item) = item else { break };
+        let mut ours = false;
         match item {
             Feed::Event(event) => {
+                ours = true;
                 if let Some(update) = UpdateId::from_stream(&event.stream) {
                     if Event::kind_of(&event.event_type) != Some(Kind::Fact) {
                         if looked.get(&update).is_some_and(|at| *at >= event.revision) {
@@ -137,7 +158,7 @@ pub(super) async fn subscribe(
                             match after {
                                 After::Nothing => {}
                                 After::Turn | After::Others if waits => {}
-                                After::Turn | After::Unseen => {
+                                After::Turn | After::NotYet => {
                                     open.insert(command, handled);
                                     waiters.spawn(wait_for_turn(worker.clone(), command, freed, look, wake));
                                 }
@@ -162,37 +183,38 @@ pub(super) async fn subscribe(
                 }
                 handled = event.position.or(handled);
             }
+            Feed::Looked(position) => handled = handled.max(Some(position)),
             Feed::CaughtUp => {}
             Feed::Reconnecting(why) => tracing::debug!(why, "the subscription is made anew"),
         }
         let safe = open.values().copied().min().unwrap_or(handled);
-        if let Some(position) = safe
-            && worker.clock.now().since(moved) >= CHECKPOINT_EVERY
-        {
+        let Some(position) = safe.filter(|_| safe > stands) else { continue };
+        let rested = worker.clock.now().since(moved);
+        let far = position.commit.saturating_sub(stands.map_or(0, |at| at.commit)) >= LOOKED_ON_BYTES;
+        if ours && rested >= CHECKPOINT_EVERY || far && rested >= LOOKED_ON_EVERY {
             moved = worker.clock.now();
-            if move_checkpoint(&worker, position).await && open.is_empty() {
-                handled = None;
-            }
+            let least = if ours { 0 } else { LOOKED_ON_BYTES };
+            stands = move_checkpoint(&worker, position, least).await.or(stands);
         }
     }
     Err(WorkerError::Store("the subscription ended".into()))
 }
 
-async fn move_checkpoint(worker: &Worker, to: Position) -> bool {
+/// Moves the checkpoint, if it stands at least so many bytes before that. Says where it stands, if that is known.
+async fn move_checkpoint(worker: &Worker, to: Position, least: u64) -> Option<Position> {
     let stream = StreamName::from(CHECKPOINT_STREAM);
-    let Ok((last, at)) = checkpoint(worker).await else { return false };
-    if at.is_some_and(|at| at >= to) {
-        return true;
+    let (last, at) = checkpoint(worker).await.ok()?;
+    // Another worker may have moved it.
+    if let Some(at) = at.filter(|at| *at >= to || to.commit - at.commit < least) {
+        return Some(at);
     }
     let record = CheckpointMoved::from(to);
-    let Ok(event) = encode_record(&stream, CHECKPOINT, &record, last, &worker.writer, worker.clock.wall()) else {
-        return false;
-    };
+    let event = encode_record(&stream, CHECKPOINT, &record, last, &worker.writer, worker.clock.wall()).ok()?;
     match worker.log.append(&stream, Expected::after(last), vec![event]).await {
-        Ok(_) => true,
+        Ok(_) => Some(to),
         Err(error) => {
             tracing::debug!(%error, "the checkpoint stays where it is");
-            false
+            None
         }
     }
 }
@@ -213,16 +235,77 @@ enum After {
     Others,
     /// Its turn comes when the update that it supersedes has ended.
     Turn,
-    /// It does not stand where it was read.
-    Unseen,
+    /// It does not stand where it was told of, or is denied: that may change soon.
+    NotYet,
 }
 
 /// Requests that wait for their turn, or to be seen, at a time. Of those that supersede one waits for each cluster; what is not seen is few.
 const WAITERS_MAX: usize = 2_000;
 
-/// A command that the subscription told of and that no read shows for this long was deleted. One who led until a moment ago, or was frozen
-/// while others led, shows its own log until it has heard of the new leader: seconds.
-const UNSEEN_MAX: Duration = Duration::from_secs(60);
+/// A command that the subscription told of and that no read shows for this long was deleted; what is denied for so long, this user may not.
+/// One who led until a moment ago, or was frozen while others led, shows its own log until it has heard of the new leader: seconds. One who
+/// starts denies what it cannot look up yet: seconds as well.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long it is believed that what is not shown, or denied, will be shown and allowed.
+#[derive(Debug, Default)]
+pub(super) struct Patience(Option<Moment>);
+
+impl Patience {
+    /// Whether any is left.
+    pub fn is_left(&self, now: Moment) -> bool {
+        self.0.is_none_or(|since| now.since(since) <= PATIENCE)
+    }
+
+    /// It was not shown, or denied; counted from the first time on.
+    pub fn spend(&mut self, now: Moment) {
+        self.0.get_or_insert(now);
+    }
+
+    /// It was shown, or allowed.
+    pub fn restore(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// Why a look came to nothing.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The store does not answer, or somebody else wrote: try again.
+    Away(String),
+    /// Denied, perhaps for the moment.
+    Denied(String),
+    /// Refused for good.
+    Refused(String),
+}
+
+impl From<ReadError> for Trouble {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unavailable { .. } => Trouble::Away(error.to_string()),
+            ReadError::Denied { .. } => Trouble::Denied(error.to_string()),
+            ReadError::Refused { .. } => Trouble::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<AppendError> for Trouble {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Conflict { .. } | AppendError::Unavailable { .. } | AppendError::Unknown { .. } => {
+                Trouble::Away(error.to_string())
+            }
+            AppendError::Denied { .. } => Trouble::Denied(error.to_string()),
+            AppendError::Refused { .. } => Trouble::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<EncodeError> for Trouble {
+    fn from(error: EncodeError) -> Self {
+        Trouble::Refused(error.to_string())
+    }
+}
 
 /// Requests for others' clusters that are listened for at a time.
 const LISTENERS_MAX: usize = 50;
@@ -239,9 +322,12 @@ async fn handle(
 ) -> Result<(After, Option<Revision>), WorkerError> {
     let mut seen = None;
     loop {
-        match try_handle(worker, command, &mut seen).await {
+        match try_handle(worker, command, &mut seen, true).await {
             Ok(Handled::Done) => return Ok((After::Nothing, seen)),
-            Ok(Handled::Unseen) => return Ok((After::Unseen, seen)),
+            Ok(Handled::NotYet(why)) => {
+                tracing::warn!(update = %command.update, why, "the command is looked for again");
+                return Ok((After::NotYet, seen));
+            }
             Ok(Handled::Stranger(_)) => return Ok((After::Others, seen)),
             Ok(Handled::Waits(_)) => return Ok((After::Turn, seen)),
             Ok(Handled::Drive) => {
@@ -269,32 +355,22 @@ enum Handled {
     Waits(UpdateId),
     /// Somebody else wrote meanwhile: look again.
     Again,
-    /// The store does not show it: whoever answered may not lead any more, or it was deleted.
-    Unseen,
+    /// The store does not show it, or denies what it takes: whoever answered may not lead any more, or have started just now.
+    NotYet(String),
 }
 
-/// Since when the store has not shown a command that was told of.
-#[derive(Default)]
-struct Unseen(Option<Moment>);
-
-impl Unseen {
-    /// Whether it will not be seen any more.
-    fn for_good(&mut self, worker: &Worker, command: Command, handled: &Result<Handled, String>) -> bool {
-        match handled {
-            Ok(Handled::Unseen) => {}
-            Ok(Handled::Done | Handled::Drive | Handled::Stranger(_) | Handled::Waits(_) | Handled::Again) => {
-                self.0 = None;
-                return false;
-            }
-            Err(_) => return false,
+/// Looks at a command once more, as long as patience is left for it.
+async fn look_again(worker: &Worker, command: Command, patience: &mut Patience) -> Result<Handled, String> {
+    let handled = try_handle(worker, command, &mut None, patience.is_left(worker.clock.now())).await;
+    match &handled {
+        Ok(Handled::NotYet(_)) => patience.spend(worker.clock.now()),
+        Ok(Handled::Done | Handled::Drive | Handled::Stranger(_) | Handled::Waits(_) | Handled::Again) => {
+            patience.restore();
         }
-        let now = worker.clock.now();
-        let gone = now.since(*self.0.get_or_insert(now)) > UNSEEN_MAX;
-        if gone {
-            tracing::error!(update = %command.update, revision = %command.at, "passed over: no read shows it; was it deleted?");
-        }
-        gone
+        // That nobody answers says nothing of it.
+        Err(_) => {}
     }
+    handled
 }
 
 /// How long the heartbeats are listened to before it is believed that no living worker knows a cluster: a worker that lives beats at
@@ -305,17 +381,14 @@ const LISTEN: Duration = LEASE.saturating_add(HEARTBEAT_EVERY);
 /// worker knows the cluster.
 async fn leave_to_others(worker: Worker, command: Command) -> Command {
     let update = command.update;
-    let mut unseen = Unseen::default();
+    let mut patience = Patience::default();
+    let mut answering = Patience::default();
     loop {
-        let handled = try_handle(&worker, command, &mut None).await;
-        if unseen.for_good(&worker, command, &handled) {
-            return command;
-        }
-        let settled = match handled {
+        let settled = match look_again(&worker, command, &mut patience).await {
             // One that waits is listened to no more: its cluster is known.
             Ok(Handled::Done | Handled::Drive | Handled::Waits(_)) => return command,
             Ok(Handled::Again) => Ok(()),
-            Ok(Handled::Unseen) => Err("the store does not show it".to_owned()),
+            Ok(Handled::NotYet(why)) => Err(why),
             Ok(Handled::Stranger(found)) => {
                 let (state, cluster) = *found;
                 match known_to_another(&worker, &cluster).await {
@@ -323,7 +396,18 @@ async fn leave_to_others(worker: Worker, command: Command) -> Command {
                         tokio::time::sleep(ADMISSIONS_EVERY).await;
                         Ok(())
                     }
-                    Some(false) => append(&worker, update, &state, unknown(&worker, &cluster)).await.map(|_| ()),
+                    Some(false) => match append(&worker, update, &state, unknown(&worker, &cluster)).await {
+                        Ok(_) => Ok(()),
+                        Err(Trouble::Away(why)) => Err(why),
+                        Err(Trouble::Denied(why)) if answering.is_left(worker.clock.now()) => {
+                            answering.spend(worker.clock.now());
+                            Err(why)
+                        }
+                        Err(Trouble::Denied(why) | Trouble::Refused(why)) => {
+                            tracing::error!(%update, revision = %command.at, why, "passed over");
+                            return command;
+                        }
+                    },
                     None => Err("the heartbeats cannot be heard".to_owned()),
                 }
             }
@@ -345,14 +429,10 @@ async fn wait_for_turn(
     wake: mpsc::Sender<Found>,
 ) -> Command {
     let update = command.update;
-    let mut unseen = Unseen::default();
+    let mut patience = Patience::default();
     loop {
         freed.mark_unchanged();
-        let handled = try_handle(&worker, command, &mut None).await;
-        if unseen.for_good(&worker, command, &handled) {
-            return command;
-        }
-        let rest = match handled {
+        let rest = match look_again(&worker, command, &mut patience).await {
             Ok(Handled::Done) => return command,
             // Only now it is seen for whose cluster it is.
             Ok(Handled::Stranger(_)) => return leave_to_others(worker, command).await,
@@ -361,12 +441,15 @@ async fn wait_for_turn(
                 let _ = wake.send(Found { update, cluster: None }).await;
                 return command;
             }
-            Ok(Handled::Unseen) => RETRY_EVERY,
+            Ok(Handled::NotYet(why)) => {
+                tracing::debug!(%update, why, "looked for again");
+                RETRY_EVERY
+            }
             Ok(Handled::Again) => continue,
             Ok(Handled::Waits(old)) => {
                 // One that nobody has begun has nobody who ends it but us, if its cancellation was not heard.
                 let old_one = Command { update: old, at: Revision(0) };
-                if let Err(why) = try_handle(&worker, old_one, &mut None).await {
+                if let Err(why) = try_handle(&worker, old_one, &mut None, true).await {
                     tracing::debug!(%update, %old, why, "it cannot be ended yet");
                 }
                 ADMISSIONS_EVERY
@@ -408,7 +491,7 @@ async fn known_to_another(worker: &Worker, cluster: &ClusterName) -> Option<bool
                         return Some(true);
                     }
                 }
-                Feed::Event(_) | Feed::CaughtUp => {}
+                Feed::Event(_) | Feed::Looked(_) | Feed::CaughtUp => {}
                 // What was missed meanwhile comes when it is made anew.
                 Feed::Reconnecting(why) => tracing::debug!(why, "the heartbeats are subscribed to anew"),
             },
@@ -431,21 +514,44 @@ fn unknown(worker: &Worker, cluster: &ClusterName) -> Event {
     UpdateRejected { reasons: vec![reason] }.into()
 }
 
-async fn try_handle(worker: &Worker, command: Command, seen: &mut Option<Revision>) -> Result<Handled, String> {
+/// Looks at a command. Without patience, what is not shown or denied is passed over, loudly; an error says that the store does not answer.
+async fn try_handle(
+    worker: &Worker,
+    command: Command,
+    seen: &mut Option<Revision>,
+    patient: bool,
+) -> Result<Handled, String> {
     let update = command.update;
-    let history = match read_update(&*worker.log, update, Revision(0), worker.clock.now()).await {
-        Ok(history) => history,
-        // Deleted, too long, or not ours to read: it will not become readable by waiting, and others must not wait for it.
-        Err(error @ ReadError::Refused { .. }) => {
-            tracing::error!(%update, %error, "passed over");
+    let why = match look_at(worker, command, seen, patient).await {
+        Ok(Handled::NotYet(why)) => why,
+        Ok(handled) => return Ok(handled),
+        Err(Trouble::Away(why)) => return Err(why),
+        Err(Trouble::Denied(why)) => why,
+        // It will not be readable by waiting, and others must not wait for it.
+        Err(Trouble::Refused(why)) => {
+            tracing::error!(%update, revision = %command.at, why, "passed over");
             return Ok(Handled::Done);
         }
-        Err(error @ ReadError::Unavailable { .. }) => return Err(error.to_string()),
     };
+    if patient {
+        return Ok(Handled::NotYet(why));
+    }
+    tracing::error!(%update, revision = %command.at, why, "passed over");
+    Ok(Handled::Done)
+}
+
+async fn look_at(
+    worker: &Worker,
+    command: Command,
+    seen: &mut Option<Revision>,
+    patient: bool,
+) -> Result<Handled, Trouble> {
+    let update = command.update;
+    let history = read_update(&*worker.log, update, Revision(0), worker.clock.now()).await?;
     let state = fold(&history);
     *seen = state.last_revision();
     if seen.is_none_or(|last| last < command.at) {
-        return Ok(Handled::Unseen);
+        return Ok(Handled::NotYet("no read shows it; was it deleted?".into()));
     }
     if state.end.is_some() {
         if let Some(answer) = answer_command(&state) {
@@ -455,9 +561,8 @@ async fn try_handle(worker: &Worker, command: Command, seen: &mut Option<Revisio
         if state.holder.is_none()
             && let Some(cluster) = state.request.as_ref().map(|r| &r.cluster)
             && worker.clusters.contains_key(cluster)
-            && !release(worker, update, cluster).await
         {
-            return Err("its cluster cannot be released".into());
+            release(worker, update, cluster).await?;
         }
         return Ok(Handled::Done);
     }
@@ -479,51 +584,85 @@ async fn try_handle(worker: &Worker, command: Command, seen: &mut Option<Revisio
         return Ok(Handled::Stranger(Box::new((state, cluster))));
     }
     let cause = history.first().map(|first| first.id);
-    admit(worker, update, &state, request, cause).await
+    let why = match admit(worker, update, request, cause).await {
+        Ok(Admission::Admitted) => return Ok(Handled::Drive),
+        Ok(Admission::Waits(active)) => return Ok(Handled::Waits(active)),
+        Ok(Admission::Again) => return Ok(Handled::Again),
+        Ok(Admission::Never(reasons)) => {
+            return append(worker, update, &state, UpdateRejected { reasons }.into()).await;
+        }
+        Err(trouble @ Trouble::Away(_)) => return Err(trouble),
+        Err(trouble @ Trouble::Denied(_)) if patient => return Err(trouble),
+        Err(Trouble::Denied(why) | Trouble::Refused(why)) => why,
+    };
+    tracing::error!(%update, %cluster, why, "the store refuses what admitting an update of this cluster takes");
+    if state.holder.is_some() {
+        // It is its holder's.
+        return Ok(Handled::Done);
+    }
+    append(worker, update, &state, UpdateRejected { reasons: vec![not_admissible(&cluster, why)] }.into()).await
+}
+
+/// Why nothing of a cluster can be admitted.
+fn not_admissible(cluster: &ClusterName, found: String) -> Reason {
+    let stream = cluster.admission_stream();
+    Reason {
+        code: "admissionRefused".into(),
+        found,
+        wanted: format!("a store that lets worker and clusters' streams be read and written, {stream} above all"),
+        remedy: format!(
+            "give the worker's user the right to read and write it, and ask again in a fresh stream; {stream} once deleted for good, or with \
+             more events than anybody reads, the cluster needs another name in the configuration of every worker"
+        ),
+    }
+}
+
+/// What became of a request of one of our clusters.
+enum Admission {
+    /// It is the active update.
+    Admitted,
+    /// It takes the place of this update, once that has ended.
+    Waits(UpdateId),
+    /// It will not be.
+    Never(Vec<Reason>),
+    /// Something was written meanwhile: look again.
+    Again,
 }
 
 async fn admit(
     worker: &Worker,
     update: UpdateId,
-    state: &State,
     request: &UpdateRequested,
     cause: Option<Uuid>,
-) -> Result<Handled, String> {
+) -> Result<Admission, Trouble> {
     let cluster = &request.cluster;
     let stream = cluster.admission_stream();
-    let events = read_all(&*worker.log, &stream, Revision(0)).await.map_err(|e| e.to_string())?;
-    let admissions = Admissions::fold(&events);
+    let admissions = Admissions::fold(&read_all(&*worker.log, &stream, Revision(0)).await?);
     if admissions.active == Some(update) {
-        return Ok(Handled::Drive);
+        return Ok(Admission::Admitted);
     }
     match turn(worker, update, request, cause, &admissions).await? {
-        Turn::Again => Ok(Handled::Again),
-        Turn::After(active) => Ok(Handled::Waits(active)),
-        Turn::Never(reasons) => append(worker, update, state, UpdateRejected { reasons }.into()).await,
+        Turn::Again => Ok(Admission::Again),
+        Turn::After(active) => Ok(Admission::Waits(active)),
+        Turn::Never(reasons) => Ok(Admission::Never(reasons)),
         Turn::Now => {
-            let event = AdmissionEvent::UpdateAdmitted(Admission { update });
-            let event = encode_admission(cluster, &event, admissions.last, &worker.writer, worker.clock.wall())
-                .map_err(|e| e.to_string())?;
+            let event = AdmissionEvent::UpdateAdmitted(event::Admission { update });
+            let event = encode_admission(cluster, &event, admissions.last, &worker.writer, worker.clock.wall())?;
             match worker.log.append(&stream, Expected::after(admissions.last), vec![event]).await {
-                Ok(_) => Ok(Handled::Drive),
-                Err(AppendError::Conflict { .. }) => Ok(Handled::Again),
-                Err(error) => Err(error.to_string()),
+                Ok(_) => Ok(Admission::Admitted),
+                Err(AppendError::Conflict { .. }) => Ok(Admission::Again),
+                Err(error) => Err(error.into()),
             }
         }
     }
 }
 
 /// Appends a fact to an update that nobody holds.
-async fn append(worker: &Worker, update: UpdateId, state: &State, fact: Event) -> Result<Handled, String> {
-    let facts =
-        encode_facts(update, &[fact], state.last, &worker.writer, worker.clock.wall()).map_err(|e| e.to_string())?;
+async fn append(worker: &Worker, update: UpdateId, state: &State, fact: Event) -> Result<Handled, Trouble> {
+    let facts = encode_facts(update, &[fact], state.last, &worker.writer, worker.clock.wall())?;
     match worker.log.append(&update.stream(), Expected::after(state.last_revision()), facts).await {
         Ok(_) | Err(AppendError::Conflict { .. }) => Ok(Handled::Again),
-        Err(error @ AppendError::Refused { .. }) => {
-            tracing::error!(%update, %error, "passed over");
-            Ok(Handled::Done)
-        }
-        Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => Err(error.to_string()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -537,28 +676,32 @@ pub(super) async fn poll_admissions(
     let mut waiting: BTreeSet<UpdateId> = BTreeSet::new();
     let mut looked = worker.clock.now();
     loop {
-        let unfinished = {
+        let (unfinished, set_aside) = {
             let mut queue = shared.queue.lock().await;
             if let Err(error) = queue.read(&*worker.log, worker.clusters.keys()).await {
                 tracing::warn!(%error, "admissions cannot be read");
             }
-            queue.unfinished()
+            (queue.unfinished(), queue.set_aside().clone())
         };
         let fresh_look = worker.clock.now().since(looked) >= WAITING_EVERY;
         if fresh_look {
             looked = worker.clock.now();
         }
         waiting.retain(|update| !fresh_look && unfinished.iter().any(|(u, _)| u == update));
-        for (ahead, (update, cluster)) in unfinished.into_iter().enumerate() {
+        let mut ahead = 0;
+        for (update, cluster) in unfinished {
+            let may_begin = ahead < worker.limits.fleet;
+            let aside = set_aside.contains(&update);
+            ahead += usize::from(!aside);
             let wanted = match waiting.contains(&update) {
-                _ if ahead < worker.limits.fleet => true,
+                _ if may_begin || aside => true,
                 true => false,
                 false => is_begun_or_ended(&worker, update).await.unwrap_or_else(|error| {
                     tracing::debug!(%update, %error, "whether it has begun is not known yet");
                     false
                 }),
             };
-            if ahead >= worker.limits.fleet && !wanted {
+            if !wanted {
                 waiting.insert(update);
             }
             if wanted {
@@ -589,17 +732,15 @@ async fn is_begun_or_ended(worker: &Worker, update: UpdateId) -> Result<bool, Re
     Ok(state.holder.is_some() || state.end.is_some())
 }
 
-/// Frees a cluster whose active update has ended. `false` if it must be tried again.
-pub(super) async fn release(worker: &Worker, update: UpdateId, cluster: &ClusterName) -> bool {
+/// Frees a cluster whose active update has ended.
+pub(super) async fn release(worker: &Worker, update: UpdateId, cluster: &ClusterName) -> Result<(), Trouble> {
     let stream = cluster.admission_stream();
-    let Ok(events) = read_all(&*worker.log, &stream, Revision(0)).await else { return false };
-    let admissions = Admissions::fold(&events);
+    let admissions = Admissions::fold(&read_all(&*worker.log, &stream, Revision(0)).await?);
     if admissions.active != Some(update) {
-        return true;
+        return Ok(());
     }
-    let event = AdmissionEvent::UpdateReleased(Admission { update });
-    let Ok(event) = encode_admission(cluster, &event, admissions.last, &worker.writer, worker.clock.wall()) else {
-        return false;
-    };
-    worker.log.append(&stream, Expected::after(admissions.last), vec![event]).await.is_ok()
+    let event = AdmissionEvent::UpdateReleased(event::Admission { update });
+    let event = encode_admission(cluster, &event, admissions.last, &worker.writer, worker.clock.wall())?;
+    worker.log.append(&stream, Expected::after(admissions.last), vec![event]).await?;
+    Ok(())
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::discovery::{release, rest_after_all};
+use super::discovery::{Trouble, release, rest_after_all};
 use super::heartbeat::{beat_of, heartbeat_of};
 use super::observer::{Cadence, Observer, Sight};
 use super::own_machine::is_own_machine;
 use super::perform::perform;
 use super::queue::Waits;
+use super::remains::Remains;
 use super::store::read_update;
 use super::{ClusterHandle, Rung, Shared, Stop, Worker, asked, survey};
 use crate::codec::{decode, encode_facts};
@@ -20,7 +21,7 @@ use crate::domain::instance::{Instance, InstanceState};
 use crate::domain::time::Moment;
 use crate::domain::watch::ClusterWatch;
 use crate::lease::Silence;
-use crate::ports::{AppendError, Expected, StoredEvent};
+use crate::ports::{AppendError, Expected, ReadError, StoredEvent};
 use crate::update::action::{Action, Call, CallOutcome, Warrant};
 use crate::update::audit::audit;
 use crate::update::event::{AssignedBecause, Event, NodeOutcome, StepDelayed, WorkerAssigned};
@@ -40,6 +41,9 @@ const HANDS_EVERY: Duration = Duration::from_secs(5);
 
 /// An update whose time has not come is read on this often at least, and its calendar looked at: a command rings.
 const UNTIMELY_EVERY: Duration = Duration::from_secs(60);
+
+/// An update that was set aside is looked at again this often: what is too long may be cut, and a right given.
+const ASIDE_EVERY: Duration = Duration::from_secs(60);
 
 /// Rest between two surveys.
 const SURVEY_EVERY: Duration = Duration::from_secs(2);
@@ -87,6 +91,9 @@ pub(super) struct Driver {
     said: Option<&'static str>,
     /// When each delay was recorded last: two that take turns are not recorded at every turn.
     told: BTreeMap<(&'static str, Option<NodeName>), Moment>,
+    /// Nothing can be done for the update, since the store refuses a stream that this takes.
+    set_aside: bool,
+    remains: Option<Remains>,
 }
 
 /// What the loop does after one look.
@@ -138,6 +145,8 @@ impl Driver {
             offered: None,
             said: None,
             told: BTreeMap::new(),
+            set_aside: false,
+            remains: None,
         }
     }
 
@@ -155,9 +164,10 @@ impl Driver {
                 After::Leave => return,
                 After::Rest(rest) => self.rest(rest).await,
             }
-            // What another holds is the other's to bring to a safe point.
-            if *self.stop.borrow() == Stop::AtSafePoint && !(self.is_mine() && self.node_in_hand_is_down()) {
-                if self.is_mine() && self.state.end.is_none() {
+            // What another holds is the other's to bring to a safe point; what was set aside nobody can.
+            let mine = self.is_mine() && !self.set_aside;
+            if *self.stop.borrow() == Stop::AtSafePoint && !(mine && self.node_in_hand_is_down()) {
+                if mine && self.state.end.is_none() {
                     tracing::info!("handed over at a safe point: no node is out of service");
                     self.shared.hands.hand_over(self.update, self.worker.writer.incarnation);
                 }
@@ -168,7 +178,7 @@ impl Driver {
 
     /// Waits until something is seen, somebody wakes us, or `rest` has passed.
     async fn rest(&mut self, rest: Duration) {
-        let untimely = self.untimely().is_some();
+        let sleeps = self.set_aside || self.untimely().is_some();
         let rested = tokio::time::sleep(rest);
         tokio::pin!(rested);
         loop {
@@ -185,7 +195,7 @@ impl Driver {
                     }
                 }
                 Some(rung) = self.wake.recv() => match rung {
-                    Rung::ToLook if untimely => continue,
+                    Rung::ToLook if sleeps => continue,
                     Rung::ToLook | Rung::News => self.read_at = None,
                 },
                 () = asked(&mut self.stop) => {}
@@ -397,13 +407,77 @@ impl Driver {
                 self.store = StoreSeen::default();
                 self.read_at = Some(self.now());
                 self.fold_on(news);
+                if self.state.end.is_none() {
+                    self.put_aside(false).await;
+                }
                 None
             }
-            Err(error) => {
+            Err(error @ ReadError::Unavailable { .. }) => {
                 tracing::warn!(%error, "the update's stream cannot be read");
                 self.store_away(began).await;
                 self.state.last.is_none().then_some(After::Rest(READ_EVERY))
             }
+            // That is an answer: the store is there, and the rights may be given again.
+            Err(error @ ReadError::Denied { .. }) => {
+                tracing::error!(%error, "the update's stream cannot be read");
+                self.state.last.is_none().then_some(After::Rest(READ_EVERY))
+            }
+            Err(error @ ReadError::Refused { .. }) => Some(self.set_aside(error).await),
+        }
+    }
+
+    /// The store refuses the update's stream for good. No fact can be recorded there any more, so that nothing is done for it. It holds
+    /// nobody up but its own cluster, and that no longer than until it is proved that no node was ever touched for it.
+    async fn set_aside(&mut self, error: ReadError) -> After {
+        self.put_aside(true).await;
+        if self.state.end.is_some() {
+            return self.leave_ended().await;
+        }
+        let held = self.state.holder.is_some();
+        if !held {
+            if self.remains.is_none() {
+                self.remains = self.shared.queue.lock().await.admitted_at(self.update).map(Remains::since);
+            }
+            if let Some(remains) = &mut self.remains {
+                let mut stop = self.stop.clone();
+                tokio::select! {
+                    () = remains.look(&self.worker, self.update) => {}
+                    () = asked(&mut stop) => {}
+                }
+                if remains.never_held() {
+                    tracing::error!(%error, "the update was deleted before anybody held it: its cluster is released");
+                    return self.leave().await;
+                }
+            }
+        }
+        let node = self.state.in_hand.as_ref().map(|hand| format!("{} was {}", hand.node, hand.step));
+        tracing::error!(
+            %error,
+            held,
+            node,
+            remedy = format!(
+                "see that every instance of the cluster runs, then append UpdateReleased with {{\"update\":\"{}\"}} to {}",
+                self.update,
+                self.cluster.admission_stream()
+            ),
+            "nothing can be done for the update any more, and perhaps a node is out of service by it: no other of this cluster begins"
+        );
+        After::Rest(ASIDE_EVERY)
+    }
+
+    /// Sets the update aside, so that it holds up no other cluster; or takes it in again.
+    async fn put_aside(&mut self, aside: bool) {
+        if self.set_aside == aside {
+            return;
+        }
+        self.set_aside = aside;
+        self.keep_in_hand();
+        if aside {
+            self.eyes = None;
+        }
+        if self.shared.queue.lock().await.put_aside(self.update, aside) {
+            // There may be room for another.
+            self.shared.look.notify_one();
         }
     }
 
@@ -517,10 +591,8 @@ impl Driver {
     /// Notices that this worker holds an update that it took from another, whether its append was acknowledged or found by reading.
     fn note_take_over(&mut self) {
         let me = self.worker.writer.incarnation;
-        if self.is_mine() {
-            self.shared.hands.hold(self.update);
-        } else {
-            self.shared.hands.let_go(self.update);
+        self.keep_in_hand();
+        if !self.is_mine() {
             self.shared.hands.offer(self.update, me, false);
         }
         let taken = |h: &&Holder| h.incarnation == me && h.reason != AssignedBecause::Admitted;
@@ -532,6 +604,15 @@ impl Driver {
             }
             (None, _) => None,
         };
+    }
+
+    /// What this worker holds and can go on with takes one of its hands.
+    fn keep_in_hand(&self) {
+        if self.is_mine() && !self.set_aside {
+            self.shared.hands.hold(self.update);
+        } else {
+            self.shared.hands.let_go(self.update);
+        }
     }
 
     async fn watch_holder(&mut self) -> After {
@@ -553,7 +634,11 @@ impl Driver {
                 return self.take(AssignedBecause::HandedOver).await;
             }
             Ok(last) => self.silence.read(holder.incarnation, beat_of(last.as_ref()), beats, self.worker.clock.now()),
-            Err(error) => {
+            // The leader's answer: nobody beats there, nor ever will.
+            Err(ReadError::Refused { .. }) => {
+                self.silence.read(holder.incarnation, None, beats, self.worker.clock.now());
+            }
+            Err(error @ (ReadError::Denied { .. } | ReadError::Unavailable { .. })) => {
                 tracing::warn!(%error, "the holder's heartbeat cannot be read");
                 self.silence.read_failed();
             }
@@ -567,11 +652,26 @@ impl Driver {
     }
 
     async fn leave_ended(&mut self) -> After {
-        if release(&self.worker, self.update, &self.cluster).await {
+        let after = self.leave().await;
+        if matches!(after, After::Leave) {
             tracing::info!(verdict = crate::update::react::verdict_word(&self.state), "the update has ended");
-            After::Leave
-        } else {
-            After::Rest(READ_EVERY)
+        }
+        after
+    }
+
+    /// Releases the cluster.
+    async fn leave(&mut self) -> After {
+        match release(&self.worker, self.update, &self.cluster).await {
+            Ok(()) => After::Leave,
+            Err(Trouble::Away(why) | Trouble::Denied(why)) => {
+                self.say("notReleased", &why);
+                After::Rest(READ_EVERY)
+            }
+            Err(Trouble::Refused(why)) => {
+                tracing::error!(why, "the cluster cannot be released: no other update of it begins");
+                self.put_aside(true).await;
+                After::Rest(ASIDE_EVERY)
+            }
         }
     }
 
@@ -654,8 +754,10 @@ impl Driver {
                 self.read_at = None;
                 After::Rest(Duration::from_millis(200))
             }
-            Err(error @ AppendError::Refused { .. }) => {
+            Err(error @ (AppendError::Denied { .. } | AppendError::Refused { .. })) => {
                 tracing::error!(%error, "the store refuses this update's facts");
+                // Whether it is deleted is told by reading.
+                self.read_at = None;
                 After::Rest(Duration::from_secs(5))
             }
         }

@@ -1,5 +1,6 @@
 //! Signs of life, and the check that no namesake gives any.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,15 @@ use super::hands::Hands;
 use super::{Acknowledged, Worker, WorkerError};
 use crate::codec::{HEARTBEAT, WorkerHeartbeat, encode_record};
 use crate::domain::ids::{Incarnation, Revision};
+use crate::domain::time::Moment;
 use crate::lease::HEARTBEAT_EVERY;
-use crate::ports::{AppendError, Expected, StoredEvent};
+use crate::ports::{AppendError, Expected, ReadError, StoredEvent};
 
 /// Rest between two heartbeats at least, whatever changes.
 const AT_LEAST: Duration = Duration::from_millis(500);
+
+/// A worker whose heartbeats are denied for this long may not write them: a node that starts denies what it cannot look up yet.
+const DENIED_MAX: Duration = Duration::from_secs(60);
 
 /// A stored heartbeat.
 pub(super) fn heartbeat_of(stored: Option<&StoredEvent>) -> Option<WorkerHeartbeat> {
@@ -46,6 +51,7 @@ pub(super) async fn run(
     };
     let mut metadata_set = false;
     let mut begun = false;
+    let mut denied_since: Option<Moment> = None;
     let mut elder: Option<(Incarnation, Revision)> = None;
     let mut elders_beats = 0;
     loop {
@@ -79,6 +85,7 @@ pub(super) async fn run(
                 match worker.log.append(&stream, Expected::after(revision), vec![event]).await {
                     Ok(_) => {
                         begun = true;
+                        denied_since = None;
                         acknowledged.send_modify(|a| *a = Acknowledged { beats: a.beats + 1, told: now });
                     }
                     // Somebody beat between our read and our append: the next round tells who.
@@ -86,13 +93,16 @@ pub(super) async fn run(
                     Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => {
                         tracing::warn!(%error, "no heartbeat");
                     }
-                    Err(error @ AppendError::Refused { .. }) => return Err(WorkerError::Store(error.to_string())),
+                    Err(error @ AppendError::Denied { .. }) => denied(&error, &mut denied_since, worker.clock.now())?,
+                    Err(error @ AppendError::Refused { .. }) => return Err(refused(&error)),
                 }
                 if !metadata_set {
                     metadata_set = worker.log.set_max_count(&stream, 1).await.is_ok();
                 }
             }
-            Err(error) => tracing::warn!(%error, "no heartbeat"),
+            Err(error @ ReadError::Denied { .. }) => denied(&error, &mut denied_since, worker.clock.now())?,
+            Err(error @ ReadError::Refused { .. }) => return Err(refused(&error)),
+            Err(error @ ReadError::Unavailable { .. }) => tracing::warn!(%error, "no heartbeat"),
         }
         let spent = worker.clock.now().since(began);
         tokio::time::sleep(AT_LEAST).await;
@@ -101,4 +111,14 @@ pub(super) async fn run(
             Ok(()) = told.changed() => {}
         }
     }
+}
+
+fn denied(error: &impl Display, since: &mut Option<Moment>, now: Moment) -> Result<(), WorkerError> {
+    tracing::error!(%error, "no heartbeat");
+    if now.since(*since.get_or_insert(now)) <= DENIED_MAX { Ok(()) } else { Err(refused(error)) }
+}
+
+/// Without a sign of life whatever this worker has in hand is another's soon.
+fn refused(error: &impl Display) -> WorkerError {
+    WorkerError::NoHeartbeat(error.to_string())
 }

@@ -14,6 +14,7 @@ mod peers;
 mod perform;
 mod preview;
 mod queue;
+mod remains;
 mod rescue;
 mod store;
 mod supersede;
@@ -105,6 +106,12 @@ pub enum WorkerError {
     /// A namesake lives.
     #[error("another worker named {0} is alive: give each worker a name of its own (--name)")]
     NamesakeAlive(crate::domain::ids::WorkerName),
+    /// The store takes none of its heartbeats.
+    #[error(
+        "this worker cannot give a sign of life: {0}; correct the user's rights, or where its heartbeats' stream was deleted for good, give it \
+         another name (--name)"
+    )]
+    NoHeartbeat(String),
     /// The store does not answer, or refuses.
     #[error("the store cannot be used: {0}")]
     Store(String),
@@ -136,29 +143,37 @@ impl Worker {
         let mut services: JoinSet<Result<(), WorkerError>> = JoinSet::new();
         // Before anything that waits for the store: bringing a node back may be what the store waits for.
         services.spawn(rescue::run(self.clone()));
-        let position = discovery::start_position(&self, start).await?;
+        let mut stop = stop;
+        let position = tokio::select! {
+            biased;
+            // Nothing is in hand.
+            () = told(&mut stop) => return Ok(()),
+            position = discovery::start_position(&self, start) => position?,
+        };
         services.spawn(heartbeat::run(self.clone(), shared.hands.clone(), beats_tx));
         services.spawn(peers::run(self.clone(), shared.peers.clone()));
         services.spawn(discovery::subscribe(self.clone(), position, shared.look.clone(), wake_tx.clone()));
-        services.spawn(discovery::poll_admissions(self.clone(), shared.clone(), wake_tx));
+        // A sender is kept: news end with the services, and what is in hand is brought to a safe point without them.
+        services.spawn(discovery::poll_admissions(self.clone(), shared.clone(), wake_tx.clone()));
+        let (halt, halted) = watch::channel(Stop::No);
+        let mut failed: Option<WorkerError> = None;
 
         let mut drivers: BTreeMap<UpdateId, mpsc::Sender<Rung>> = BTreeMap::new();
         let mut running: JoinSet<UpdateId> = JoinSet::new();
-        let mut stop = stop;
         loop {
             tokio::select! {
                 found = wake_rx.recv() => {
-                    let Some(Found { update, cluster }) = found else { break };
+                    let Some(Found { update, cluster }) = found else { continue };
                     if let Some(driver) = drivers.get(&update) {
                         // A full queue means that it is about to look anyway.
                         let _ = driver.try_send(if cluster.is_none() { Rung::News } else { Rung::ToLook });
-                    } else if *stop.borrow() == Stop::No
+                    } else if *halted.borrow() == Stop::No
                         && let Some(cluster) = cluster
                         && let Some(handle) = self.clusters.get(&cluster)
                     {
                         let (tx, rx) = mpsc::channel(8);
                         drivers.insert(update, tx);
-                        let driver = driver::Driver::new(self.clone(), update, cluster, handle.clone(), stop.clone(), shared.clone(), rx);
+                        let driver = driver::Driver::new(self.clone(), update, cluster, handle.clone(), halted.clone(), shared.clone(), rx);
                         running.spawn(async move {
                             driver.run().await;
                             update
@@ -179,20 +194,27 @@ impl Worker {
                     }
                 }
                 Some(ended) = services.join_next() => {
-                    return match ended {
-                        Ok(Err(error)) => Err(error),
-                        Ok(Ok(())) => Err(WorkerError::Store("a service ended".into())),
-                        Err(panic) => Err(WorkerError::Store(format!("a service died: {panic}"))),
+                    let error = match ended {
+                        Ok(Err(error)) => error,
+                        Ok(Ok(())) => WorkerError::Store("a service ended".into()),
+                        Err(panic) => WorkerError::Store(format!("a service died: {panic}")),
                     };
+                    tracing::error!(%error, "takes nothing new in hand, and ends when no node is out of service by its doing");
+                    failed.get_or_insert(error);
+                    halt.send_replace(Stop::AtSafePoint);
                 }
-                () = asked(&mut stop) => {}
+                () = asked(&mut stop) => {
+                    if *stop.borrow() == Stop::AtSafePoint {
+                        halt.send_replace(Stop::AtSafePoint);
+                    }
+                }
             }
-            if *stop.borrow() != Stop::No && running.is_empty() {
+            if *halted.borrow() != Stop::No && running.is_empty() {
                 break;
             }
         }
         say_what_was_handed_over(&shared.hands, beats_rx).await;
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -216,6 +238,13 @@ const LAST_WORD_WITHIN: std::time::Duration = std::time::Duration::from_secs(10)
 struct Acknowledged {
     beats: u64,
     told: hands::Told,
+}
+
+/// Waits until it is asked to stop. If nobody is left to ask, for ever.
+async fn told(stop: &mut watch::Receiver<Stop>) {
+    if stop.wait_for(|stop| *stop != Stop::No).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Waits until something else is asked for. If nobody is left to ask, for ever.

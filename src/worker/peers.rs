@@ -80,7 +80,7 @@ pub(super) async fn run(worker: Worker, peers: Arc<Peers>) -> Result<(), super::
             while let Some(item) = feed.recv().await {
                 match item {
                     Feed::Event(event) => peers.hear(event, &worker, worker.clock.now()),
-                    Feed::CaughtUp => {}
+                    Feed::CaughtUp | Feed::Looked(_) => {}
                     Feed::Reconnecting(why) => tracing::debug!(why, "the heartbeats are subscribed to anew"),
                 }
             }

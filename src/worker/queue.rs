@@ -5,7 +5,7 @@
 //! too: whoever sees an admission, and reads the other admission streams *after that*, sees every admission ahead of it. So two workers
 //! that begin two updates at one moment never exceed the limit, and need no lock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -103,9 +103,15 @@ impl fmt::Display for Waits {
     }
 }
 
+/// Reads of one stream denied one after the other until nobody waits for it any more: a node that starts denies what it cannot look up yet.
+/// Looks are five seconds apart.
+const DENIALS_MAX: u32 = 12;
+
 #[derive(Clone, Debug, Default)]
 struct OfCluster {
     last: Option<Revision>,
+    /// Reads that were denied since one was answered.
+    denied: u32,
     active: Option<(Place, UpdateId)>,
     /// The latest, oldest first.
     released: VecDeque<(Place, UpdateId)>,
@@ -144,6 +150,10 @@ enum Ended {
 pub struct Queue {
     clusters: BTreeMap<ClusterName, OfCluster>,
     ended: BTreeMap<UpdateId, Ended>,
+    /// Looks at how an update ended that were denied since one was answered.
+    denied: BTreeMap<UpdateId, u32>,
+    /// Updates that hold their own cluster, and nobody else up.
+    set_aside: BTreeSet<UpdateId>,
     /// Reads that have begun: told to those who wait for their turn to read.
     begun: Arc<AtomicU64>,
     /// The last read that reached every cluster, by its number.
@@ -166,14 +176,26 @@ impl Queue {
             let known = self.clusters.entry(cluster.clone()).or_default();
             let from = known.last.map_or(Revision(0), Revision::next);
             match read_all(log, &cluster.admission_stream(), from).await {
-                Ok(events) => events.iter().for_each(|stored| known.evolve(stored)),
+                Ok(events) => {
+                    known.denied = 0;
+                    events.iter().for_each(|stored| known.evolve(stored));
+                }
                 // Deleted, too long, or not ours to read: nothing begins there, and the others do not wait for it.
                 Err(error @ ReadError::Refused { .. }) => tracing::error!(%cluster, %error, "passed over"),
+                Err(error @ ReadError::Denied { .. }) if known.denied >= DENIALS_MAX => {
+                    tracing::error!(%cluster, %error, "passed over");
+                }
+                Err(error @ ReadError::Denied { .. }) => {
+                    known.denied += 1;
+                    failed.get_or_insert(error);
+                }
                 Err(error @ ReadError::Unavailable { .. }) => {
                     failed.get_or_insert(error);
                 }
             }
         }
+        let clusters = &self.clusters;
+        self.set_aside.retain(|aside| clusters.values().any(|k| k.active.is_some_and(|(_, u)| u == *aside)));
         match failed {
             None => {
                 self.complete = number;
@@ -196,9 +218,28 @@ impl Queue {
         found.into_iter().map(|(_, update, cluster)| (update, cluster.clone())).collect()
     }
 
-    /// How many unfinished updates are ahead of this one, by what was read last.
+    /// How many unfinished updates are ahead of this one, by what was read last; without those that were set aside.
     pub fn ahead_of(&self, update: UpdateId) -> Option<usize> {
-        self.unfinished().iter().position(|(u, _)| *u == update)
+        let unfinished = self.unfinished();
+        let place = unfinished.iter().position(|(u, _)| *u == update)?;
+        Some(unfinished.iter().take(place).filter(|(u, _)| !self.set_aside.contains(u)).count())
+    }
+
+    /// Sets an update aside that nobody can go on with, since the store refuses its stream: it holds its own cluster, and no other up.
+    /// Or takes it in again. Says whether that changed anything.
+    pub fn put_aside(&mut self, update: UpdateId, aside: bool) -> bool {
+        if aside { self.set_aside.insert(update) } else { self.set_aside.remove(&update) }
+    }
+
+    /// The updates that were set aside.
+    pub fn set_aside(&self) -> &BTreeSet<UpdateId> {
+        &self.set_aside
+    }
+
+    /// Where an update was admitted in the whole log, where the store says positions.
+    pub fn admitted_at(&self, update: UpdateId) -> Option<Position> {
+        let mut active = self.clusters.values().filter_map(|known| known.active);
+        active.find(|(_, active)| *active == update).and_then(|(place, _)| place.position)
     }
 
     /// Updates that failed, one after the other, since one completed or a person reviewed them; at most `enough`.
@@ -228,6 +269,7 @@ impl Queue {
             }
         }
         self.ended.retain(|update, _| released.iter().any(|(_, u)| u == update));
+        self.denied.retain(|update, _| released.iter().any(|(_, u)| u == update));
         Ok(failed)
     }
 
@@ -241,8 +283,13 @@ impl Queue {
                 Some(End::Failed(_)) => Ended::Failed,
                 Some(End::Cancelled(_) | End::Rejected(_) | End::Superseded(_)) | None => Ended::Otherwise,
             },
-            // Deleted since, or not ours to read.
+            // Deleted since.
             Err(ReadError::Refused { .. }) => Ended::Otherwise,
+            Err(error @ ReadError::Denied { .. }) => {
+                let denied = self.denied.entry(update).or_default();
+                *denied = denied.saturating_add(1);
+                return if *denied > DENIALS_MAX { Ok(Ended::Otherwise) } else { Err(error) };
+            }
             Err(error @ ReadError::Unavailable { .. }) => return Err(error),
         };
         self.ended.insert(update, ended);

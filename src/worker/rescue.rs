@@ -12,7 +12,7 @@ use crate::codec::{Admissions, decode};
 use crate::domain::ids::{ClusterName, InstanceId, StreamName, UpdateId};
 use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
-use crate::ports::StoredEvent;
+use crate::ports::{ReadError, StoredEvent};
 use crate::update::action::{Action, Call, Warrant};
 use crate::update::audit::{Stranded, audit_rescue};
 use crate::update::state::{State, fold};
@@ -81,7 +81,8 @@ async fn round(
 /// Whether the store does not serve, and no node of it that answers reports a leader.
 async fn leaderless(worker: &Worker) -> bool {
     let Some(cluster) = worker.clusters.keys().next() else { return false };
-    if worker.log.read_last(&cluster.admission_stream()).await.is_ok() {
+    // A refusal is an answer.
+    if let Ok(_) | Err(ReadError::Refused { .. }) = worker.log.read_last(&cluster.admission_stream()).await {
         return false;
     }
     let probe = worker.log.probe().await;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::Worker;
-use super::discovery::release;
+use super::discovery::{Trouble, release};
 use super::store::read_update;
 use crate::codec::{Admissions, encode_supersession};
 use crate::domain::ids::{ClusterName, Revision, UpdateId};
@@ -42,12 +42,12 @@ async fn told(log: &dyn EventLog, clock: &dyn Clock, update: UpdateId) -> Result
         Ok(history) if history.is_empty() => Ok(None),
         Ok(history) => Ok(Some(Told { claims: claims(&history), state: fold(&history) })),
         Err(ReadError::Refused { .. }) => Ok(None),
-        Err(error @ ReadError::Unavailable { .. }) => Err(error),
+        Err(error @ (ReadError::Denied { .. } | ReadError::Unavailable { .. })) => Err(error),
     }
 }
 
-async fn told_to(worker: &Worker, update: UpdateId) -> Result<Option<Told>, String> {
-    told(&*worker.log, &*worker.clock, update).await.map_err(|e| e.to_string())
+async fn told_to(worker: &Worker, update: UpdateId) -> Result<Option<Told>, Trouble> {
+    Ok(told(&*worker.log, &*worker.clock, update).await?)
 }
 
 /// Those in whose favour an update was asked to end, the first to ask first.
@@ -115,7 +115,7 @@ pub(super) async fn turn(
     request: &UpdateRequested,
     cause: Option<Uuid>,
     admissions: &Admissions,
-) -> Result<Turn, String> {
+) -> Result<Turn, Trouble> {
     let cluster = &request.cluster;
     if let Some(old) = request.supersedes {
         let reasons = unfit(worker, update, request, old).await?;
@@ -131,7 +131,7 @@ pub(super) async fn turn(
     let Some(theirs) = told_to(worker, newest).await? else {
         return Ok(if active { Turn::Never(vec![busy(cluster, newest, None)]) } else { Turn::Now });
     };
-    let heir = heir_of(&*worker.log, &*worker.clock, newest, &theirs, cluster).await.map_err(|e| e.to_string())?;
+    let heir = heir_of(&*worker.log, &*worker.clock, newest, &theirs, cluster).await?;
     let claimed = matches!(&heir, Some((heir, _)) if *heir == update);
     if let Some((heir, told)) = heir.filter(|_| !claimed) {
         if request.supersedes != Some(heir) {
@@ -147,8 +147,8 @@ pub(super) async fn turn(
         return Ok(Turn::Never(vec![busy(cluster, newest, None)]));
     }
     if theirs.state.end.is_some() {
-        let released = release(worker, newest, cluster).await;
-        return if released { Ok(Turn::Again) } else { Err("the cluster cannot be released".into()) };
+        release(worker, newest, cluster).await?;
+        return Ok(Turn::Again);
     }
     if claimed {
         return Ok(Turn::After(newest));
@@ -166,7 +166,7 @@ async fn unfit(
     update: UpdateId,
     request: &UpdateRequested,
     old: UpdateId,
-) -> Result<Vec<Reason>, String> {
+) -> Result<Vec<Reason>, Trouble> {
     let allowed = worker.clusters.get(&request.cluster).map(|handle| &*handle.policy.allowed_types).unwrap_or_default();
     let mut reasons = check_request(request, allowed);
     let mut refuse = |code: &str, found: String| {
@@ -213,10 +213,9 @@ async fn claim(
     new: UpdateId,
     request: &UpdateRequested,
     cause: Option<Uuid>,
-) -> Result<Turn, String> {
+) -> Result<Turn, Trouble> {
     let command = CancelRequested { superseded_by: Some(new), by: request.by.clone(), why: request.why.clone() };
-    let event = encode_supersession(old, new, command, cause, &worker.writer, worker.clock.wall());
-    let event = event.map_err(|e| e.to_string())?;
+    let event = encode_supersession(old, new, command, cause, &worker.writer, worker.clock.wall())?;
     match worker.log.append(&old.stream(), Expected::after(as_told.last_revision()), vec![event]).await {
         Ok(_) | Err(AppendError::Conflict { .. }) => Ok(Turn::Again),
         Err(error @ AppendError::Refused { .. }) => Ok(Turn::Never(vec![Reason {
@@ -225,6 +224,8 @@ async fn claim(
             wanted: format!("update {old} asked to end in favour of this one"),
             remedy: format!("look at `esdb-rollout status {old}`, cancel it by hand, and ask again once it has ended"),
         }])),
-        Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => Err(error.to_string()),
+        Err(error @ (AppendError::Denied { .. } | AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => {
+            Err(error.into())
+        }
     }
 }

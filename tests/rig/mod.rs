@@ -13,7 +13,7 @@ use esdb_rollout::domain::ids::{Address, ClusterName, Incarnation, Revision, Upd
 use esdb_rollout::domain::quorum::Voters;
 use esdb_rollout::domain::time::Moment;
 use esdb_rollout::ports::{Clock, ClusterAdmin, EventLog, Expected, Fleet, SystemClock};
-use esdb_rollout::sim::model::{Fault, WorldConfig};
+use esdb_rollout::sim::model::{ExpectedRevision, Fault, WorldConfig, Write, WriteOutcome};
 use esdb_rollout::sim::ports::SimPorts;
 use esdb_rollout::sim::world::SimWorld;
 use esdb_rollout::sim::world::World;
@@ -154,6 +154,20 @@ impl Rig {
             clock: self.clock.clone(),
             update: self.update,
         }
+    }
+
+    /// Deletes a stream for good.
+    pub async fn tombstone(&self, stream: &str) {
+        for _ in 0..200 {
+            if let Some(leader) = self.world.with(|w| w.leader()) {
+                let deleted = self.world.write(leader, true, stream, ExpectedRevision::Any, Write::Tombstone).await;
+                if matches!(deleted, WriteOutcome::Done { .. }) {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{stream} could not be deleted");
     }
 
     /// Waits until a fact of this type stands `times` times.

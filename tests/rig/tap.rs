@@ -45,6 +45,10 @@ pub trait Tap: Send + Sync {
     fn own_instance(&self) -> Option<&InstanceId> {
         None
     }
+    /// Whether whoever answers denies a read of a stream, or an append to it.
+    fn denies(&self, _kind: Kind, _stream: &str) -> bool {
+        false
+    }
 }
 
 pub struct Tapped<T: ?Sized> {
@@ -71,16 +75,26 @@ pub fn tapped(rig: &Rig, tap: Arc<dyn Tap>) -> Rig {
     }
 }
 
+fn denied(tap: &dyn Tap, stream: &StreamName) -> Result<(), ReadError> {
+    let denied = tap.denies(Kind::Read, stream.as_str());
+    if denied { Err(ReadError::Denied { what: stream.to_string(), found: "access denied".into() }) } else { Ok(()) }
+}
+
 #[async_trait]
 impl EventLog for Tapped<dyn EventLog> {
     async fn append(&self, s: &StreamName, e: Expected, v: Vec<NewEvent>) -> Result<Appended, AppendError> {
+        if self.tap.denies(Kind::Append, s.as_str()) {
+            return Err(AppendError::Denied { stream: s.clone(), found: "access denied".into() });
+        }
         self.tell(Kind::Append, s.as_str(), self.inner.append(s, e, v)).await
     }
     async fn read(&self, s: &StreamName, from: Revision, max: usize) -> Result<Vec<StoredEvent>, ReadError> {
+        denied(&*self.tap, s)?;
         let found = self.tell(Kind::Read, s.as_str(), self.inner.read(s, from, max)).await;
         if self.tap.hides(s.as_str()) { Ok(vec![]) } else { found }
     }
     async fn read_last(&self, s: &StreamName) -> Result<Option<StoredEvent>, ReadError> {
+        denied(&*self.tap, s)?;
         self.tell(Kind::Read, s.as_str(), self.inner.read_last(s)).await
     }
     async fn end_of_log(&self) -> Result<Option<Position>, ReadError> {

@@ -23,6 +23,10 @@ pub struct AllPage {
     pub records: Vec<Record>,
     /// Where the next page starts: forwards the position after the last record looked at, backwards that record's own.
     pub next: u64,
+    /// How many records were looked at.
+    pub looked: usize,
+    /// Position of the last record looked at.
+    pub last: Option<u64>,
     /// Whether the end (backwards: the beginning) was reached.
     pub end: bool,
 }
@@ -240,39 +244,39 @@ impl Log {
             AllStart::End => known.len(),
             AllStart::Position(p) => at(p),
         };
-        let mut page = AllPage { records: Vec::new(), next: 0, end: false };
-        let mut looked = 0;
-        let full =
-            |page: &AllPage, looked: usize| page.records.len() >= max || max_search.is_some_and(|most| looked >= most);
+        let mut page = AllPage { records: Vec::new(), next: 0, looked: 0, last: None, end: false };
+        let full = |page: &AllPage| page.records.len() >= max || max_search.is_some_and(|most| page.looked >= most);
         let shown = |record: &Record| {
             record.stream != EPOCH_STREAM && filter.is_none_or(|f| f.matches(&record.stream, &record.event_type))
         };
         match direction {
             Direction::Forwards => {
                 let mut i = start;
-                while i < known.len() && !full(&page, looked) {
+                while i < known.len() && !full(&page) {
                     let record = &known[i].record;
                     if shown(record) {
                         page.records.push(record.clone());
                     }
                     i += 1;
-                    looked += 1;
+                    page.looked += 1;
+                    page.last = Some(record.position);
                 }
                 page.end = i == known.len();
                 page.next = match from {
-                    AllStart::Position(p) if looked == 0 => p,
+                    AllStart::Position(p) if page.looked == 0 => p,
                     AllStart::Start | AllStart::End | AllStart::Position(_) => self.end_of(i),
                 };
             }
             Direction::Backwards => {
                 let mut i = start;
-                while i > 0 && !full(&page, looked) {
+                while i > 0 && !full(&page) {
                     i -= 1;
                     let record = &known[i].record;
                     if shown(record) {
                         page.records.push(record.clone());
                     }
-                    looked += 1;
+                    page.looked += 1;
+                    page.last = Some(record.position);
                 }
                 page.end = i == 0;
                 page.next = self.end_of(i);
