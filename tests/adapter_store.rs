@@ -84,7 +84,9 @@ impl Store {
             match self.log.append(stream, expected, vec![event.clone()]).await {
                 Ok(appended) => return appended.last,
                 Err(AppendError::Unknown { .. } | AppendError::Unavailable { .. }) => {}
-                Err(e @ (AppendError::Conflict { .. } | AppendError::Refused { .. })) => panic!("{e}"),
+                Err(e @ (AppendError::Conflict { .. } | AppendError::Denied { .. } | AppendError::Refused { .. })) => {
+                    panic!("{e}")
+                }
             }
             assert!(Instant::now() < deadline, "not appended within a minute");
         }
