@@ -42,7 +42,7 @@ pub struct WorkerArgs {
     /// Updates that this worker has in hand at a time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, env = "ESDB_ROLLOUT_MAX_CONCURRENT_UPDATES")]
     pub max_concurrent_updates: usize,
-    /// After N failed updates in a row, begin no new one until a person says so [default: go on]
+    /// After N failed updates in a row (1 to 20), begin no new one until a person says so [default: go on]
     #[arg(long, value_name = "N", value_parser = up_to_twenty)]
     pub stop_after_failures: Option<usize>,
     /// Without a checkpoint, read the log from its beginning; a store whose requests were never initialised obeys all of them
