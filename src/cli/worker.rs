@@ -30,7 +30,7 @@ this worker, unless --max-concurrent-updates does. The others wait, the oldest f
 nothing new begins once N updates of these clusters have failed one after the other: a completed one starts the count again, and so
 does a person with `esdb-rollout resume --after-failures`. What was begun is always resumed, whatever the limits: a node may be down.
 
-Log lines go to stderr; RUST_LOG filters them (default: info).
+Log lines go to stderr; RUST_LOG filters them (default: info,eventstore=error).
 
 Examples:
   esdb-rollout worker --config /etc/esdb-rollout.toml --log-format json
