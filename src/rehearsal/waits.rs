@@ -28,7 +28,7 @@ const PRIORITY_GATE: Duration = GOSSIP_INTERVAL;
 /// it costs nothing.
 const AGREEMENT_GATE: Duration = GOSSIP_INTERVAL.saturating_mul(AGREEING_REFRESHES);
 
-/// An instance's tag is looked at twice, this far apart, before it is written and again before the stop.
+/// EC2 has to say twice, this far apart, that the tag stands, before the stop, and that it is gone, before the next node.
 const FENCE_GATE: Duration = FENCE_APART.saturating_mul(2);
 
 /// The tag is not removed sooner than this after it was asked for: a call that writes it may be under way for as long. A node that is away
