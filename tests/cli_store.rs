@@ -208,6 +208,9 @@ async fn a_whole_update_by_command_line() {
     assert_eq!((code, stdout.contains(&second)), (1, true), "{stdout}\n{stderr}");
     assert!(stderr.contains(&format!("update {id} of prod: the store refuses the read")), "{stderr}");
 
+    let log = stage.worker_log();
+    assert!(!log.contains("tlsCAFile"), "it warns of what nobody gave: {log}");
+
     // SIGTERM: nothing is in hand, so it ends at once, and well.
     let pid = worker.id().expect("a process").to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill runs").success());
@@ -254,6 +257,10 @@ async fn what_cannot_be_done_ends_with_its_code_and_a_remedy() {
         assert_eq!(found, code, "{line:?}\n{stdout}\n{stderr}");
         assert!(stderr.contains(says) && stdout.is_empty(), "{line:?}: {stderr}");
     }
+    // One line, which names the host: not the client library's lines about its tries.
+    let (_, _, stderr) = stage.run(&["status", unknown, "--store", &nobody]).await;
+    let host = nobody.trim_start_matches("esdb://").trim_end_matches("?tls=false");
+    assert!(stderr.lines().count() == 1 && stderr.contains(host), "{stderr}");
     std::fs::write(stage.file(), "[stoer]\n").expect("a configuration");
     let (code, _, stderr) = stage.run(&["list"]).await;
     assert_eq!(code, 2);

@@ -8,9 +8,10 @@ use esdb_rollout::cli::command::{AgainArgs, Asked, retry, rollback};
 use esdb_rollout::domain::catch_up::DataKept;
 use esdb_rollout::domain::ids::{ClusterName, Revision, UpdateId};
 use esdb_rollout::domain::instance::InstanceState;
+use esdb_rollout::exit::Exit;
 use esdb_rollout::sim::model::Fault;
 use esdb_rollout::update::event::*;
-use esdb_rollout::update::state::{Body, End, Recorded, State};
+use esdb_rollout::update::state::{Body, End, Recorded, State, fold};
 use esdb_rollout::worker::{Stop, read_all};
 use rig::{Rig, lines, outline, quick_world, request};
 use serde_json::json;
@@ -74,6 +75,34 @@ async fn a_rollback_brings_back_what_was_done_and_is_a_cancellation() {
     let stops = truth.check().iter().sum::<u32>();
     assert_eq!(stops as usize, outline(&history).matches("InstanceStopped").count(), "{shown}");
     assert!(matches!(stops, 5 | 6), "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_for_a_rollback_is_told_whether_it_is_under_way_or_refused() {
+    for cancelled in [false, true] {
+        let rig = Rig::new(quick_world(18));
+        rig.append(request(TARGET).into(), 1).await;
+        let (worker, stop) = rig.spawn(0);
+        rig.until("InstanceStopped", 2).await;
+        if cancelled {
+            rig.append(Event::CancelRequested(CancelRequested::default()), 2).await;
+        }
+        let asked = AgainArgs { id: rig.update, asked: Asked { by: Some("ann".into()), why: None } };
+        let told = rollback(asked, &*rig.log, &*rig.clock).await;
+        let so_far = rig.history().await;
+        let shown = lines(&so_far);
+        if cancelled {
+            let refused = told.expect_err(&shown);
+            assert_eq!(refused.exit(), Exit::Refused, "{refused}");
+            assert!(refused.to_string().contains("nothingToRollBack"), "{refused}");
+        } else {
+            assert_eq!(told.unwrap_or_else(|e| panic!("{e}\n{shown}")), Exit::Completed);
+            assert!(fold(&so_far).end.is_none(), "told before it has ended\n{shown}");
+        }
+        rig.ended(LIMIT).await;
+        stop.send(Stop::AtSafePoint).unwrap();
+        worker.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use esdb_rollout::sim::model::Fault;
 use esdb_rollout::update::event::*;
 use esdb_rollout::update::state::{Body, End, Recorded, State, fold};
 use esdb_rollout::views::why::Why;
-use esdb_rollout::worker::{StartPoint, Stop, WorkerError, heir, read_all};
+use esdb_rollout::worker::{StartPoint, Stop, WorkerError, heir, preview, read_all};
 use rig::bomb::{Bomb, When, mined};
 use rig::{Rig, lines, outline, quick_world, request};
 use serde_json::json;
@@ -453,6 +453,44 @@ async fn what_cannot_be_superseded_is_refused_with_a_code_and_a_remedy_and_nothi
     let (history, state) = new.ended(LIMIT).await;
     assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
     assert_eq!(claims(&rig.history().await), []);
+}
+
+/// What `plan` makes of a request: codes of what refuses it, and what it says of tags.
+async fn foreseen(rig: &Rig, request: &UpdateRequested) -> (Vec<String>, Vec<CheckOutcome>) {
+    let handle = rig.worker(99).clusters[&ClusterName::from("prod")].clone();
+    let found = preview(&handle, &*rig.log, &rig.clock, request, &[]).await;
+    let fences = found.assessment.checks.iter().filter(|c| c.code == "fence").filter_map(|c| c.outcome);
+    (found.refused.into_iter().map(|r| r.code).collect(), fences.collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_foresees_what_a_worker_says_to_a_request_while_another_update_is_active() {
+    let rig = Rig::new(quick_world(49));
+    let nothing: &[&str] = &[];
+    let (passed, failed) = (CheckOutcome::Passed, CheckOutcome::Failed);
+    assert_eq!(foreseen(&rig, &asks(json!({}))).await.0, nothing, "before anything was asked for");
+    rig.append(request(TARGET).into(), 1).await;
+    let (_worker, _stop) = rig.spawn(0);
+    rig.until("Tagged", 1).await;
+    let (codes, fences) = foreseen(&rig, &asks(json!({}))).await;
+    assert_eq!((codes, fences.contains(&failed)), (vec!["clusterBusy".to_owned()], true));
+    rig.until("Tagged", 2).await;
+    let (codes, fences) = foreseen(&rig, &superseding(rig.update)).await;
+    assert_eq!(codes, nothing);
+    assert!(
+        !fences.is_empty() && fences.iter().all(|f| *f == passed),
+        "the tag is of the one that ends first: {fences:?}"
+    );
+    let unknown = foreseen(&rig, &superseding(UpdateId(Uuid::from_u128(0x404)))).await.0;
+    assert_eq!(unknown, ["supersedesUnknown"]);
+    // One that waits to take its place has that place, and leaves it to whoever supersedes it.
+    let next = another(&rig, 77);
+    next.append(superseding(rig.update).into(), 2).await;
+    claimed(&rig, next.update).await;
+    assert_eq!(foreseen(&rig, &superseding(rig.update)).await.0, ["clusterBusy"]);
+    assert_eq!(foreseen(&rig, &superseding(next.update)).await.0, nothing);
+    assert_eq!(claims(&rig.history().await), [next.update], "nothing is asked for by looking");
+    assert_eq!(claims(&next.history().await), []);
 }
 
 #[tokio::test(start_paused = true)]

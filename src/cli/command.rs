@@ -13,6 +13,7 @@ use crate::domain::ids::{InstanceType, NodeName, Revision, UpdateId};
 use crate::exit::Exit;
 use crate::ports::{Clock, EventLog};
 use crate::update::event::*;
+use crate::update::react::verdict_word;
 use crate::update::state::{Body, End, State};
 use crate::worker::FailuresReviewed;
 
@@ -33,16 +34,32 @@ pub struct Asked {
     pub why: Option<String>,
 }
 
-/// Options of `pause` and `cancel`.
+/// Options of `pause`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Prints the revision of the command, and waits up to 10 s for the worker's answer. `cancel` is answered by the end of the update, once
-every node runs: follow it with `watch`. A request that has not begun ends at once; an update that it supersedes has been asked to end
-and stays so. To end an update in favour of another one, ask for that: `start --supersede ID`. Exit code 3 if the command was refused.
+Prints the revision of the command, and waits up to 10 s for the worker's answer. Exit code 3 if the command was refused.
 
 Example:
   esdb-rollout pause 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6 --why 'month-end run'")]
-pub struct PlainArgs {
+pub struct PauseArgs {
+    /// The update
+    #[arg(value_name = "ID", value_parser = update_id)]
+    pub id: UpdateId,
+    /// Who and why.
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
+/// Options of `cancel`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Prints the revision of the command, and does not wait: it is answered by the end of the update, which comes once every node runs. Follow
+that with `watch`. A request that has not begun ends at once; an update that it supersedes has been asked to end and stays so. To end an
+update in favour of another one, ask for that: `start --supersede ID`. Exit code 3 if the update has ended.
+
+Example:
+  esdb-rollout cancel 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6 --why 'the wrong type'")]
+pub struct CancelArgs {
     /// The update
     #[arg(value_name = "ID", value_parser = update_id)]
     pub id: UpdateId,
@@ -76,7 +93,8 @@ pub struct ResumeArgs {
 /// Options of `approve`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Prints the revision of the command, and waits up to 10 s for the worker's answer. Exit code 3 if it was refused.
+Prints the revision of the command, and waits up to 10 s for the worker's answer. Exit code 3 if it was refused. Without --answers, or with
+another revision than the one that is awaited now, nothing is granted: what to type is printed, and the exit code is 2.
 
 Example:
   esdb-rollout approve 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6 --answers 42")]
@@ -84,7 +102,7 @@ pub struct ApproveArgs {
     /// The update
     #[arg(value_name = "ID", value_parser = update_id)]
     pub id: UpdateId,
-    /// Revision of the ApprovalAwaited that is answered: `status` shows it
+    /// Revision of the ApprovalAwaited that is answered: `status` shows it; nothing is granted without it
     #[arg(long, value_name = "REVISION")]
     pub answers: Option<u64>,
     /// Who and why.
@@ -93,7 +111,7 @@ pub struct ApproveArgs {
 }
 
 /// Pauses an update.
-pub async fn pause(args: PlainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+pub async fn pause(args: PauseArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
     let Asked { by, why } = args.asked;
     send(args.id, PauseRequested { by, why }.into(), log, clock).await
 }
@@ -110,7 +128,7 @@ pub async fn resume(args: ResumeArgs, log: &dyn EventLog, clock: &dyn Clock) -> 
 }
 
 /// Cancels an update.
-pub async fn cancel(args: PlainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
+pub async fn cancel(args: CancelArgs, log: &dyn EventLog, clock: &dyn Clock) -> Result<Exit, Failure> {
     let Asked { by, why } = args.asked;
     let revision =
         store::command(log, clock, args.id, &CancelRequested { superseded_by: None, by, why }.into()).await?;
@@ -122,12 +140,14 @@ pub async fn cancel(args: PlainArgs, log: &dyn EventLog, clock: &dyn Clock) -> R
 /// Options of `retry` and `rollback`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Of a running update: prints the revision of the command. `retry` lets the step that it is parked at begin anew, or takes the node again that
-it is held after. `rollback` brings every node done so far back to the type it had, by the same rules, and ends it as cancelled.
+Of a running update: prints the revision of the command, and waits up to 10 s for its answer. `retry` lets the step that it is parked at
+begin anew, or takes the node again that it is held after. `rollback` brings every node done so far back to the type it had, by the same
+rules, and ends it as cancelled. Exit code 3 if the command was refused.
 Of an update that has ended: asks for a new one, and prints its id. `retry` asks for the same again (nodes that are done are skipped),
 `rollback` for the types that the nodes had before.
 
-Example:
+Examples:
+  esdb-rollout retry 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6
   esdb-rollout rollback 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6 --why 'slower than before'")]
 pub struct AgainArgs {
     /// The update
@@ -164,10 +184,7 @@ pub async fn rollback(args: AgainArgs, log: &dyn EventLog, clock: &dyn Clock) ->
     if followed.state.end.is_some() {
         return ask_anew(args.id, way_back(&followed.state, args.id, by, why)?, log, clock).await;
     }
-    let revision = store::command(log, clock, args.id, &RollbackRequested { by, why }.into()).await?;
-    print(&revision.to_string())?;
-    note(&format!("asked for; it ends once every node done so far is back: esdb-rollout watch {}", args.id));
-    Ok(Exit::Completed)
+    send(args.id, RollbackRequested { by, why }.into(), log, clock).await
 }
 
 async fn ask_anew(
@@ -286,13 +303,17 @@ async fn send(update: UpdateId, command: Event, log: &dyn EventLog, clock: &dyn 
             let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
             return Err(Failure::refused(format!("{} was refused: {}", command.type_name(), reasons.join("; "))));
         }
-        if !followed.state.unanswered.iter().any(|u| u.revision == revision) {
-            note(&format!("{} was obeyed", command.type_name()));
+        if obeyed(&followed.state, revision, &command) {
+            note(&said(update, &command));
             return Ok(Exit::Completed);
+        }
+        if followed.state.end.is_some() {
+            let verdict = verdict_word(&followed.state);
+            return Err(Failure::refused(format!("update {update} has ended meanwhile: {verdict}")));
         }
         if clock.now().since(began) >= ANSWER_WITHIN {
             note(&format!(
-                "no worker has answered within {} s; the command stands in the stream, and the next worker obeys it",
+                "no worker has answered within {} s; the command stands in the stream, and the next worker answers it",
                 ANSWER_WITHIN.as_secs()
             ));
             return Ok(Exit::Completed);
@@ -302,6 +323,23 @@ async fn send(update: UpdateId, command: Event, log: &dyn EventLog, clock: &dyn 
             // The command is written; only its answer is not seen.
             tracing::debug!(%error, "the answer cannot be read yet");
         }
+    }
+}
+
+/// Whether a command took hold. The end alone answers a rollback; the fold says sooner whether it is under way.
+fn obeyed(state: &State, revision: Revision, command: &Event) -> bool {
+    match command {
+        Event::RollbackRequested(asked) => state.rollback.as_ref() == Some(asked),
+        _ => !state.unanswered.iter().any(|u| u.revision == revision),
+    }
+}
+
+fn said(update: UpdateId, command: &Event) -> String {
+    match command {
+        Event::RollbackRequested(_) => {
+            format!("the update ends once every node done so far is back: esdb-rollout watch {update}")
+        }
+        _ => format!("{} was obeyed", command.type_name()),
     }
 }
 

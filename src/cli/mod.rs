@@ -98,11 +98,11 @@ pub enum Command {
     #[cfg(all(feature = "esdb", feature = "ec2"))]
     Projections(projections::ProjectionsArgs),
     /// Pause an update before its next stop
-    Pause(command::PlainArgs),
+    Pause(command::PauseArgs),
     /// Go on after a pause
     Resume(command::ResumeArgs),
     /// End an update with every node running
-    Cancel(command::PlainArgs),
+    Cancel(command::CancelArgs),
     /// Try again what an update is parked at or failed at
     Retry(command::AgainArgs),
     /// Bring back every node that an update has changed

@@ -1,23 +1,30 @@
 //! `plan`: looks at everything, and does nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
 use crate::cli::failure::Failure;
 use crate::cli::request::{FROM_HELP, RequestArgs, Wish};
-use crate::cli::{Output, print};
+use crate::cli::{Output, note, print};
 use crate::config::Config;
+use crate::domain::ids::ClusterName;
 use crate::exit::Exit;
 use crate::ports::{Clock, EventLog};
-use crate::update::plan::{Waiver, check_request};
+use crate::update::limits::SURVEY_TIMEOUT;
+use crate::update::plan::Waiver;
 use crate::views::plan::PlanView;
 use crate::worker::{ClusterHandle, preview};
+
+/// A cluster that answers has been seen within this time.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Options of `plan`.
 #[derive(Args, Debug)]
 #[command(after_help = format!("\
 Looks at the cluster and at EC2 as a worker would, from here and with the configuration and credentials that are here, and does nothing.
+A cluster that does not answer in full is looked at for up to 60 s. Whether another update of the cluster is active is read from the store.
 Prints every check, what refuses and what warns first, with its remedy; the steps in order, with the elections they will cause and the
 time out of service that past updates foretell; and the plan's digest. `start --plan-digest` refuses if the plan is another by then: if
 members, roles, types or what is wrong have changed. docs/checks.md lists the checks. A configuration with keys that are not known is
@@ -60,9 +67,11 @@ pub async fn run(
 ) -> Result<Exit, Failure> {
     let Wish { request, waivers } = wish;
     let waivers: Vec<Waiver> = waivers.iter().filter_map(|w| Waiver::of(w.answers, w)).collect();
-    let refused = check_request(&request, &cluster.policy.allowed_types);
-    let found = preview(cluster, log, &clock, &request, &waivers).await;
-    let view = PlanView::of(&request, &found.assessment, refused);
+    let found = {
+        let looking = std::pin::pin!(preview(cluster, log, &clock, &request, &waivers));
+        patiently(looking, &request.cluster).await
+    };
+    let view = PlanView::of(&request, &found.assessment, found.refused);
     match args.output {
         Output::Table => print(&view.to_string())?,
         Output::Json => print(&serde_json::to_string(&view).map_err(Failure::other)?)?,
@@ -72,6 +81,19 @@ pub async fn run(
         "readyWithWarnings" if !args.strict => Exit::Completed,
         _ => Exit::Refused,
     })
+}
+
+/// Says on stderr, while it lasts, that a cluster has not been seen in full.
+async fn patiently<T>(mut looking: impl Future<Output = T> + Unpin, cluster: &ClusterName) -> T {
+    loop {
+        match tokio::time::timeout(SAY_EVERY, &mut looking).await {
+            Ok(found) => return found,
+            Err(_) => note(&format!(
+                "cluster {cluster} has not been seen in full yet; it is looked at for up to {} s",
+                SURVEY_TIMEOUT.as_secs()
+            )),
+        }
+    }
 }
 
 /// The configured cluster that a wish is about.

@@ -53,7 +53,7 @@ links that it has written stand twice from then on.
 Both read $ce-clusterUpdate, which the system projection $by_category writes. It is not started by this command, which says so if it does
 not run: in a store with many events that is a decision of its own. The user must be in $admins or $ops.")]
     Deploy(OutputArgs),
-    /// Show the projections' states and positions; a faulted one with its reason and exit code 1
+    /// Show the projections' states and positions, a faulted one with its reason; exit code 1 if one of ours is faulted or missing
     Status(OutputArgs),
 }
 

@@ -54,14 +54,15 @@ pub struct RequestArgs {
     /// What to do with a node that stays silent while its instance runs [default: hold]
     #[arg(long, value_parser = word::<OnSilentNode>(&["hold", "reboot"]))]
     pub on_silent_node: Option<OnSilentNode>,
-    /// Begin a node only while this window is open: cron pattern, minutes, time zone, such as '0 2 * * SAT/180/Europe/Madrid'
+    /// Take nodes out of service only while this window is open; one that still serves when it shuts is held: cron pattern, minutes, time
+    /// zone, such as '0 2 * * SAT/180/Europe/Madrid'
     #[arg(long, value_name = "CRON/MINUTES/ZONE", value_parser = window)]
     pub window: Option<Window>,
     /// Where to wait for an approval
     #[arg(long, value_name = "GATE,…", value_delimiter = ',', value_parser = word::<Gate>(&["beforeLeader", "afterFirst", "eachNode"]))]
     pub gates: Vec<Gate>,
     /// Not before this moment, such as 2026-01-31T02:00:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     pub not_before: Option<jiff::Timestamp>,
     /// Rest between two nodes
     #[arg(long, value_name = "SECONDS")]
@@ -82,7 +83,7 @@ pub struct RequestArgs {
     #[arg(long, value_name = "CODE[@NODE],…", value_delimiter = ',', requires = "why", value_parser = waived)]
     pub waive: Vec<Waived>,
     /// Until when --waive holds, such as 2026-01-31T06:00:00Z
-    #[arg(long, value_name = "TIME", requires = "waive")]
+    #[arg(long, value_name = "TIME", value_parser = moment, requires = "waive")]
     pub waive_until: Option<jiff::Timestamp>,
     /// Who and why.
     #[command(flatten)]
@@ -106,6 +107,10 @@ fn waived(text: &str) -> Result<Waived, String> {
         None => (text, None),
     };
     Ok(Waived { check: check.to_owned(), node })
+}
+
+fn moment(text: &str) -> Result<jiff::Timestamp, String> {
+    text.parse().map_err(|_| "expected a date and a time with its distance to UTC, such as 2026-01-31T02:00:00Z or 2026-01-31T03:00:00+01:00".into())
 }
 
 fn window(text: &str) -> Result<Window, String> {
@@ -363,6 +368,11 @@ mod tests {
         assert!(failure(&["--cluster", "p"], json!({ "UpdateStrategy": "Reboot" })).contains("Ec2InstanceRestart"));
         assert!(Cli::try_parse_from(["x", "start", "--gates", "never"]).is_err());
         assert!(Cli::try_parse_from(["x", "start", "--timeout", "5"]).is_err(), "--timeout needs --wait");
+        for option in ["--not-before", "--waive-until"] {
+            let line = ["x", "start", "--waive", "fence", "--why", "x", option, "tomorrow"];
+            let error = Cli::try_parse_from(line).unwrap_err().to_string();
+            assert!(error.contains("2026-01-31T02:00:00Z"), "{error}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct WatchArgs {
 pub const JSON_HELP: &str = "\
 --output json prints one object on one line: verdict (completed, failed, cancelled, rejected, parked, running), update, cluster,
 strategy, targetInstanceType, by, why, requestedAt, seconds, worker, paused, inHand, nodes, elections, notRunning; where they apply
-waiting {code, detail, numbers, remedy}, code, remedy, reasons. Each of nodes: name, roleAtSelection, plannedRole, fromType, toType,
+waiting {code, detail, numbers, remedy}, waivers[] {check, node, by, why, until}, code, remedy, reasons. Each of nodes: name, roleAtSelection, plannedRole, fromType, toType,
 type, instance, address, phase, result (pending, skipped, updated, rolledBack, failed), leftIn, seconds {prepare, stop, modify,
 start, rejoin, catchUp, total}.";
 

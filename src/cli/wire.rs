@@ -26,12 +26,19 @@ use crate::update::limits::FIRST_ANSWER_TIMEOUT;
 use crate::update::observed::Policy;
 use crate::worker::{ClusterHandle, NodeMapping, Worker};
 
+/// Log lines of commands that end: what the libraries say of their tries would drown what the command says.
+const OUR_ERRORS: &str = "esdb_rollout=error";
+
+/// Log lines of a worker. The store's client library warns of the CA file on an insecure connection, which it is given lest it look for the
+/// system's certificates.
+const WORKER_LINES: &str = "info,eventstore=error";
+
 /// Does what the command line says.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     let Cli { global, command } = cli;
     if let Command::Rehearse(args) = &command {
-        // Elections and refused connections are the matter of a rehearsal: what the libraries say of them would drown its lines.
-        log_lines(LogFormat::Text, "esdb_rollout=error")?;
+        // Elections and refused connections are the matter of a rehearsal.
+        log_lines(LogFormat::Text, OUR_ERRORS)?;
         return rehearse::run(args).await;
     }
     if let Command::Sim(args) = &command {
@@ -46,11 +53,11 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     }
     let clock = SystemClock::start();
     if let Command::Worker(args) = &command {
-        log_lines(args.log_format, "info")?;
+        log_lines(args.log_format, WORKER_LINES)?;
         let worker = assemble(&config, args, clock).await?;
         return worker::run(args, worker).await;
     }
-    log_lines(LogFormat::Text, "error")?;
+    log_lines(LogFormat::Text, OUR_ERRORS)?;
     if let Command::Projections(args) = &command {
         return projections::run(args, &store_projections(&config)?).await;
     }
@@ -248,7 +255,7 @@ async fn handle(cluster: &Cluster, own: &OwnInstance) -> Result<ClusterHandle, F
     .map_err(Failure::usage)?;
     let (checked, own) = tokio::join!(fleet.check_credentials(), own.among(&fleet));
     if let Err(error) = checked {
-        tracing::warn!(%error, "EC2 does not let this worker describe instances; updates wait until it does");
+        tracing::warn!(%error, "EC2 does not let this worker describe instances: requests are refused (ec2Denied) and running updates wait until it does");
     }
     let map = |(name, node): (&_, &crate::config::Node)| {
         (Clone::clone(name), NodeMapping { instance: node.instance.clone(), address: node.address.clone() })

@@ -30,7 +30,7 @@ this worker, unless --max-concurrent-updates does. The others wait, the oldest f
 nothing new begins once N updates of these clusters have failed one after the other: a completed one starts the count again, and so
 does a person with `esdb-rollout resume --after-failures`. What was begun is always resumed, whatever the limits: a node may be down.
 
-Log lines go to stderr; RUST_LOG filters them (default: info).
+Log lines go to stderr; RUST_LOG filters them (default: info,eventstore=error).
 
 Examples:
   esdb-rollout worker --config /etc/esdb-rollout.toml --log-format json
@@ -42,7 +42,7 @@ pub struct WorkerArgs {
     /// Updates that this worker has in hand at a time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, env = "ESDB_ROLLOUT_MAX_CONCURRENT_UPDATES")]
     pub max_concurrent_updates: usize,
-    /// After N failed updates in a row, begin no new one until a person says so [default: go on]
+    /// After N failed updates in a row (1 to 20), begin no new one until a person says so [default: go on]
     #[arg(long, value_name = "N", value_parser = up_to_twenty)]
     pub stop_after_failures: Option<usize>,
     /// EC2 instance that this worker runs on, which it will not stop [default: as the instance's metadata service says, else by address;

@@ -151,6 +151,12 @@ impl Inner {
         }
     }
 
+    /// Adds the hosts that were asked: the client library does not name them.
+    fn whom(&self, found: &str) -> String {
+        let hosts: Vec<String> = self.target.hosts.iter().map(ToString::to_string).collect();
+        format!("{found} (asked {})", hosts.join(", "))
+    }
+
     async fn persist_reading<T, F, Fut>(&self, what: &str, deadline: Instant, call: F) -> Result<T, ReadError>
     where
         F: Fn(Client) -> Fut,
@@ -160,7 +166,7 @@ impl Inner {
         self.persist(deadline, call).await.map_err(|given_up| {
             let (what, found) = (what.to_owned(), given_up.verdict.text);
             match given_up.verdict.outcome {
-                Outcome::NotDone | Outcome::Unknown => ReadError::Unavailable { what, found },
+                Outcome::NotDone | Outcome::Unknown => ReadError::Unavailable { what, found: self.whom(&found) },
                 Outcome::Denied => ReadError::Denied { what, found },
                 Outcome::Conflict | Outcome::Refused => ReadError::Refused { what, found },
             }
@@ -245,8 +251,12 @@ impl Inner {
                     }
                 }
             }
-            (_, Some(unknown)) => Err(AppendError::Unknown { stream, found: format!("{unknown}; last: {found}") }),
-            (Outcome::NotDone | Outcome::Unknown, None) => Err(AppendError::Unavailable { stream, found }),
+            (_, Some(unknown)) => {
+                Err(AppendError::Unknown { stream, found: self.whom(&format!("{unknown}; last: {found}")) })
+            }
+            (Outcome::NotDone | Outcome::Unknown, None) => {
+                Err(AppendError::Unavailable { stream, found: self.whom(&found) })
+            }
             (Outcome::Denied, None) => Err(AppendError::Denied { stream, found }),
             (Outcome::Refused, None) => Err(AppendError::Refused { stream, found }),
         }

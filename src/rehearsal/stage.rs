@@ -105,6 +105,13 @@ pub fn world_config(wishes: &Wishes, addresses: Vec<Address>) -> Result<WorldCon
         let found = format!("{} and {} read-only replicas", wishes.voters, wishes.replicas);
         return bad("the number of voting nodes", &format!("1 or more, and {MAX_NODES} nodes at most"), found);
     }
+    if !looks_like_a_version(&wishes.version) {
+        return bad(
+            "the server version",
+            "three or four numbers with dots, such as 23.10.5.0",
+            format!("`{}`", wishes.version),
+        );
+    }
     let sped = |real: Duration| real.div_f64(wishes.speed);
     let mut offered: Vec<(String, String)> = OFFERED.map(|(t, a)| (t.to_owned(), a.to_owned())).to_vec();
     for wanted in wishes.fallback_types.iter().chain([&wishes.target_type]) {
@@ -143,6 +150,12 @@ pub fn world_config(wishes: &Wishes, addresses: Vec<Address>) -> Result<WorldCon
 
 /// Nodes that one block of loopback addresses has room for, EC2's own aside.
 const MAX_NODES: usize = 90;
+
+/// As the servers tell it: what they can do, and how the clients speak with them, goes by its numbers.
+fn looks_like_a_version(text: &str) -> bool {
+    let numbers: Vec<&str> = text.split('.').collect();
+    (3..=4).contains(&numbers.len()) && numbers.iter().all(|n| n.parse::<u16>().is_ok() && !n.starts_with('+'))
+}
 
 /// `family.size`: anything else shall be refused as a type that does not exist.
 fn looks_like_a_type(name: &str) -> bool {
@@ -402,6 +415,12 @@ mod tests {
             (Wishes { speed: f64::NAN, ..wishes() }, "the speed: expected a number from 0.1 to 1000, found NaN"),
             (Wishes { voters: 0, ..wishes() }, "the number of voting nodes: expected 1 or more, and 90 nodes at most"),
             (Wishes { faults: vec!["gremlins".into()], ..wishes() }, "the fault: expected one of capacity, "),
+            (
+                Wishes { version: "foo".into(), ..wishes() },
+                "the server version: expected three or four numbers with dots, such as 23.10.5.0, found `foo`",
+            ),
+            (Wishes { version: "23.10".into(), ..wishes() }, "the server version: expected three or four numbers"),
+            (Wishes { version: "23.10.+5".into(), ..wishes() }, "the server version: expected three or four numbers"),
         ];
         for (wishes, text) in mistakes {
             let error = config(&wishes).unwrap_err().to_string();

@@ -18,7 +18,7 @@ pub fn check(window: &Window) -> Vec<Reason> {
             code: "badWindow".into(),
             found,
             wanted: wanted.into(),
-            remedy: "append a corrected UpdateRequested to a fresh stream".into(),
+            remedy: "ask again with a corrected window (`start --window CRON/MINUTES/ZONE`)".into(),
         });
     };
     if let Err(error) = cron(window) {

@@ -70,7 +70,7 @@ impl PlanView {
     pub fn of(request: &UpdateRequested, found: &Assessment, refused: Vec<Reason>) -> Self {
         let mut reasons = refused;
         reasons.extend(found.reasons.iter().cloned());
-        if reasons.is_empty() && !found.missing.is_empty() {
+        if found.reasons.is_empty() && !found.missing.is_empty() {
             reasons.push(Reason {
                 code: "clusterNotObservable".into(),
                 found: found.missing.join(", "),
@@ -259,5 +259,12 @@ ready, with warnings
         let view = PlanView::of(&request(), &unseen, vec![]);
         assert_eq!((view.verdict, view.reasons[0].code.as_str()), ("refused", "clusterNotObservable"));
         assert!(view.to_string().starts_with("REFUSED  clusterNotObservable: esdb-1 has not answered\n"));
+        let reason = |code: &str| Reason { code: code.into(), ..view.reasons[0].clone() };
+        let codes: Vec<String> = PlanView::of(&request(), &unseen, vec![reason("clusterBusy")])
+            .reasons
+            .into_iter()
+            .map(|r| r.code)
+            .collect();
+        assert_eq!(codes, ["clusterBusy", "clusterNotObservable"], "the one does not hide the other");
     }
 }

@@ -46,10 +46,6 @@ async fn told(log: &dyn EventLog, clock: &dyn Clock, update: UpdateId) -> Result
     }
 }
 
-async fn told_to(worker: &Worker, update: UpdateId) -> Result<Option<Told>, Trouble> {
-    Ok(told(&*worker.log, &*worker.clock, update).await?)
-}
-
 /// Those in whose favour an update was asked to end, the first to ask first.
 fn claims(history: &[Recorded]) -> Vec<UpdateId> {
     let mut claims = Vec::new();
@@ -107,6 +103,85 @@ async fn heir_of(
     Ok(None)
 }
 
+/// Where a request stands among the updates of its cluster, by what the streams say.
+pub(super) enum Standing {
+    /// Nothing is ahead of it.
+    Free,
+    /// It will not be admitted.
+    Refused(Vec<Reason>),
+    /// This update is active and has ended: its cluster is about to be released.
+    Ended(UpdateId),
+    /// This update has been asked to end in its favour.
+    Claimed(UpdateId),
+    /// The first may ask the second to end in its favour. `active` is the one that has nodes in hand, if there is one.
+    MayClaim {
+        /// Whom it asks: the active update, or a request that waits to take that one's place.
+        of: UpdateId,
+        /// What that one's stream says.
+        state: Box<State>,
+        /// The active update.
+        active: Option<UpdateId>,
+    },
+}
+
+/// Where a request stands. `allowed_types` are those of its cluster.
+///
+/// # Errors
+/// The store does not answer.
+pub(super) async fn standing(
+    log: &dyn EventLog,
+    clock: &dyn Clock,
+    update: UpdateId,
+    request: &UpdateRequested,
+    allowed_types: &[String],
+    admissions: &Admissions,
+) -> Result<Standing, ReadError> {
+    let cluster = &request.cluster;
+    if let Some(old) = request.supersedes {
+        // Refused before anything is asked to end for it.
+        let mut reasons = check_request(request, allowed_types);
+        reasons.extend(unfit(log, clock, update, cluster, old).await?);
+        if !reasons.is_empty() {
+            return Ok(Standing::Refused(reasons));
+        }
+    }
+    let Some(newest) = admissions.active.or(admissions.ever.last().copied()) else { return Ok(Standing::Free) };
+    let refused = |heir| Ok(Standing::Refused(vec![busy(cluster, newest, heir)]));
+    let active = admissions.active;
+    if active.is_some() && request.supersedes.is_none() {
+        return refused(None);
+    }
+    let Some(theirs) = told(log, clock, newest).await? else {
+        return if active.is_some() { refused(None) } else { Ok(Standing::Free) };
+    };
+    let heir = heir_of(log, clock, newest, &theirs, cluster).await?;
+    let claimed = matches!(&heir, Some((heir, _)) if *heir == update);
+    if let Some((heir, told)) = heir.filter(|_| !claimed) {
+        if request.supersedes != Some(heir) {
+            return refused(Some(heir));
+        }
+        // It waits itself, and leaves its place.
+        return Ok(Standing::MayClaim { of: heir, state: Box::new(told.state), active });
+    }
+    if active.is_none() {
+        return Ok(Standing::Free);
+    }
+    if !claimed && request.supersedes != Some(newest) {
+        return refused(None);
+    }
+    if theirs.state.end.is_some() {
+        return Ok(Standing::Ended(newest));
+    }
+    if claimed {
+        return Ok(Standing::Claimed(newest));
+    }
+    if theirs.claims.contains(&update) {
+        // It stands and does not count: more are ahead of it than anybody will read.
+        return refused(None);
+    }
+    Ok(Standing::MayClaim { of: newest, state: Box::new(theirs.state), active })
+}
+
 /// Whether it is a request's turn to be admitted. Asks the update that it supersedes to end in its favour, if nobody else has.
 /// `cause` is the event by which it was asked for.
 pub(super) async fn turn(
@@ -116,80 +191,47 @@ pub(super) async fn turn(
     cause: Option<Uuid>,
     admissions: &Admissions,
 ) -> Result<Turn, Trouble> {
-    let cluster = &request.cluster;
-    if let Some(old) = request.supersedes {
-        let reasons = unfit(worker, update, request, old).await?;
-        if !reasons.is_empty() {
-            return Ok(Turn::Never(reasons));
+    let allowed = worker.clusters.get(&request.cluster).map(|handle| &*handle.policy.allowed_types).unwrap_or_default();
+    let found = standing(&*worker.log, &*worker.clock, update, request, allowed, admissions).await?;
+    match found {
+        Standing::Free => Ok(Turn::Now),
+        Standing::Refused(reasons) => Ok(Turn::Never(reasons)),
+        Standing::Ended(before) => {
+            release(worker, before, &request.cluster).await?;
+            Ok(Turn::Again)
         }
+        Standing::Claimed(before) => Ok(Turn::After(before)),
+        Standing::MayClaim { of, state, .. } => claim(worker, of, &state, update, request, cause).await,
     }
-    let Some(newest) = admissions.active.or(admissions.ever.last().copied()) else { return Ok(Turn::Now) };
-    let active = admissions.active.is_some();
-    if active && request.supersedes.is_none() {
-        return Ok(Turn::Never(vec![busy(cluster, newest, None)]));
-    }
-    let Some(theirs) = told_to(worker, newest).await? else {
-        return Ok(if active { Turn::Never(vec![busy(cluster, newest, None)]) } else { Turn::Now });
-    };
-    let heir = heir_of(&*worker.log, &*worker.clock, newest, &theirs, cluster).await?;
-    let claimed = matches!(&heir, Some((heir, _)) if *heir == update);
-    if let Some((heir, told)) = heir.filter(|_| !claimed) {
-        if request.supersedes != Some(heir) {
-            return Ok(Turn::Never(vec![busy(cluster, newest, Some(heir))]));
-        }
-        // It waits itself, and leaves its place.
-        return claim(worker, heir, &told.state, update, request, cause).await;
-    }
-    if !active {
-        return Ok(Turn::Now);
-    }
-    if !claimed && request.supersedes != Some(newest) {
-        return Ok(Turn::Never(vec![busy(cluster, newest, None)]));
-    }
-    if theirs.state.end.is_some() {
-        release(worker, newest, cluster).await?;
-        return Ok(Turn::Again);
-    }
-    if claimed {
-        return Ok(Turn::After(newest));
-    }
-    if theirs.claims.contains(&update) {
-        // It stands and does not count: more are ahead of it than anybody will read.
-        return Ok(Turn::Never(vec![busy(cluster, newest, None)]));
-    }
-    claim(worker, newest, &theirs.state, update, request, cause).await
 }
 
-/// What is wrong with a request that supersedes, whatever is active. It is refused before anything is asked to end for it.
+/// What is wrong with superseding that update, whatever is active.
 async fn unfit(
-    worker: &Worker,
+    log: &dyn EventLog,
+    clock: &dyn Clock,
     update: UpdateId,
-    request: &UpdateRequested,
+    cluster: &ClusterName,
     old: UpdateId,
-) -> Result<Vec<Reason>, Trouble> {
-    let allowed = worker.clusters.get(&request.cluster).map(|handle| &*handle.policy.allowed_types).unwrap_or_default();
-    let mut reasons = check_request(request, allowed);
-    let mut refuse = |code: &str, found: String| {
-        reasons.push(Reason {
+) -> Result<Option<Reason>, ReadError> {
+    let refused = |code: &str, found: String| {
+        Some(Reason {
             code: code.into(),
             found,
-            wanted: format!("the active update of cluster {}", request.cluster),
-            remedy: "look for its id with `list`, and append a corrected request to a fresh stream; without `supersedes` where none is active"
+            wanted: format!("the active update of cluster {cluster}"),
+            remedy: "look for its id with `list`, and ask again with that (`supersedes`, `start --supersede ID`), or without it where none is active"
                 .into(),
-        });
+        })
     };
     if old == update {
-        refuse("supersedesItself", format!("its own id, {old}"));
-        return Ok(reasons);
+        return Ok(refused("supersedesItself", format!("its own id, {old}")));
     }
-    match told_to(worker, old).await?.and_then(|told| told.state.request) {
-        None => refuse("supersedesUnknown", format!("{old}, which is no update in this store")),
-        Some(of) if of.cluster != request.cluster => {
-            refuse("supersedesOtherCluster", format!("{old}, which is an update of cluster {}", of.cluster));
+    Ok(match told(log, clock, old).await?.and_then(|told| told.state.request) {
+        None => refused("supersedesUnknown", format!("{old}, which is no update in this store")),
+        Some(of) if of.cluster != *cluster => {
+            refused("supersedesOtherCluster", format!("{old}, which is an update of cluster {}", of.cluster))
         }
-        Some(_) => {}
-    }
-    Ok(reasons)
+        Some(_) => None,
+    })
 }
 
 fn busy(cluster: &ClusterName, active: UpdateId, heir: Option<UpdateId>) -> Reason {

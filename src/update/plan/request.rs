@@ -41,7 +41,7 @@ pub fn check_request(request: &UpdateRequested, allowed_types: &[String]) -> Vec
                 code: "badNumber".into(),
                 found: format!("{name} {}", value.unwrap_or_default()),
                 wanted: "seconds, from 0 to 10000000".into(),
-                remedy: "append a corrected UpdateRequested to a fresh stream".into(),
+                remedy: "ask again with such a number (`start --node-timeout-seconds`, `--dwell-seconds`)".into(),
             });
         }
     }

@@ -19,7 +19,7 @@ pub(super) fn check(request: &UpdateRequested) -> Vec<Reason> {
         code: "targetTypeMissing".into(),
         found: "no targetInstanceType".into(),
         wanted: "the instance type every node shall have, such as m6i.large".into(),
-        remedy: "append UpdateRequested with targetInstanceType to a fresh stream".into(),
+        remedy: "ask again with targetInstanceType (`start --target-type TYPE`)".into(),
     }]
 }
 
