@@ -336,7 +336,7 @@ impl Fleet {
     }
 }
 
-/// What each update was parked for, and how often it was told that a step waits for another machine.
+/// What the update was parked for, each time.
 fn parked(history: &[Recorded]) -> Vec<String> {
     let events = history.iter().filter_map(|r| if let Body::Event(event) = &r.body { Some(&**event) } else { None });
     events.filter_map(|e| if let Event::UpdateParked(p) = e { Some(p.code.clone()) } else { None }).collect()
