@@ -203,6 +203,7 @@ async fn a_type_that_somebody_else_gave_is_left_to_a_person() {
     assert_eq!(types(&rig)[changed], "r6i.large", "it is not overwritten");
     let (_, seen) = last(&paused, |e| if let Event::ForeignChangeSeen(f) = e { Some(f.clone()) } else { None });
     assert_eq!((seen.what.as_str(), seen.found.as_str()), ("instanceType", "r6i.large"));
+    assert_ne!(seen.expected, seen.found);
     rig.append(Event::ResumeRequested(ResumeRequested { by: Some("ann".into()), why: None }), 2).await;
     let (history, state) = rig.ended(LIMIT).await;
     let shown = lines(&history);

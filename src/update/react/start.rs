@@ -52,7 +52,8 @@ impl Hand<'_> {
                 attempt: 1,
                 what: FOREIGN_TYPE.into(),
                 found: found.to_string(),
-                expected: self.state.types.get(&hand.node).unwrap_or(&hand.old_type).to_string(),
+                // What it was seen with since may be that very type.
+                expected: hand.intended_type.as_ref().unwrap_or(&hand.old_type).to_string(),
                 observed: type_evidence(seen, self.now),
             }
             .into()
