@@ -12,7 +12,7 @@ use esdb_rollout::domain::inspection::Inspection;
 use esdb_rollout::domain::instance::{Instance, TypeInfo};
 use esdb_rollout::ports::{CallClass, ClusterAdmin, Done, Fleet, FleetError, NodeError, Wanted};
 use esdb_rollout::update::state::End;
-use esdb_rollout::worker::{ClusterHandle, NodeMapping, StartPoint, Stop};
+use esdb_rollout::worker::{ClusterHandle, NodeMapping, StartPoint, Stop, preview};
 use rig::{Rig, lines, quick_world, request};
 
 /// An EC2 that differs from the world's in what it finds.
@@ -60,6 +60,32 @@ fn a_twin(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
     Ok(found)
 }
 
+/// An instance of another network, which has the address of the first as a secondary one.
+fn an_overlap(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
+    found.extend(found.first().cloned().map(|mut i| {
+        i.id = InstanceId::from("i-0000000000000f00d");
+        i.details.addresses = i.private_ip.into_iter().collect();
+        Instance { private_ip: Some([172, 16, 0, 9].into()), name_tag: None, private_dns: None, ..i }
+    }));
+    Ok(found)
+}
+
+/// Other machines than the nodes', called as the nodes are.
+fn namesakes(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
+    for i in &mut found {
+        i.name_tag = i.private_ip.map(|ip| ip.to_string());
+        elsewhere(i);
+        i.details.addresses.clear();
+    }
+    Ok(found)
+}
+
+/// Gives an instance another primary address; the one it had stays, as a secondary one.
+fn elsewhere(i: &mut Instance) {
+    i.details.addresses = i.private_ip.into_iter().collect();
+    i.private_ip = Some([172, 16, 0, u8::try_from(i.id.as_str().len()).unwrap()].into());
+}
+
 fn a_missing_one(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
     found.pop();
     Ok(found)
@@ -101,8 +127,10 @@ type Found = fn(Vec<Instance>) -> Result<Vec<Instance>, FleetError>;
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_exactly_one_sound_instance_a_node_refuses_the_update() {
-    let table: [(Found, &str); 6] = [
+    let table: [(Found, &str); 8] = [
         (a_twin, "severalInstances"),
+        (an_overlap, "severalInstances"),
+        (namesakes, "noInstance"),
         (a_missing_one, "noInstance"),
         (a_spot_instance, "spotInstance"),
         (another_architecture, "architectureDiffers"),
@@ -118,6 +146,34 @@ async fn what_is_not_exactly_one_sound_instance_a_node_refuses_the_update() {
         let Some(End::Rejected(end)) = state.end else { panic!("{code}: {}", lines(&history)) };
         assert!(end.reasons.iter().any(|r| r.code == code && !r.remedy.is_empty()), "{code}: {:?}", end.reasons);
         worker.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_private_address_tells_the_instance_and_a_name_does_where_no_address_can() {
+    fn by_secondary(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
+        found.iter_mut().for_each(elsewhere);
+        Ok(found)
+    }
+    fn by_public_name(mut found: Vec<Instance>) -> Result<Vec<Instance>, FleetError> {
+        for i in &mut found {
+            (i.name_tag, i.details.public_ip) = (i.private_ip.map(|ip| ip.to_string()), i.private_ip);
+            elsewhere(i);
+            i.details.addresses.clear();
+        }
+        Ok(found)
+    }
+    for find in [by_secondary as Found, by_public_name] {
+        let rig = Rig::new(quick_world(33));
+        let mut handle = rig.worker(0).clusters.values().next().unwrap().clone();
+        handle.fleet = Arc::new(Odd { inner: rig.fleet.clone(), find });
+        let found = preview(&handle, &*rig.log, &rig.clock, &request("m6i.xlarge"), &[]).await;
+        assert_eq!(found.survey.reasons, vec![]);
+        for member in found.survey.members.values() {
+            let ip = member.address.host.parse().unwrap();
+            let instance = rig.fleet.find(&Wanted::PrivateIps(vec![ip])).await.unwrap();
+            assert_eq!(instance.iter().map(|i| &i.id).collect::<Vec<_>>(), [&member.instance.id]);
+        }
     }
 }
 

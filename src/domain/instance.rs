@@ -1,6 +1,6 @@
 //! An EC2 instance as it was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -87,6 +87,17 @@ impl Instance {
     pub fn fence(&self) -> Option<&str> {
         self.details.tags.get(FENCE_TAG).map(String::as_str)
     }
+
+    /// All its private addresses, the primary one first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let others = self.details.addresses.iter().filter(|ip| Some(**ip) != self.private_ip);
+        self.private_ip.into_iter().chain(others.copied())
+    }
+
+    /// Whether a private address is its own, be it a secondary one or of IPv6.
+    pub fn has_address(&self, ip: IpAddr) -> bool {
+        self.addresses().any(|own| own == ip)
+    }
 }
 
 /// What `DescribeInstances` says of one instance, as far as it bears on whether it may be stopped and will start as another type.
@@ -98,6 +109,8 @@ pub struct InstanceDetails {
     pub ena: Option<bool>,
     /// Boot mode that its image asks for: `uefi`, `legacy-bios`, `uefi-preferred`.
     pub boot_mode: Option<String>,
+    /// Private addresses of all its network interfaces, secondary ones and those of IPv6 included.
+    pub addresses: BTreeSet<IpAddr>,
     /// Public address.
     pub public_ip: Option<IpAddr>,
     /// Whether the public address is an Elastic one, which outlives a stop.

@@ -19,6 +19,11 @@ pub(super) fn instance(found: &types::Instance) -> InstanceDetails {
     let of_target = |t: &types::CapacityReservationTargetResponse| {
         text(&t.capacity_reservation_id).or_else(|| text(&t.capacity_reservation_resource_group_arn))
     };
+    let addresses = interfaces.iter().flat_map(|i| {
+        let v4 = i.private_ip_addresses().iter().filter_map(|a| a.private_ip_address.as_deref());
+        let v6 = i.ipv6_addresses().iter().filter_map(|a| a.ipv6_address.as_deref());
+        i.private_ip_address.as_deref().into_iter().chain(v4).chain(v6)
+    });
     let mappings = found.block_device_mappings().iter();
     let tags = found.tags().iter();
     // What it was started with outranks what its image prefers.
@@ -27,6 +32,7 @@ pub(super) fn instance(found: &types::Instance) -> InstanceDetails {
         virtualization: found.virtualization_type.as_ref().map(|v| v.as_str().to_owned()),
         ena: found.ena_support,
         boot_mode: current.or_else(|| found.boot_mode.as_ref().map(|m| m.as_str().to_owned())),
+        addresses: addresses.filter_map(|ip| ip.parse().ok()).collect(),
         public_ip: found.public_ip_address.as_ref().and_then(|ip| ip.parse().ok()),
         elastic_ip: owned.into_iter().any(|owner| owner != AMAZON),
         interfaces: u32::try_from(interfaces.len()).unwrap_or(u32::MAX),

@@ -689,7 +689,7 @@ impl Fleet for SimPorts {
     async fn find(&self, wanted: &Wanted) -> Result<Vec<Instance>, FleetError> {
         let (all, _) = self.ec2("DescribeInstances", |w| w.describe_instances(&[])).await?;
         let fits = |i: &Instance| match wanted {
-            Wanted::PrivateIps(ips) => i.private_ip.is_some_and(|ip| ips.contains(&ip)),
+            Wanted::PrivateIps(ips) => ips.iter().any(|ip| i.has_address(*ip)),
             Wanted::PrivateDns(names) => i.private_dns.as_ref().is_some_and(|name| names.contains(name)),
             Wanted::Tag { key, values } => {
                 key == "Name" && i.name_tag.as_ref().is_some_and(|name| values.contains(name))

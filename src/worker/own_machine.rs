@@ -5,11 +5,11 @@ use std::net::{IpAddr, UdpSocket};
 use crate::domain::instance::Instance;
 use crate::ports::Fleet;
 
-/// Whether an instance is the machine that this worker runs on: by its id, where that is known, else by its address.
+/// Whether an instance is the machine that this worker runs on: by its id, where that is known, else by its addresses.
 pub(super) fn is_own_machine(fleet: &dyn Fleet, instance: &Instance) -> bool {
     match fleet.own_instance() {
         Some(own) => *own == instance.id,
-        None => instance.private_ip.is_some_and(is_own_address),
+        None => instance.addresses().any(is_own_address),
     }
 }
 

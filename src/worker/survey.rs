@@ -156,6 +156,14 @@ async fn check_user(cluster: &ClusterHandle, addresses: &BTreeSet<Address>, surv
     }
 }
 
+/// Whether an instance has the name of a node, and no address speaks against it: a name that resolves to a machine is that machine's, whatever
+/// an instance of another network is called.
+fn is_named(instance: &Instance, host: &str, resolved: &[IpAddr]) -> bool {
+    let named = [&instance.private_dns, &instance.name_tag].into_iter().any(|name| name.as_deref() == Some(host));
+    let public = instance.details.public_ip;
+    named && resolved.iter().all(|ip| ip.is_loopback() || Some(*ip) == public)
+}
+
 async fn match_instances(
     cluster: &ClusterHandle,
     addresses: &BTreeSet<Address>,
@@ -201,13 +209,8 @@ async fn match_instances(
             Some(id) => candidates.get(id).into_iter().collect(),
             None => {
                 let by_ip: Vec<&Instance> =
-                    candidates.values().filter(|i| i.private_ip.is_some_and(|ip| resolved.contains(&ip))).collect();
-                let by_name = || {
-                    candidates.values().filter(|i| {
-                        i.private_dns.as_deref() == Some(address.host.as_str())
-                            || i.name_tag.as_deref() == Some(address.host.as_str())
-                    })
-                };
+                    candidates.values().filter(|i| resolved.iter().any(|ip| i.has_address(*ip))).collect();
+                let by_name = || candidates.values().filter(|i| is_named(i, &address.host, resolved));
                 if by_ip.is_empty() { by_name().collect() } else { by_ip }
             }
         };

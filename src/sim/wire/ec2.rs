@@ -255,7 +255,15 @@ fn matches_all(instance: &Instance, filters: &[(String, Vec<String>)]) -> Result
             "instance-id" => Some(instance.id.0.clone()),
             "instance-type" => Some(instance.instance_type.0.clone()),
             "instance-state-name" => Some(instance.state.to_string()),
-            "private-ip-address" | "network-interface.addresses.private-ip-address" => ip(),
+            "private-ip-address" => ip(),
+            "network-interface.addresses.private-ip-address" | "network-interface.ipv6-addresses.ipv6-address" => {
+                let v6 = name.contains("ipv6");
+                let mut own = instance.addresses().filter(|ip| ip.is_ipv6() == v6).map(|ip| ip.to_string());
+                if !own.any(|ip| wanted.iter().any(|w| like(w, &ip))) {
+                    return Ok(false);
+                }
+                continue;
+            }
             "private-dns-name" | "network-interface.private-dns-name" => instance.private_dns.clone(),
             "availability-zone" => instance.zone.clone(),
             "tag-key" => {

@@ -1,5 +1,7 @@
 //! EC2's answers about attributes, events, volumes and what types can do.
 
+use std::net::IpAddr;
+
 use super::ec2::{Parameters, element, fault, paged, text};
 use crate::domain::ids::InstanceId;
 use crate::domain::instance::{Instance, TypeDetails};
@@ -91,9 +93,17 @@ pub(super) fn instance_details(i: &Instance) -> String {
     for n in 0..d.interfaces {
         let mut interface = String::new();
         // The first has the addresses.
-        if let Some(ip) = i.private_ip.filter(|_| n == 0) {
-            let address = element("item", &(text("privateIpAddress", &ip.to_string()) + &text("primary", "true")));
-            interface += &(text("privateIpAddress", &ip.to_string()) + &element("privateIpAddressesSet", &address));
+        if n == 0 {
+            let (mut v4, mut v6) = (String::new(), String::new());
+            for ip in i.addresses() {
+                let primary = text("primary", &(Some(ip) == i.private_ip).to_string());
+                match ip {
+                    IpAddr::V4(ip) => v4 += &element("item", &(text("privateIpAddress", &ip.to_string()) + &primary)),
+                    IpAddr::V6(ip) => v6 += &element("item", &text("ipv6Address", &ip.to_string())),
+                }
+            }
+            interface += &of("privateIpAddress", i.private_ip);
+            interface += &(element("privateIpAddressesSet", &v4) + &element("ipv6AddressesSet", &v6));
         }
         if let Some(ip) = d.public_ip.filter(|_| n == 0) {
             let owner = if d.elastic_ip { super::ec2::OWNER } else { "amazon" };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Event, InstanceFacts, World};
 use crate::domain::ids::{InstanceId, InstanceType};
-use crate::domain::instance::{Instance, InstanceState};
+use crate::domain::instance::{Instance, InstanceDetails, InstanceState};
 use crate::sim::model::{Ec2Fault, Fault, NodeIx, WorldConfig};
 
 /// An instance id with its previous and its current state, as StopInstances and StartInstances answer.
@@ -68,7 +68,10 @@ impl Machine {
             architecture: Some(self.architecture.clone()),
             auto_scaling_group: facts.auto_scaling_group.clone(),
             hibernation: facts.hibernation,
-            details: facts.details.clone(),
+            details: InstanceDetails {
+                addresses: facts.details.addresses.iter().copied().chain(self.ip).collect(),
+                ..facts.details.clone()
+            },
         }
     }
 }
