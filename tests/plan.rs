@@ -4,15 +4,17 @@ mod rig;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use esdb_rollout::domain::cluster::{NodeState, ReplicaSubscription, View};
-use esdb_rollout::domain::ids::{Address, ProcessId, Revision, UpdateId};
-use esdb_rollout::domain::inspection::{ScheduledEvent, Volume};
-use esdb_rollout::domain::instance::{FENCE_TAG, InstanceDetails, TypeDetails};
+use esdb_rollout::domain::ec2::classify;
+use esdb_rollout::domain::ids::{Address, InstanceId, InstanceType, ProcessId, Revision, UpdateId};
+use esdb_rollout::domain::inspection::{Inspection, ScheduledEvent, Unanswered, Verb, Volume};
+use esdb_rollout::domain::instance::{FENCE_TAG, Instance, InstanceDetails, TypeDetails, TypeInfo};
 use esdb_rollout::domain::quorum::Voters;
-use esdb_rollout::ports::{ClusterAdmin, NodeError};
+use esdb_rollout::ports::{ClusterAdmin, Done, Fleet, FleetError, NodeError, Wanted};
 use esdb_rollout::sim::model::WorldConfig;
 use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::{
@@ -489,6 +491,122 @@ async fn one_voter_that_lags_is_taken_first_and_is_no_hindrance_unless_it_is_not
     let others: Vec<&str> = ["esdb-1", "esdb-2", "esdb-3"].into_iter().filter(|n| *n != down.as_str()).collect();
     let found = spoil(Some(others)).look().await;
     assert_eq!(found.reasons.iter().map(|r| r.code.as_str()).collect::<Vec<_>>(), ["quorumMargin"]);
+}
+
+/// An EC2 that says something else of what bears on a stop, each time that it is asked.
+struct Spoken {
+    inner: Arc<dyn Fleet>,
+    asked: Arc<AtomicU32>,
+    say: fn(u32, &mut Inspection),
+}
+
+#[async_trait]
+impl Fleet for Spoken {
+    async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError> {
+        self.inner.describe(ids).await
+    }
+    async fn find(&self, w: &Wanted) -> Result<Vec<Instance>, FleetError> {
+        self.inner.find(w).await
+    }
+    async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
+        self.inner.type_info(t).await
+    }
+    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
+        let mut said = self.inner.inspect(ids).await;
+        (self.say)(self.asked.fetch_add(1, SeqCst), &mut said);
+        said
+    }
+    async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        self.inner.stop(id).await
+    }
+    async fn modify_type(&self, id: &InstanceId, to: &InstanceType) -> Result<Done, FleetError> {
+        self.inner.modify_type(id, to).await
+    }
+    async fn start(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        self.inner.start(id).await
+    }
+    async fn reboot(&self, id: &InstanceId) -> Result<Done, FleetError> {
+        self.inner.reboot(id).await
+    }
+    async fn tag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        self.inner.tag(id, value).await
+    }
+    async fn untag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
+        self.inner.untag(id, value).await
+    }
+}
+
+/// What a call that EC2 failed with this code answers.
+fn error(call: &str, code: &str) -> Unanswered {
+    let (call, code, message) = (call.to_owned(), code.to_owned(), String::new());
+    FleetError { call, class: classify(&code), code, message, request_id: None }.into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ec2_leaves_unanswered_is_asked_again_and_then_unknown_and_whatever_denies_refuses() {
+    fn throttled(i: &mut Inspection) {
+        let error = |call: &str| error(call, "RequestLimitExceeded");
+        for attributes in i.attributes.values_mut() {
+            attributes.stop_protected = Err(error("DescribeInstanceAttribute"));
+        }
+        i.events = Some(Err(error("DescribeInstanceStatus")));
+        i.volumes = Some(Err(error("DescribeVolumes")));
+        i.rights.insert(Verb::Stop, error("StopInstances").into());
+    }
+    type Say = fn(u32, &mut Inspection);
+    let table: [(Say, &[&str], &str); 4] = [
+        (
+            |n, i| {
+                if n == 0 {
+                    throttled(i)
+                }
+            },
+            &[],
+            "completed",
+        ),
+        (
+            |_, i| throttled(i),
+            &["stopProtection", "scheduledEvent", "encryptedVolumes", "ebsIopsShrink", "stopDenied"],
+            "completed",
+        ),
+        (
+            |_, i| _ = i.rights.insert(Verb::Stop, error("StopInstances", "AccessDenied").into()),
+            &["stopDenied"],
+            "rejected",
+        ),
+        (
+            |_, i| _ = i.rights.insert(Verb::Start, error("StartInstances", "ExpiredToken").into()),
+            &["startDenied"],
+            "rejected",
+        ),
+    ];
+    for (say, objects, end) in table {
+        let rig = Rig::new(sound());
+        let asked = Arc::new(AtomicU32::new(0));
+        let spoken = Arc::new(Spoken { inner: rig.fleet.clone(), asked: asked.clone(), say });
+        let rig = Rig { fleet: spoken, ..rig.share() };
+        let (history, state) = rig.run(request("r6i.large"), Duration::from_secs(3600)).await;
+        let codes = |codes: Vec<&str>| codes.into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
+        let found = match state.end {
+            Some(End::Completed(_)) if end == "completed" => {
+                let plan = state.plan.as_ref().unwrap();
+                let objects =
+                    |c: &&PlannedCheck| c.outcome != Some(CheckOutcome::Passed) && c.severity != Some(Severity::Info);
+                assert!(plan.checks.iter().filter(objects).all(|c| c.outcome == Some(CheckOutcome::Unknown)));
+                codes(plan.checks.iter().filter(objects).map(|c| c.code.as_str()).collect())
+            }
+            Some(End::Rejected(ref e)) if end == "rejected" => {
+                codes(e.reasons.iter().map(|r| r.code.as_str()).collect())
+            }
+            _ => panic!("{}", lines(&history)),
+        };
+        assert_eq!(found, codes(objects.to_vec()));
+        let again = asked.load(SeqCst);
+        assert!(
+            if objects.len() > 1 { again > 10 } else { again == if end == "completed" { 2 } else { 1 } },
+            "{again}"
+        );
+    }
 }
 
 fn waiver(check: &str, node: Option<&str>, until: Option<&str>) -> Waiver {

@@ -4,10 +4,42 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::ec2::CallClass;
 use super::ids::InstanceId;
 
 /// An answer, or why there is none.
 pub type Asked<T> = Result<T, String>;
+
+/// Why EC2 gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    /// What the error asks for.
+    pub class: CallClass,
+    /// In words.
+    pub why: String,
+}
+
+impl Unanswered {
+    /// An answer without what was asked for: it will not be another one for asking again.
+    pub fn silent(why: String) -> Self {
+        Unanswered { class: CallClass::Terminal, why }
+    }
+
+    /// Whether the same question may be answered in a while, without anybody's doing.
+    pub fn may_pass(&self) -> bool {
+        match self.class {
+            CallClass::Retry | CallClass::Unknown => true,
+            CallClass::Wait
+            | CallClass::Capacity
+            | CallClass::Terminal
+            | CallClass::Denied
+            | CallClass::Unauthenticated => false,
+        }
+    }
+}
+
+/// An answer of EC2, or why there is none.
+pub type Answer<T> = Result<T, Unanswered>;
 
 /// A call that an update makes, as IAM names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,19 +86,31 @@ impl fmt::Display for Verb {
 pub enum Right {
     /// `DryRunOperation`: the call would have been made.
     Allowed,
-    /// `UnauthorizedOperation`, with EC2's words.
+    /// It would have been refused, with EC2's words: for want of the right, or of credentials.
     Denied(String),
     /// Any other answer.
-    Unknown(String),
+    Unknown(Unanswered),
+}
+
+impl From<Unanswered> for Right {
+    /// What an error of a dry run proves; `DryRunOperation`, which is none, is not for here.
+    fn from(error: Unanswered) -> Self {
+        match error.class {
+            CallClass::Denied | CallClass::Unauthenticated => Right::Denied(error.why),
+            CallClass::Retry | CallClass::Unknown | CallClass::Wait | CallClass::Capacity | CallClass::Terminal => {
+                Right::Unknown(error)
+            }
+        }
+    }
 }
 
 /// Attributes of one instance that `DescribeInstances` does not tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// `disableApiStop`: whether EC2 refuses to stop it.
-    pub stop_protected: Asked<bool>,
+    pub stop_protected: Answer<bool>,
     /// `instanceInitiatedShutdownBehavior`: `stop` or `terminate`.
-    pub shutdown_behavior: Asked<String>,
+    pub shutdown_behavior: Answer<String>,
 }
 
 /// Something AWS will do to an instance.
@@ -99,9 +143,26 @@ pub struct Inspection {
     /// By instance.
     pub attributes: BTreeMap<InstanceId, Attributes>,
     /// By instance; one without events may be missing.
-    pub events: Option<Asked<BTreeMap<InstanceId, Vec<ScheduledEvent>>>>,
+    pub events: Option<Answer<BTreeMap<InstanceId, Vec<ScheduledEvent>>>>,
     /// Volumes of all instances.
-    pub volumes: Option<Asked<Vec<Volume>>>,
+    pub volumes: Option<Answer<Vec<Volume>>>,
     /// Dry runs: the worst answer over all instances.
     pub rights: BTreeMap<Verb, Right>,
+}
+
+impl Inspection {
+    /// Everything that EC2 left unanswered.
+    pub fn unanswered(&self) -> impl Iterator<Item = &Unanswered> {
+        let attributes = self
+            .attributes
+            .values()
+            .flat_map(|a| a.stop_protected.as_ref().err().into_iter().chain(a.shutdown_behavior.as_ref().err()));
+        let events = self.events.iter().filter_map(|e| e.as_ref().err());
+        let volumes = self.volumes.iter().filter_map(|v| v.as_ref().err());
+        let rights = self.rights.values().filter_map(|right| match right {
+            Right::Unknown(error) => Some(error),
+            Right::Allowed | Right::Denied(_) => None,
+        });
+        attributes.chain(events).chain(volumes).chain(rights)
+    }
 }

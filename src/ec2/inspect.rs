@@ -8,7 +8,7 @@ use aws_sdk_ec2::types::{AttributeValue, InstanceAttributeName};
 
 use super::fleet::{Ec2Fleet, failed, fence_tag, filter, text};
 use crate::domain::ids::InstanceId;
-use crate::domain::inspection::{Asked, Attributes, Inspection, Right, ScheduledEvent, Verb, Volume};
+use crate::domain::inspection::{Answer, Attributes, Inspection, Right, ScheduledEvent, Unanswered, Verb, Volume};
 
 /// A type that every region has had for long: the permission to modify does not depend on which one is named.
 const ANY_TYPE: &str = "m5.large";
@@ -33,28 +33,28 @@ impl Ec2Fleet {
 
     async fn attributes(&self, id: &InstanceId) -> Attributes {
         let ask = |name| self.client.describe_instance_attribute().instance_id(id.as_str()).attribute(name).send();
-        let none = |what: &str| format!("EC2 does not say {what} of {id}");
+        let none = |what: &str| Unanswered::silent(format!("EC2 does not say {what} of {id}"));
         let stop_protected = match ask(InstanceAttributeName::DisableApiStop).await {
             Ok(found) => found.disable_api_stop.and_then(|a| a.value).ok_or_else(|| none("disableApiStop")),
-            Err(e) => Err(failed("DescribeInstanceAttribute", e).to_string()),
+            Err(e) => Err(failed("DescribeInstanceAttribute", e).into()),
         };
         let shutdown_behavior = match ask(InstanceAttributeName::InstanceInitiatedShutdownBehavior).await {
             Ok(found) => found
                 .instance_initiated_shutdown_behavior
                 .and_then(|a| text(&a.value))
                 .ok_or_else(|| none("instanceInitiatedShutdownBehavior")),
-            Err(e) => Err(failed("DescribeInstanceAttribute", e).to_string()),
+            Err(e) => Err(failed("DescribeInstanceAttribute", e).into()),
         };
         Attributes { stop_protected, shutdown_behavior }
     }
 
-    async fn events(&self, ids: &[InstanceId]) -> Asked<BTreeMap<InstanceId, Vec<ScheduledEvent>>> {
+    async fn events(&self, ids: &[InstanceId]) -> Answer<BTreeMap<InstanceId, Vec<ScheduledEvent>>> {
         let request = self.client.describe_instance_status().include_all_instances(true);
         let request = request.set_instance_ids(Some(ids.iter().map(|id| id.0.clone()).collect()));
         let mut pages = request.into_paginator().items().send();
         let mut events = BTreeMap::new();
         while let Some(status) = pages.next().await {
-            let status = status.map_err(|e| failed("DescribeInstanceStatus", e).to_string())?;
+            let status = status.map_err(|e| failed("DescribeInstanceStatus", e))?;
             let Some(id) = text(&status.instance_id) else { continue };
             let event = |e: &aws_sdk_ec2::types::InstanceStatusEvent| ScheduledEvent {
                 code: e.code.as_ref().map_or("an event without a code", |c| c.as_str()).to_owned(),
@@ -66,12 +66,12 @@ impl Ec2Fleet {
         Ok(events)
     }
 
-    async fn volumes(&self, ids: &[InstanceId]) -> Asked<Vec<Volume>> {
+    async fn volumes(&self, ids: &[InstanceId]) -> Answer<Vec<Volume>> {
         let of = filter("attachment.instance-id", ids.iter().map(InstanceId::as_str));
         let mut pages = self.client.describe_volumes().filters(of).into_paginator().items().send();
         let mut volumes = Vec::new();
         while let Some(found) = pages.next().await {
-            let found = found.map_err(|e| failed("DescribeVolumes", e).to_string())?;
+            let found = found.map_err(|e| failed("DescribeVolumes", e))?;
             let unnamed = || "an encryption key that EC2 does not name".to_owned();
             for instance in found.attachments().iter().filter_map(|a| text(&a.instance_id)) {
                 volumes.push(Volume {
@@ -127,15 +127,10 @@ where
     E: Error + ProvideErrorMetadata + 'static,
 {
     match answer {
-        Ok(_) => Right::Unknown("a dry run was answered as if it had been carried out".to_owned()),
+        Ok(_) => Right::Unknown(Unanswered::silent(format!(
+            "a dry run of {verb} was answered as if it had been carried out"
+        ))),
         Err(e) if e.code() == Some("DryRunOperation") => Right::Allowed,
-        Err(e) => {
-            let error = failed(verb.action(), e);
-            if error.code == "UnauthorizedOperation" {
-                Right::Denied(error.message)
-            } else {
-                Right::Unknown(error.to_string())
-            }
-        }
+        Err(e) => Unanswered::from(failed(verb.action(), e)).into(),
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 pub use crate::domain::ec2::CallClass;
 use crate::domain::ids::{InstanceId, InstanceType};
-use crate::domain::inspection::Inspection;
+use crate::domain::inspection::{Inspection, Unanswered};
 use crate::domain::instance::{Instance, TypeInfo};
 
 /// An EC2 call that did not succeed.
@@ -23,6 +23,12 @@ pub struct FleetError {
     pub message: String,
     /// EC2's request id.
     pub request_id: Option<String>,
+}
+
+impl From<FleetError> for Unanswered {
+    fn from(error: FleetError) -> Self {
+        Unanswered { class: error.class, why: error.to_string() }
+    }
 }
 
 /// A call that EC2 accepted (or that had nothing to do).

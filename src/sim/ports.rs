@@ -19,7 +19,7 @@ use super::world::{AllPage, CompiledFilter, Random, SimWorld, World};
 use crate::domain::cluster::{NodeState, ReplicaSubscription, View};
 use crate::domain::ec2::classify;
 use crate::domain::ids::{Address, InstanceId, InstanceType, Revision, StreamName};
-use crate::domain::inspection::{Attributes, Inspection, Right, Verb};
+use crate::domain::inspection::{Answer, Attributes, Inspection, Right, Unanswered, Verb};
 use crate::domain::instance::{FENCE_TAG, Instance, TypeInfo};
 use crate::ports::{
     AppendError, Appended, ClusterAdmin, Done, EventLog, Expected, Feed, Fleet, FleetError, LocalRead, NewEvent,
@@ -436,9 +436,9 @@ impl SimPorts {
 }
 
 impl SimPorts {
-    async fn attribute(&self, id: &InstanceId, name: &str) -> Result<String, String> {
+    async fn attribute(&self, id: &InstanceId, name: &str) -> Answer<String> {
         let answer = self.ec2("DescribeInstanceAttribute", |w| w.instance_attribute(id, name)).await;
-        answer.map(|(value, _)| value).map_err(|e| e.to_string())
+        answer.map(|(value, _)| value).map_err(Unanswered::from)
     }
 }
 
@@ -726,16 +726,15 @@ impl Fleet for SimPorts {
         for verb in Verb::ALL {
             let right = match self.ec2(verb.action(), |w| w.dry_run(verb.action())).await {
                 Err(e) if e.code == "DryRunOperation" => Right::Allowed,
-                Err(e) if e.code == "UnauthorizedOperation" => Right::Denied(e.message),
-                Err(e) => Right::Unknown(e.to_string()),
-                Ok(((), _)) => Right::Unknown("a dry run was carried out".to_owned()),
+                Err(e) => Unanswered::from(e).into(),
+                Ok(((), _)) => Right::Unknown(Unanswered::silent(format!("a dry run of {verb} was carried out"))),
             };
             rights.insert(verb, right);
         }
         Inspection {
             attributes,
-            events: Some(events.map(|(events, _)| events.into_iter().collect()).map_err(|e| e.to_string())),
-            volumes: Some(volumes.map(|(volumes, _)| volumes).map_err(|e| e.to_string())),
+            events: Some(events.map(|(events, _)| events.into_iter().collect()).map_err(Unanswered::from)),
+            volumes: Some(volumes.map(|(volumes, _)| volumes).map_err(Unanswered::from)),
             rights,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::action::CallOutcome;
 use crate::domain::ids::{Incarnation, InstanceId, InstanceType, NodeName, Revision, UpdateId};
-use crate::domain::inspection::{Asked, Inspection};
+use crate::domain::inspection::{Asked, Inspection, Unanswered};
 use crate::domain::instance::{Instance, InstanceState, TypeInfo};
 use crate::domain::quorum::Voters;
 use crate::domain::time::Moment;
@@ -83,6 +83,21 @@ pub struct Survey {
     pub reasons: Vec<Reason>,
     /// What is still missing, for people; empty when complete.
     pub missing: Vec<String>,
+}
+
+impl Survey {
+    /// Whether another survey may find what this one did not: a member or an instance, or what EC2 left unanswered for now.
+    pub fn is_worth_another(&self) -> bool {
+        !self.missing.is_empty() || self.inspection.unanswered().any(Unanswered::may_pass)
+    }
+
+    /// This survey; or the one before it, which found everybody, where this one was to hear more from EC2 and found less.
+    pub fn or_before(self, before: Option<Survey>) -> Survey {
+        match before {
+            Some(before) if before.missing.is_empty() && !self.missing.is_empty() && self.reasons.is_empty() => before,
+            Some(_) | None => self,
+        }
+    }
 }
 
 /// One expected member, as surveyed.

@@ -679,7 +679,7 @@ impl Driver {
     async fn look_around(&mut self) {
         let due = match &self.survey {
             None => true,
-            Some((at, survey)) => !survey.missing.is_empty() && self.now().since(*at) >= SURVEY_EVERY,
+            Some((at, survey)) => survey.is_worth_another() && self.now().since(*at) >= SURVEY_EVERY,
         };
         if !due {
             return;
@@ -692,6 +692,7 @@ impl Driver {
             let instances = found.members.values().map(|m| m.instance.id.clone()).collect();
             self.open_eyes(nodes, instances);
         }
+        let found = found.or_before(self.survey.take().map(|(_, before)| before));
         self.survey = Some((self.now(), found));
     }
 

@@ -51,11 +51,11 @@ pub async fn preview(
     let mut watch = ClusterWatch::default();
     let mut eyes: Option<Observer> = None;
     loop {
-        let due = seen.as_ref().is_none_or(|s| !s.missing.is_empty() && clock.now().since(surveyed_at) >= SURVEY_EVERY);
+        let due = seen.as_ref().is_none_or(|s| s.is_worth_another() && clock.now().since(surveyed_at) >= SURVEY_EVERY);
         let survey = match seen.take() {
             Some(survey) if !due => survey,
-            Some(_) | None => {
-                let found = survey(cluster, Some((request, log))).await;
+            before => {
+                let found = survey(cluster, Some((request, log))).await.or_before(before);
                 surveyed_at = clock.now();
                 if let Some((fresh, opened)) = open(cluster, clock, &found, &watch) {
                     watch = fresh;

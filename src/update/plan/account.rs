@@ -11,8 +11,8 @@ fn right(scene: &Scene<'_>, verb: Verb) -> Verdict {
     match scene.survey.inspection.rights.get(&verb) {
         None => Verdict::Unknown(format!("{verb} was not tried")),
         Some(Right::Allowed) => Verdict::Passed(format!("a dry run of {verb} is allowed")),
-        Some(Right::Denied(why)) => Verdict::Failed(format!("{verb}: {why}")),
-        Some(Right::Unknown(why)) => Verdict::Unknown(format!("{verb}: {why}")),
+        Some(Right::Denied(why)) => Verdict::Failed(why.clone()),
+        Some(Right::Unknown(error)) => scene.unanswered(error),
     }
 }
 

@@ -4,10 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::domain::ids::{InstanceType, NodeName};
+use crate::domain::inspection::Unanswered;
 use crate::domain::instance::{Instance, TypeInfo};
 use crate::domain::quorum::Voters;
 use crate::domain::time::Moment;
 use crate::update::event::{PlannedMember, Severity, UpdateRequested};
+use crate::update::limits::SURVEY_TIMEOUT;
 use crate::update::observed::{Observed, Survey, SurveyedMember};
 
 /// A cluster that is not healthy is looked at for this long before that is taken for its state: roles settle within seconds of an
@@ -140,6 +142,15 @@ impl Scene<'_> {
     /// What is not healthy yet: worth another look for a while, and then what the check makes of it.
     pub fn unless_patient(&self, found: String, verdict: fn(String) -> Verdict) -> Verdict {
         if self.now.since(self.since) > HEALTHY_WITHIN { verdict(found) } else { Verdict::Pending(found) }
+    }
+
+    /// What EC2 left unanswered: worth asking again for as long as a survey may take, and then unknown.
+    pub fn unanswered(&self, error: &Unanswered) -> Verdict {
+        if error.may_pass() && self.now.since(self.since) <= SURVEY_TIMEOUT {
+            Verdict::Pending(error.why.clone())
+        } else {
+            Verdict::Unknown(error.why.clone())
+        }
     }
 
     /// What EC2 says of the type that an instance has.

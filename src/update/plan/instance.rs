@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::check::{OneNode, Scene, Verdict};
-use crate::domain::inspection::{Asked, Attributes};
+use crate::domain::inspection::{Answer, Attributes};
 use crate::domain::instance::{FENCE_TAG, InstanceState};
 
 /// An event that AWS may begin within this time is as good as begun: an update of a few nodes takes hours at most.
@@ -43,12 +43,12 @@ pub(super) fn instance_store_data(scene: &Scene<'_>, node: &OneNode<'_>) -> Verd
 fn attribute<T>(
     scene: &Scene<'_>,
     node: &OneNode<'_>,
-    pick: impl Fn(&Attributes) -> &Asked<T>,
+    pick: impl Fn(&Attributes) -> &Answer<T>,
     judge: impl Fn(&T) -> Verdict,
 ) -> Verdict {
     match scene.survey.inspection.attributes.get(&node.instance.id).map(pick) {
         None => Verdict::Unknown(format!("{} was not asked about", node.instance.id)),
-        Some(Err(why)) => Verdict::Unknown(why.clone()),
+        Some(Err(error)) => scene.unanswered(error),
         Some(Ok(value)) => judge(value),
     }
 }
@@ -111,7 +111,7 @@ pub(super) fn auto_scaling_group(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
 pub(super) fn scheduled_event(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     let events = match &scene.survey.inspection.events {
         None => return Verdict::Unknown(format!("{} was not asked about", node.instance.id)),
-        Some(Err(why)) => return Verdict::Unknown(why.clone()),
+        Some(Err(error)) => return scene.unanswered(error),
         Some(Ok(events)) => events.get(&node.instance.id),
     };
     // AWS keeps what is over for a week, and marks it in its words only.
@@ -169,7 +169,7 @@ pub(super) fn capacity_reservation(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict
 pub(super) fn encrypted_volumes(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     let volumes = match &scene.survey.inspection.volumes {
         None => return Verdict::Unknown(format!("the volumes of {} were not asked about", node.name)),
-        Some(Err(why)) => return Verdict::Unknown(why.clone()),
+        Some(Err(error)) => return scene.unanswered(error),
         Some(Ok(volumes)) => volumes,
     };
     let mine = volumes.iter().filter(|v| v.instance == node.instance.id);

@@ -133,7 +133,7 @@ pub(super) fn too_many_volumes(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict
 pub(super) fn ebs_iops(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     let volumes = match &scene.survey.inspection.volumes {
         None => return Verdict::Unknown(format!("the volumes of {} were not asked about", node.name)),
-        Some(Err(why)) => return Verdict::Unknown(why.clone()),
+        Some(Err(error)) => return scene.unanswered(error),
         Some(Ok(volumes)) => volumes,
     };
     let provisioned: u32 =
