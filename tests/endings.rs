@@ -3,6 +3,7 @@
 
 mod rig;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -69,8 +70,8 @@ impl Fleet for Between {
         self.inner.type_info(instance_type).await
     }
 
-    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
-        self.inner.inspect(ids).await
+    async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
+        self.inner.inspect(instances).await
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {

@@ -78,8 +78,8 @@ impl Fleet for Fated {
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
         self.inner.type_info(t).await
     }
-    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
-        self.inner.inspect(ids).await
+    async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
+        self.inner.inspect(instances).await
     }
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {
         self.inner.stop(id).await

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
@@ -280,6 +280,11 @@ const TABLE: &[Row] = &[
     ("stopDenied", Failed, Refuse, |s| s.world = |w| deny(w, "StopInstances")),
     ("startDenied", Failed, Refuse, |s| s.world = |w| deny(w, "StartInstances")),
     ("modifyDenied", Failed, Refuse, |s| s.world = |w| deny(w, "ModifyInstanceAttribute")),
+    ("modifyDenied", Failed, Refuse, |s| s.world = |w| _ = w.facts_mut().denied_types.insert("r6i.large".into())),
+    ("modifyDenied", Failed, Refuse, |s| {
+        s.request.fallback_types = Some(vec!["m6id.xlarge".into()]);
+        s.world = |w| _ = w.facts_mut().denied_types.insert("m6id.xlarge".into());
+    }),
     ("rebootDenied", Failed, Refuse, |s| {
         s.request.on_silent_node = Some(OnSilentNode::Reboot);
         s.world = |w| deny(w, "RebootInstances");
@@ -511,8 +516,8 @@ impl Fleet for Spoken {
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
         self.inner.type_info(t).await
     }
-    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
-        let mut said = self.inner.inspect(ids).await;
+    async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
+        let mut said = self.inner.inspect(instances).await;
         (self.say)(self.asked.fetch_add(1, SeqCst), &mut said);
         said
     }

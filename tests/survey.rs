@@ -2,6 +2,7 @@
 
 mod rig;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ impl Fleet for Odd {
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
         self.inner.type_info(t).await
     }
-    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
-        self.inner.inspect(ids).await
+    async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
+        self.inner.inspect(instances).await
     }
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {
         panic!("{id} is stopped")

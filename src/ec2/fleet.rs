@@ -1,5 +1,6 @@
 //! [`Fleet`] over the AWS SDK.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -406,8 +407,8 @@ impl Fleet for Ec2Fleet {
         }))
     }
 
-    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
-        self.inspected(ids).await
+    async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
+        self.inspected(instances).await
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {

@@ -7,28 +7,36 @@ use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{AttributeValue, InstanceAttributeName};
 
 use super::fleet::{Ec2Fleet, failed, fence_tag, filter, text};
-use crate::domain::ids::InstanceId;
+use crate::domain::ids::{InstanceId, InstanceType};
 use crate::domain::inspection::{Answer, Attributes, Inspection, Right, ScheduledEvent, Unanswered, Verb, Volume};
 
-/// A type that every region has had for long: the permission to modify does not depend on which one is named.
-const ANY_TYPE: &str = "m5.large";
 /// A value that no update writes: should a dry run be taken for the call, nobody's tag is removed.
 const NO_UPDATE: &str = "dry-run";
 
 impl Ec2Fleet {
-    pub(super) async fn inspected(&self, ids: &[InstanceId]) -> Inspection {
+    pub(super) async fn inspected(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
+        let ids: Vec<InstanceId> = instances.keys().cloned().collect();
         if ids.is_empty() {
             return Inspection::default();
         }
         let mut attributes = BTreeMap::new();
-        for id in ids {
+        for id in &ids {
             attributes.insert(id.clone(), self.attributes(id).await);
         }
         let mut rights = BTreeMap::new();
         for verb in Verb::ALL {
-            rights.insert(verb, self.right(verb, ids).await);
+            let right = match verb {
+                Verb::Modify => self.right_to_modify(instances).await,
+                Verb::Stop | Verb::Start | Verb::Reboot | Verb::Tag | Verb::Untag => Some(self.right(verb, &ids).await),
+            };
+            rights.extend(right.map(|right| (verb, right)));
         }
-        Inspection { attributes, events: Some(self.events(ids).await), volumes: Some(self.volumes(ids).await), rights }
+        Inspection {
+            attributes,
+            events: Some(self.events(&ids).await),
+            volumes: Some(self.volumes(&ids).await),
+            rights,
+        }
     }
 
     async fn attributes(&self, id: &InstanceId) -> Attributes {
@@ -85,7 +93,7 @@ impl Ec2Fleet {
         Ok(volumes)
     }
 
-    /// A dry run for all instances; where the call takes one, the worst answer.
+    /// A dry run for all instances.
     async fn right(&self, verb: Verb, ids: &[InstanceId]) -> Right {
         let all = || Some(ids.iter().map(|id| id.0.clone()).collect());
         match verb {
@@ -104,20 +112,26 @@ impl Ec2Fleet {
                 let request = self.client.delete_tags().set_resources(all()).tags(fence_tag(NO_UPDATE));
                 judged(verb, request.dry_run(true).send().await)
             }
-            Verb::Modify => {
-                let mut worst = Right::Allowed;
-                for id in ids {
-                    let to = AttributeValue::builder().value(ANY_TYPE).build();
-                    let request = self.client.modify_instance_attribute().instance_id(id.as_str()).instance_type(to);
-                    match judged(verb, request.dry_run(true).send().await) {
-                        Right::Allowed => {}
-                        denied @ Right::Denied(_) => return denied,
-                        unknown @ Right::Unknown(_) => worst = unknown,
-                    }
+        }
+    }
+
+    /// Dry runs with each type that each instance may be given, of which the worst answer counts: a policy may be bound to the type. `None`
+    /// where none is to be given.
+    async fn right_to_modify(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Option<Right> {
+        let mut worst = None;
+        for (id, to) in instances.iter().flat_map(|(id, types)| types.iter().map(move |to| (id, to))) {
+            let value = AttributeValue::builder().value(to.as_str()).build();
+            let request = self.client.modify_instance_attribute().instance_id(id.as_str()).instance_type(value);
+            let of_type = |why: String| format!("{id} as {to}: {why}");
+            match judged(Verb::Modify, request.dry_run(true).send().await) {
+                Right::Allowed => worst = worst.or(Some(Right::Allowed)),
+                Right::Denied(why) => return Some(Right::Denied(of_type(why))),
+                Right::Unknown(error) => {
+                    worst = Some(Right::Unknown(Unanswered { why: of_type(error.why), ..error }));
                 }
-                worst
             }
         }
+        worst
     }
 }
 

@@ -1,5 +1,6 @@
 //! The instances.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
@@ -67,8 +68,9 @@ pub trait Fleet: Send + Sync {
     async fn find(&self, wanted: &Wanted) -> Result<Vec<Instance>, FleetError>;
     /// What EC2 offers under this name; `None` if there is no such type.
     async fn type_info(&self, instance_type: &InstanceType) -> Result<Option<TypeInfo>, FleetError>;
-    /// What else bears on stopping these instances and changing their type. Changes nothing; what could not be asked is named in the answer.
-    async fn inspect(&self, ids: &[InstanceId]) -> Inspection;
+    /// What else bears on stopping these instances and on giving each the types that are named with it: a policy may allow some of them only.
+    /// Changes nothing; what could not be asked is named in the answer.
+    async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection;
     /// Stops an instance (never by force).
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError>;
     /// Changes the type of a stopped instance.

@@ -713,7 +713,8 @@ impl Fleet for SimPorts {
         }))
     }
 
-    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
+    async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
+        let ids: &[InstanceId] = &instances.keys().cloned().collect::<Vec<_>>();
         let mut attributes = BTreeMap::new();
         for id in ids {
             let stop_protected = self.attribute(id, "disableApiStop").await.map(|value| value == "true");
@@ -724,7 +725,12 @@ impl Fleet for SimPorts {
         let volumes = self.ec2("DescribeVolumes", |w| w.volumes(ids)).await;
         let mut rights = BTreeMap::new();
         for verb in Verb::ALL {
-            let right = match self.ec2(verb.action(), |w| w.dry_run(verb.action())).await {
+            let types: Vec<&InstanceType> = match verb {
+                Verb::Modify if instances.values().all(Vec::is_empty) => continue,
+                Verb::Modify => instances.values().flatten().collect(),
+                Verb::Stop | Verb::Start | Verb::Reboot | Verb::Tag | Verb::Untag => Vec::new(),
+            };
+            let right = match self.ec2(verb.action(), |w| w.dry_run(verb.action(), &types)).await {
                 Err(e) if e.code == "DryRunOperation" => Right::Allowed,
                 Err(e) => Unanswered::from(e).into(),
                 Ok(((), _)) => Right::Unknown(Unanswered::silent(format!("a dry run of {verb} was carried out"))),

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::ClusterHandle;
 use super::store::{read_all, read_update};
 use crate::codec::Admissions;
-use crate::domain::ids::{ClusterName, InstanceId, InstanceType, Revision};
+use crate::domain::ids::{ClusterName, InstanceId, InstanceType, NodeName, Revision};
 use crate::domain::inspection::Asked;
+use crate::domain::instance::Instance;
 use crate::domain::time::Moment;
 use crate::ports::EventLog;
 use crate::update::event::UpdateRequested;
@@ -43,8 +44,9 @@ pub(super) async fn inspect(
             Err(error) => tracing::debug!(%error, "the type that an instance has is not described"),
         }
     }
-    let ids: Vec<InstanceId> = survey.members.values().map(|m| m.instance.id.clone()).collect();
-    survey.inspection = cluster.fleet.inspect(&ids).await;
+    let instances: BTreeMap<InstanceId, Vec<InstanceType>> =
+        survey.members.iter().map(|(name, m)| (m.instance.id.clone(), given(request, name, &m.instance))).collect();
+    survey.inspection = cluster.fleet.inspect(&instances).await;
     let mut scavenges = BTreeMap::new();
     for (name, member) in &survey.members {
         let said = cluster.admin.scavenge(&member.address).await;
@@ -55,6 +57,13 @@ pub(super) async fn inspect(
         Ok(past) => past,
         Err(_) => Err(format!("past updates could not be read within {} s", PAST_TIME.as_secs())),
     };
+}
+
+/// The types that an instance may be given; its own, with which it goes back, among them. None where its type is not changed.
+fn given(request: &UpdateRequested, node: &NodeName, instance: &Instance) -> Vec<InstanceType> {
+    let present = &instance.instance_type;
+    let types = request.strategy.change(request, node, instance, present).return_types;
+    if types.iter().all(|t| t == present) { Vec::new() } else { types }
 }
 
 /// How long each node was out of service in the last updates of the cluster.

@@ -1,5 +1,6 @@
 //! Ports with somebody in between who is told of each call before it leaves and after it was answered.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -162,8 +163,8 @@ impl Fleet for Tapped<dyn Fleet> {
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
         self.tell(Kind::Ec2, &t.0, self.inner.type_info(t)).await
     }
-    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
-        self.tell(Kind::Ec2, "", self.inner.inspect(ids)).await
+    async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
+        self.tell(Kind::Ec2, "", self.inner.inspect(instances)).await
     }
     async fn stop(&self, id: &InstanceId) -> Result<Done, FleetError> {
         self.tell(Kind::Ec2Change, &id.0, self.inner.stop(id)).await

@@ -734,8 +734,8 @@ impl Fleet for Wired {
         self.back(answer).await
     }
 
-    async fn inspect(&self, ids: &[InstanceId]) -> Inspection {
-        let answer = self.fleet.inspect(ids).await;
+    async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
+        let answer = self.fleet.inspect(instances).await;
         self.back(answer).await
     }
 

@@ -93,7 +93,11 @@ fn perform(world: &mut World, action: &str, parameters: &Parameters) -> Result<S
         _ => return Err(fault("InvalidAction", format!("The action {action} is not valid for this web service."))),
     };
     if dry {
-        return world.dry_run(action).map(|()| String::new());
+        let types: Vec<InstanceType> = match action {
+            "ModifyInstanceAttribute" => vec![wanted_type(parameters)?],
+            _ => Vec::new(),
+        };
+        return world.dry_run(action, &types.iter().collect::<Vec<_>>()).map(|()| String::new());
     }
     match action {
         "DescribeInstances" => describe_instances(world, parameters),
@@ -363,12 +367,14 @@ fn modify_instance_attribute(world: &mut World, parameters: &Parameters) -> Resu
     let id = parameters
         .get("InstanceId")
         .ok_or_else(|| fault("MissingParameter", "The request must contain the parameter instanceId"))?;
-    let by_name = || parameters.get("Value").filter(|_| parameters.get("Attribute") == Some("instanceType"));
-    let Some(to) = parameters.get("InstanceType.Value").or_else(by_name) else {
-        return Err(fault("InvalidParameterCombination", "No attributes specified."));
-    };
-    world.modify_instance_type(&InstanceId::from(id), &InstanceType::from(to))?;
+    world.modify_instance_type(&InstanceId::from(id), &wanted_type(parameters)?)?;
     Ok(text("return", "true"))
+}
+
+fn wanted_type(parameters: &Parameters) -> Result<InstanceType, Ec2Fault> {
+    let by_name = || parameters.get("Value").filter(|_| parameters.get("Attribute") == Some("instanceType"));
+    let wanted = parameters.get("InstanceType.Value").or_else(by_name);
+    wanted.map(InstanceType::from).ok_or_else(|| fault("InvalidParameterCombination", "No attributes specified."))
 }
 
 fn create_tags(world: &mut World, parameters: &Parameters) -> Result<String, Ec2Fault> {

@@ -202,7 +202,7 @@ impl World {
     /// `ModifyInstanceAttribute` of the type; the instance must be stopped.
     pub fn modify_instance_type(&mut self, id: &InstanceId, to: &InstanceType) -> Result<(), Ec2Fault> {
         self.throttle()?;
-        self.authorize("ModifyInstanceAttribute")?;
+        self.authorize_type(to)?;
         self.refuse("ModifyInstanceAttribute")?;
         let n = self.machine(id)?;
         let Some(wanted) = architecture(&self.config, &to.0).map(str::to_owned) else {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::World;
-use crate::domain::ids::InstanceId;
+use crate::domain::ids::{InstanceId, InstanceType};
 use crate::domain::inspection::{ScheduledEvent, Volume};
 use crate::domain::instance::{InstanceDetails, TypeDetails};
 use crate::sim::model::{Ec2Fault, NodeIx, WorldConfig};
@@ -42,6 +42,8 @@ pub struct Facts {
     pub not_offered: BTreeSet<(String, String)>,
     /// Actions that are not authorized.
     pub denied: BTreeSet<String>,
+    /// Types that IAM lets nobody give an instance.
+    pub denied_types: BTreeSet<String>,
     /// Scavenges that run, by node.
     pub scavenges: BTreeMap<NodeIx, String>,
 }
@@ -76,6 +78,7 @@ impl Facts {
             types: BTreeMap::new(),
             not_offered: BTreeSet::new(),
             denied: BTreeSet::new(),
+            denied_types: BTreeSet::new(),
             scavenges: BTreeMap::new(),
         }
     }
@@ -140,10 +143,21 @@ impl World {
         Ok(())
     }
 
-    /// An action with `DryRun`: an error in any case, and which one is the answer.
-    pub fn dry_run(&mut self, action: &str) -> Result<(), Ec2Fault> {
+    /// Whether IAM lets an instance be given this type.
+    pub fn authorize_type(&self, to: &InstanceType) -> Result<(), Ec2Fault> {
+        self.authorize("ModifyInstanceAttribute")?;
+        if self.facts.denied_types.contains(to.as_str()) {
+            let message = format!("You are not authorized to perform this operation with InstanceType {to}.");
+            return Err(fault("UnauthorizedOperation", message));
+        }
+        Ok(())
+    }
+
+    /// An action with `DryRun`, which gives these types: an error in any case, and which one is the answer.
+    pub fn dry_run(&mut self, action: &str, types: &[&InstanceType]) -> Result<(), Ec2Fault> {
         self.throttle()?;
         self.authorize(action)?;
+        types.iter().try_for_each(|to| self.authorize_type(to))?;
         Err(fault("DryRunOperation", "Request would have succeeded, but DryRun flag is set."))
     }
 
