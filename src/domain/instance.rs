@@ -113,6 +113,8 @@ pub struct InstanceDetails {
     pub addresses: BTreeSet<IpAddr>,
     /// Public address.
     pub public_ip: Option<IpAddr>,
+    /// Public DNS name: inside of its network it resolves to the private address, and a stop takes it away with the public one.
+    pub public_dns: Option<String>,
     /// Whether the public address is an Elastic one, which outlives a stop.
     pub elastic_ip: bool,
     /// Network interfaces attached.
@@ -123,11 +125,14 @@ pub struct InstanceDetails {
     pub placement_group: Option<String>,
     /// `default`, `dedicated` or `host`.
     pub tenancy: Option<String>,
-    /// Capacity reservation, or group of them, that it targets.
+    /// Capacity reservation, or group of them, that it targets; without one, the preference [`RESERVED_ONLY`], if it has that.
     pub capacity_reservation: Option<String>,
     /// Tags.
     pub tags: BTreeMap<String, String>,
 }
+
+/// Preference of an instance that starts with capacity that is reserved for its type, and with no other.
+pub const RESERVED_ONLY: &str = "capacity-reservations-only";
 
 /// What EC2 offers under a type's name.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,17 +5,25 @@ use std::collections::BTreeMap;
 use aws_sdk_ec2::types;
 
 use super::fleet::text;
-use crate::domain::instance::{InstanceDetails, TypeDetails};
+use crate::domain::instance::{InstanceDetails, RESERVED_ONLY, TypeDetails};
 
 /// Owner of addresses that a stop takes away; an Elastic IP has the account for owner.
 const AMAZON: &str = "amazon";
 
 pub(super) fn instance(found: &types::Instance) -> InstanceDetails {
     let interfaces = found.network_interfaces();
-    let owned = interfaces.iter().filter_map(|i| i.association.as_ref()).filter_map(|a| a.ip_owner_id.as_deref());
+    let public_ip = text(&found.public_ip_address);
+    // Another interface, or another of its addresses, may have an address of its own.
+    let associations = interfaces.iter().flat_map(|i| {
+        let of_addresses = i.private_ip_addresses().iter().filter_map(|a| a.association.as_ref());
+        i.association.as_ref().into_iter().chain(of_addresses)
+    });
+    let owner = associations.filter(|a| text(&a.public_ip) == public_ip).find_map(|a| text(&a.ip_owner_id));
     let placement = found.placement.as_ref();
-    let target = found.capacity_reservation_specification.as_ref();
-    let target = target.and_then(|s| s.capacity_reservation_target.as_ref());
+    let reservation = found.capacity_reservation_specification.as_ref();
+    let target = reservation.and_then(|s| s.capacity_reservation_target.as_ref());
+    let preference = reservation.and_then(|s| s.capacity_reservation_preference.as_ref()).map(|p| p.as_str());
+    let reserved_only = || preference.filter(|p| *p == RESERVED_ONLY).map(str::to_owned);
     let of_target = |t: &types::CapacityReservationTargetResponse| {
         text(&t.capacity_reservation_id).or_else(|| text(&t.capacity_reservation_resource_group_arn))
     };
@@ -33,13 +41,14 @@ pub(super) fn instance(found: &types::Instance) -> InstanceDetails {
         ena: found.ena_support,
         boot_mode: current.or_else(|| found.boot_mode.as_ref().map(|m| m.as_str().to_owned())),
         addresses: addresses.filter_map(|ip| ip.parse().ok()).collect(),
-        public_ip: found.public_ip_address.as_ref().and_then(|ip| ip.parse().ok()),
-        elastic_ip: owned.into_iter().any(|owner| owner != AMAZON),
+        elastic_ip: public_ip.is_some() && owner.is_some_and(|owner| owner != AMAZON),
+        public_ip: public_ip.and_then(|ip| ip.parse().ok()),
+        public_dns: text(&found.public_dns_name),
         interfaces: u32::try_from(interfaces.len()).unwrap_or(u32::MAX),
         volumes: mappings.filter_map(|m| text(&m.ebs.as_ref()?.volume_id)).collect(),
         placement_group: placement.and_then(|p| text(&p.group_name)),
         tenancy: placement.and_then(|p| p.tenancy.as_ref()).map(|t| t.as_str().to_owned()),
-        capacity_reservation: target.and_then(of_target),
+        capacity_reservation: target.and_then(of_target).or_else(reserved_only),
         tags: tags.filter_map(|t| Some((t.key.clone()?, t.value.clone()?))).collect::<BTreeMap<_, _>>(),
     }
 }

@@ -25,11 +25,7 @@ impl Ec2Fleet {
         }
         let mut rights = BTreeMap::new();
         for verb in Verb::ALL {
-            let right = match verb {
-                Verb::Modify => self.right_to_modify(instances).await,
-                Verb::Stop | Verb::Start | Verb::Reboot | Verb::Tag | Verb::Untag => Some(self.right(verb, &ids).await),
-            };
-            rights.extend(right.map(|right| (verb, right)));
+            rights.extend(self.right(verb, instances).await.map(|right| (verb, right)));
         }
         Inspection {
             attributes,
@@ -93,33 +89,33 @@ impl Ec2Fleet {
         Ok(volumes)
     }
 
-    /// A dry run for all instances.
-    async fn right(&self, verb: Verb, ids: &[InstanceId]) -> Right {
-        let all = || Some(ids.iter().map(|id| id.0.clone()).collect());
-        match verb {
-            Verb::Stop => judged(verb, self.client.stop_instances().set_instance_ids(all()).dry_run(true).send().await),
-            Verb::Start => {
-                judged(verb, self.client.start_instances().set_instance_ids(all()).dry_run(true).send().await)
-            }
-            Verb::Reboot => {
-                judged(verb, self.client.reboot_instances().set_instance_ids(all()).dry_run(true).send().await)
-            }
+    /// A dry run for all instances. `None` where there is nothing to try.
+    async fn right(&self, verb: Verb, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Option<Right> {
+        let all = || Some(instances.keys().map(|id| id.0.clone()).collect());
+        let ec2 = &self.client;
+        Some(match verb {
+            Verb::Stop => judged(verb, ec2.stop_instances().set_instance_ids(all()).dry_run(true).send().await),
+            Verb::Start => judged(verb, ec2.start_instances().set_instance_ids(all()).dry_run(true).send().await),
+            Verb::Reboot => judged(verb, ec2.reboot_instances().set_instance_ids(all()).dry_run(true).send().await),
             Verb::Tag => {
-                let request = self.client.create_tags().set_resources(all()).tags(fence_tag(NO_UPDATE));
+                let request = ec2.create_tags().set_resources(all()).tags(fence_tag(NO_UPDATE));
                 judged(verb, request.dry_run(true).send().await)
             }
             Verb::Untag => {
-                let request = self.client.delete_tags().set_resources(all()).tags(fence_tag(NO_UPDATE));
+                let request = ec2.delete_tags().set_resources(all()).tags(fence_tag(NO_UPDATE));
                 judged(verb, request.dry_run(true).send().await)
             }
-        }
+            Verb::Modify => return self.right_to_modify(instances).await,
+        })
     }
 
     /// Dry runs with each type that each instance may be given, of which the worst answer counts: a policy may be bound to the type. `None`
     /// where none is to be given.
     async fn right_to_modify(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Option<Right> {
         let mut worst = None;
-        for (id, to) in instances.iter().flat_map(|(id, types)| types.iter().map(move |to| (id, to))) {
+        let each: Vec<(&InstanceId, &InstanceType)> =
+            instances.iter().flat_map(|(id, types)| std::iter::repeat(id).zip(types)).collect();
+        for (id, to) in each {
             let value = AttributeValue::builder().value(to.as_str()).build();
             let request = self.client.modify_instance_attribute().instance_id(id.as_str()).instance_type(value);
             let of_type = |why: String| format!("{id} as {to}: {why}");

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{AwsConfig, Ec2Fleet};
 use crate::domain::ids::{InstanceId, InstanceType};
+use crate::domain::inspection::{Right, Verb};
 use crate::domain::instance::InstanceState;
 use crate::ports::{CallClass, Fleet, Wanted};
 use aws_credential_types::Credentials;
@@ -120,6 +121,71 @@ async fn describe_maps_every_field() {
     assert_eq!(calls.lock().unwrap().len(), 1, "one call for all ids");
     assert_eq!(fleet.describe(&[]).await.unwrap(), []);
     assert_eq!(calls.lock().unwrap().len(), 1, "no ids must not mean all instances");
+}
+
+/// An instance with two interfaces, of which the second has an Elastic IP, and more addresses than its primary one.
+fn with_two_interfaces() -> String {
+    let interface = |addresses: &str, v6: &str, public: &str, owner: &str| {
+        let item = |ip: &str| format!("<item><privateIpAddress>{ip}</privateIpAddress></item>");
+        let v4: String = addresses.split(' ').map(item).collect();
+        format!(
+            "<item><privateIpAddressesSet>{v4}</privateIpAddressesSet>\
+             <ipv6AddressesSet><item><ipv6Address>{v6}</ipv6Address></item></ipv6AddressesSet>\
+             <association><publicIp>{public}</publicIp><ipOwnerId>{owner}</ipOwnerId></association></item>"
+        )
+    };
+    let more = format!(
+        "<ipAddress>54.1.2.3</ipAddress><dnsName>ec2-54-1-2-3.compute.amazonaws.com</dnsName>\
+         <networkInterfaceSet>{}{}</networkInterfaceSet><capacityReservationSpecification>\
+         <capacityReservationPreference>capacity-reservations-only</capacityReservationPreference>\
+         </capacityReservationSpecification></item>",
+        interface("10.0.0.1 10.0.0.2", "fd00::1", "54.1.2.3", "amazon"),
+        interface("10.0.9.1", "fd00::9", "54.9.9.9", "123456789012"),
+    );
+    instance("i-1", "running").replace("</hibernationOptions></item>", &format!("</hibernationOptions>{more}"))
+}
+
+#[tokio::test]
+async fn every_address_is_told_and_only_the_owner_of_the_public_one_makes_it_elastic() {
+    let (fleet, _) = serve(|_, _| (200, reservations(&[with_two_interfaces()], None))).await;
+    let found = fleet.describe(&[id("i-1")]).await.unwrap().remove(0);
+    let addresses: Vec<String> = found.addresses().map(|ip| ip.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.1", "10.0.0.2", "10.0.9.1", "fd00::1", "fd00::9"]);
+    assert!(found.has_address("fd00::9".parse().unwrap()) && !found.has_address("54.1.2.3".parse().unwrap()));
+    let details = &found.details;
+    assert_eq!(details.public_dns.as_deref(), Some("ec2-54-1-2-3.compute.amazonaws.com"));
+    assert!(!details.elastic_ip, "the Elastic IP is another one");
+    assert_eq!(details.capacity_reservation.as_deref(), Some("capacity-reservations-only"));
+}
+
+#[tokio::test]
+async fn rights_are_tried_with_each_type_and_any_denial_denies() {
+    let (fleet, calls) = serve(|_, p| match p["Action"].as_str() {
+        "ModifyInstanceAttribute" if p["InstanceType.Value"] == "r6i.large" => (403, error("UnauthorizedOperation")),
+        "StopInstances" => (403, error("AccessDenied")),
+        "StartInstances" => (400, error("ExpiredToken")),
+        "RebootInstances" => (503, error("RequestLimitExceeded")),
+        "DescribeInstanceAttribute" => (500, error("InternalError")),
+        "DescribeVolumes" => (403, error("UnauthorizedOperation")),
+        _ => (412, error("DryRunOperation")),
+    })
+    .await;
+    let types = ["m6i.xlarge", "r6i.large"].map(InstanceType::from).to_vec();
+    let found = fleet.inspect(&BTreeMap::from([(id("i-1"), types)])).await;
+    let right = |verb: Verb| &found.rights[&verb];
+    assert!(matches!(right(Verb::Stop), Right::Denied(why) if why.contains("AccessDenied")));
+    assert!(matches!(right(Verb::Start), Right::Denied(why) if why.contains("ExpiredToken")));
+    assert!(matches!(right(Verb::Reboot), Right::Unknown(error) if error.may_pass()));
+    assert!(matches!(right(Verb::Modify), Right::Denied(why) if why.contains("i-1 as r6i.large")));
+    assert_eq!((right(Verb::Tag), right(Verb::Untag)), (&Right::Allowed, &Right::Allowed));
+    assert!(found.attributes[&id("i-1")].stop_protected.as_ref().is_err_and(|e| e.may_pass()));
+    // What may not be asked will not be answered for asking again.
+    assert!(found.volumes.as_ref().unwrap().as_ref().is_err_and(|e| !e.may_pass()));
+    assert!(
+        calls.lock().unwrap().iter().filter(|c| !c["Action"].starts_with("Describe")).all(|c| c["DryRun"] == "true")
+    );
+    let none = fleet.inspect(&BTreeMap::from([(id("i-1"), vec![])])).await;
+    assert!(!none.rights.contains_key(&Verb::Modify), "no type is to be given");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::ec2::{Parameters, element, fault, paged, text};
 use crate::domain::ids::InstanceId;
-use crate::domain::instance::{Instance, TypeDetails};
+use crate::domain::instance::{Instance, RESERVED_ONLY, TypeDetails};
 use crate::sim::model::Ec2Fault;
 use crate::sim::world::World;
 
@@ -78,7 +78,8 @@ pub(super) fn instance_details(i: &Instance) -> String {
     let mut xml = of("virtualizationType", d.virtualization.as_ref())
         + &of("enaSupport", d.ena)
         + &of("bootMode", d.boot_mode.as_ref())
-        + &of("ipAddress", d.public_ip);
+        + &of("ipAddress", d.public_ip)
+        + &of("dnsName", d.public_dns.as_ref());
     let mut mappings = String::new();
     for id in &d.volumes {
         let ebs = element("ebs", &(text("volumeId", id) + &text("status", "attached")));
@@ -86,8 +87,12 @@ pub(super) fn instance_details(i: &Instance) -> String {
     }
     xml += &element("blockDeviceMapping", &mappings);
     if let Some(target) = &d.capacity_reservation {
-        let target = element("capacityReservationTarget", &text("capacityReservationId", target));
-        xml += &element("capacityReservationSpecification", &target);
+        let what = if target == RESERVED_ONLY {
+            text("capacityReservationPreference", target)
+        } else {
+            element("capacityReservationTarget", &text("capacityReservationId", target))
+        };
+        xml += &element("capacityReservationSpecification", &what);
     }
     let mut interfaces = String::new();
     for n in 0..d.interfaces {

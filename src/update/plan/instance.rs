@@ -161,7 +161,7 @@ pub(super) fn capacity_reservation(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict
         return Verdict::NotApplicable;
     }
     match &node.instance.details.capacity_reservation {
-        Some(target) => Verdict::Failed(format!("{} of {} targets {target}", node.instance.id, node.name)),
+        Some(target) => Verdict::Failed(format!("{} of {} is bound to {target}", node.instance.id, node.name)),
         None => Verdict::Passed("none".into()),
     }
 }

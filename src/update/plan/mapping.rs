@@ -16,6 +16,13 @@ pub(super) fn public_address(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     match node.instance.details.public_ip {
         None => Verdict::Passed("no public address".into()),
         Some(ip) if node.instance.details.elastic_ip => Verdict::Passed(format!("{ip} is an Elastic IP")),
+        // Seen from inside, the name resolves to the private address.
+        Some(ip) if node.instance.details.public_dns.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(host)) => {
+            Verdict::Failed(format!(
+                "{} gossips {host}, the name of the public address {ip}: a stop takes both away",
+                node.name
+            ))
+        }
         Some(ip) if node.member.resolved.is_empty() => Verdict::Unknown(format!(
             "{} has the public address {ip}, and what {host} resolves to cannot be seen from here",
             node.name
