@@ -120,7 +120,7 @@ pub fn assess(
         member.stale_fence = left_behind.and_then(|m| m.instance.fence()).map(str::to_owned);
     }
     checks.sort_by_key(|c| CATALOGUE.iter().position(|known| known.code == c.code));
-    let digest = digest(&scene.members, &scene.order, &checks);
+    let digest = digest(request, &scene.members, &scene.order, &checks);
     if let Some(wanted) = request.plan_digest.as_ref().filter(|wanted| **wanted != digest && missing.is_empty()) {
         checks.push(refused(&Reason {
             code: "planDigestDiffers".into(),

@@ -4,12 +4,26 @@ use sha2::{Digest, Sha256};
 
 use super::catalogue;
 use crate::domain::ids::NodeName;
-use crate::update::event::{CheckOutcome, PlannedCheck, PlannedMember};
+use crate::update::event::{CheckOutcome, PlannedCheck, PlannedMember, UpdateRequested};
+use crate::update::strategy::Strategy;
 
-/// Digest of members, order, and what was found wrong: the same from wherever one looks, until something changes. Numbers that move by
+/// Digest of what is done, with which other types, of members, order, and what was found wrong: the same from wherever one looks, until something changes. Numbers that move by
 /// themselves, and what depends on who asks, are left out.
-pub(super) fn digest(members: &[PlannedMember], order: &[NodeName], checks: &[PlannedCheck]) -> String {
+pub(super) fn digest(
+    request: &UpdateRequested,
+    members: &[PlannedMember],
+    order: &[NodeName],
+    checks: &[PlannedCheck],
+) -> String {
     let mut hash = Sha256::new();
+    let done = match request.strategy {
+        Strategy::Ec2InstanceTypeUpdate => "type",
+        Strategy::Ec2InstanceRestart => "restart",
+    };
+    hash.update(format!("{done}\n"));
+    for t in request.fallback_types.iter().flatten() {
+        hash.update(format!("or {t}\n"));
+    }
     for m in members {
         let version = m.version.as_deref().unwrap_or("-");
         hash.update(format!(
