@@ -40,6 +40,7 @@ fn sound() -> WorldConfig {
         "t3.2xlarge",
         "m6id.xlarge",
         "m4.xlarge",
+        "x2iedn.xlarge",
     ];
     let mut offered_types: Vec<(String, String)> = x86.map(|t| (t.to_owned(), "x86_64".to_owned())).to_vec();
     offered_types.push(("r7g.large".into(), "arm64".into()));
@@ -226,6 +227,12 @@ const TABLE: &[Row] = &[
     ("scavengeRunning", Failed, Warn, |s| s.world = |w| _ = w.facts_mut().scavenges.insert(3, "9cd55be2".into())),
     ("ownMachine", Failed, Refuse, |s| s.config.addresses[3] = own_address()),
     ("publicAddress", Failed, Refuse, |s| s.world = |w| of_instance(w).public_ip = Some([10, 0, 1, 4].into())),
+    ("publicAddress", Failed, Refuse, |s| {
+        s.world = |w| {
+            of_instance(w).public_ip = Some([54, 1, 2, 3].into());
+            of_instance(w).public_dns = Some("10.0.1.4".into());
+        }
+    }),
     ("instanceState", Failed, Warn, |s| {
         s.world = |w| {
             let id = w.instance_of(3).clone();
@@ -292,6 +299,8 @@ const TABLE: &[Row] = &[
     ("tagDenied", Failed, Refuse, |s| s.world = |w| deny(w, "CreateTags")),
     ("tagDenied", Failed, Refuse, |s| s.world = |w| deny(w, "DeleteTags")),
     ("vcpuQuota", Unknown, Warn, |s| s.request.target_instance_type = Some("m6i.2xlarge".into())),
+    ("vcpuQuota", Unknown, Warn, |s| s.request.fallback_types = Some(vec!["m6i.2xlarge".into()])),
+    ("vcpuQuota", Unknown, Warn, |s| s.request.target_instance_type = Some("x2iedn.xlarge".into())),
     ("infrastructureAsCode", Failed, Warn, |s| {
         s.world = |w| _ = of_instance(w).tags.insert("aws:cloudformation:stack-name".into(), "db".into())
     }),
@@ -712,6 +721,22 @@ async fn a_worker_takes_the_waivers_that_come_before_its_plan_and_answers_the_ot
     let (history, state) = next.run_as(1, request("m6i.xlarge"), Duration::from_secs(3600)).await;
     let End::Rejected(end) = state.end.unwrap() else { panic!("{}", lines(&history)) };
     assert_eq!(end.reasons[0].code, "scheduledEvent", "no waiver outlives its update");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_work_is_another_plan() {
+    let requests = [
+        serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge" }),
+        serde_json::json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart" }),
+        serde_json::json!({ "cluster": "prod", "targetInstanceType": "r6i.large" }),
+        serde_json::json!({ "cluster": "prod", "targetInstanceType": "r6i.large", "fallbackTypes": ["m6id.xlarge"] }),
+    ];
+    let mut digests = BTreeSet::new();
+    for request in requests.clone() {
+        let scene = Scene { request: serde_json::from_value(request).unwrap(), ..Scene::sound() };
+        digests.insert(scene.look().await.plan.unwrap().digest);
+    }
+    assert_eq!(digests.len(), requests.len());
 }
 
 #[tokio::test(start_paused = true)]

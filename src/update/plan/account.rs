@@ -1,6 +1,7 @@
 //! Rights and quotas of the account.
 
 use super::check::{Scene, Verdict};
+use crate::domain::ids::InstanceType;
 use crate::domain::inspection::{Right, Verb};
 use crate::update::event::OnSilentNode;
 
@@ -43,29 +44,45 @@ pub(super) fn tag_denied(scene: &Scene<'_>) -> Verdict {
     Verdict::worst([right(scene, Verb::Tag), right(scene, Verb::Untag)])
 }
 
+/// The quota of running on-demand instances against which a type counts, by the letters of its family: most share one, G and VT share one,
+/// and each of the others has its own.
+fn quota(t: &InstanceType) -> &str {
+    let name = t.as_str();
+    let letters = name.find(|c: char| !c.is_ascii_alphabetic()).map_or(name, |end| &name[..end]);
+    match letters {
+        "a" | "c" | "d" | "h" | "i" | "im" | "is" | "m" | "r" | "t" | "z" => "standard",
+        "g" | "vt" => "g",
+        other => other,
+    }
+}
+
 /// The quota itself is a matter of another service than EC2; what it must leave room for can be said.
 pub(super) fn vcpu_quota(scene: &Scene<'_>) -> Verdict {
     let mut more: u64 = 0;
     for node in scene.order.iter().filter_map(|n| scene.planned(n)) {
         let Some(member) = scene.survey.members.get(&node.node) else { continue };
         let before = scene.present_type(&member.instance).and_then(|t| t.details.vcpus);
-        let after = match scene.survey.types.get(&node.new_type) {
-            Some(info) => info.as_ref().and_then(|t| t.details.vcpus),
-            None => before,
-        };
-        match (before, after) {
-            (Some(before), Some(after)) => more += u64::from(after.saturating_sub(before)),
-            (None, _) | (_, None) => {
+        let change = scene.request.strategy.change(scene.request, &node.node, &member.instance, &node.old_type);
+        let others = change.return_types.iter().filter(|t| **t != node.old_type);
+        let mut most: u64 = 0;
+        for info in others.filter_map(|t| scene.survey.types.get(t).and_then(Option::as_ref)) {
+            let wanted = &info.instance_type;
+            if quota(wanted) != quota(&node.old_type) {
                 return Verdict::Unknown(format!(
-                    "EC2 does not say the vCPUs of {} and {}",
-                    node.old_type, node.new_type
+                    "{wanted} counts against another quota than {}, and the quota cannot be asked of EC2",
+                    node.old_type
                 ));
             }
+            let (Some(before), Some(after)) = (before, info.details.vcpus) else {
+                return Verdict::Unknown(format!("EC2 does not say the vCPUs of {} and {wanted}", node.old_type));
+            };
+            most = most.max(u64::from(after.saturating_sub(before)));
         }
+        more += most;
     }
     if more == 0 {
-        Verdict::Passed("no more vCPUs than now".into())
+        Verdict::Passed("no more vCPUs than now, of the same quota".into())
     } else {
-        Verdict::Unknown(format!("{more} vCPUs more than now, and the quota cannot be asked of EC2"))
+        Verdict::Unknown(format!("up to {more} vCPUs more than now, and the quota cannot be asked of EC2"))
     }
 }
