@@ -18,7 +18,7 @@ use crate::codec::Writer;
 use crate::config::{Cluster, Config, LoginSource};
 use crate::domain::ids::{ClusterName, Incarnation, InstanceId, UpdateId};
 use crate::domain::quorum::Voters;
-use crate::ec2::{AwsConfig, Ec2Fleet, own_instance};
+use crate::ec2::{AwsConfig, Ec2Fleet, OwnMachine, own_machine};
 use crate::esdb::{AdminConfig, Credentials, EventStoreLog, HttpAdmin, Projections, ProjectionsLeader, StoreConfig};
 use crate::exit::Exit;
 use crate::ports::{EventLog, SystemClock};
@@ -213,22 +213,30 @@ pub async fn assemble(config: &Config, args: &worker::WorkerArgs, clock: SystemC
 #[derive(Default)]
 struct OwnInstance {
     configured: Option<InstanceId>,
-    found: OnceCell<Option<InstanceId>>,
+    found: OnceCell<OwnMachine>,
 }
 
 impl OwnInstance {
-    async fn among(&self, fleet: &Ec2Fleet) -> Option<InstanceId> {
-        if self.configured.is_some() || fleet.is_moved() {
-            return self.configured.clone();
+    async fn among(&self, fleet: &Ec2Fleet) -> OwnMachine {
+        if let Some(id) = &self.configured {
+            return id.clone().into();
+        }
+        if fleet.is_moved() {
+            return OwnMachine::default();
         }
         let found = self.found.get_or_init(|| async {
-            let found = own_instance().await;
+            let found = own_machine().await;
             match &found {
-                Some(own) => tracing::info!(instance = %own, "runs on an instance, which it will not stop"),
-                None => tracing::info!(
-                    "no metadata service says on which instance this runs: the addresses of this machine must tell; in a container \
-                     they do not, and --own-instance does"
+                OwnMachine { instance: Some(own), .. } => {
+                    tracing::info!(instance = %own, "runs on an instance, which it will not stop");
+                }
+                OwnMachine { is_of_ec2: true, .. } => tracing::warn!(
+                    "runs on an instance, and neither a metadata service nor the firmware says on which: the addresses of this machine \
+                     must tell; in a container they do not, and --own-instance does"
                 ),
+                OwnMachine { .. } => {
+                    tracing::info!("nothing says that this runs on an instance: the addresses of this machine must tell");
+                }
             }
             found
         });
@@ -288,10 +296,10 @@ mod tests {
         };
         let simulated = Ec2Fleet::connect(aws).await.unwrap();
         let own = OwnInstance::default();
-        assert_eq!((own.among(&simulated).await, own.found.get()), (None, None));
+        assert_eq!((own.among(&simulated).await, own.found.get()), (OwnMachine::default(), None));
         let aws = AwsConfig { region: Some("eu-west-1".into()), ..AwsConfig::default() };
         let real = Ec2Fleet::connect(aws).await.unwrap();
         let named = OwnInstance { configured: Some("i-0abc".into()), ..OwnInstance::default() };
-        assert_eq!((named.among(&real).await, named.found.get()), (Some("i-0abc".into()), None));
+        assert_eq!((named.among(&real).await.instance, named.found.get()), (Some("i-0abc".into()), None));
     }
 }

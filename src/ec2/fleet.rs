@@ -18,7 +18,7 @@ use aws_sdk_ec2::operation::RequestId;
 use aws_sdk_ec2::types::{AttributeValue, Filter, InstanceStateName, LocationType, Tag};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 
-use super::{AwsConfig, classify, details};
+use super::{AwsConfig, OwnMachine, classify, details};
 use crate::domain::ids::{InstanceId, InstanceType};
 use crate::domain::inspection::Inspection;
 use crate::domain::instance::{FENCE_TAG, Instance, InstanceState, TypeInfo};
@@ -44,7 +44,7 @@ pub struct Ec2Fleet {
     pub(super) client: Client,
     /// Whether another endpoint than EC2's own is asked.
     moved: bool,
-    own_instance: Option<InstanceId>,
+    own: OwnMachine,
 }
 
 impl Ec2Fleet {
@@ -99,7 +99,7 @@ impl Ec2Fleet {
         if let Some(endpoint) = endpoint {
             builder = builder.endpoint_url(endpoint);
         }
-        Ok(Self { client: Client::from_conf(builder.build()), moved, own_instance: None })
+        Ok(Self { client: Client::from_conf(builder.build()), moved, own: OwnMachine::default() })
     }
 
     /// Whether another endpoint than EC2's own is asked: then the instances may be simulated ones, on which nothing runs.
@@ -108,8 +108,8 @@ impl Ec2Fleet {
     }
 
     /// The same instances, of which this process runs on that one.
-    pub fn running_on(self, own_instance: Option<InstanceId>) -> Self {
-        Self { own_instance, ..self }
+    pub fn running_on(self, own: OwnMachine) -> Self {
+        Self { own, ..self }
     }
 
     /// Whether there are credentials that may describe instances: a dry run, which reads nothing. It proves nothing about the
@@ -327,7 +327,11 @@ fn credentials_problem(error: &(dyn Error + 'static)) -> Option<&'static str> {
 #[async_trait]
 impl Fleet for Ec2Fleet {
     fn own_instance(&self) -> Option<&InstanceId> {
-        self.own_instance.as_ref()
+        self.own.instance.as_ref()
+    }
+
+    fn runs_on_some_instance(&self) -> bool {
+        self.own.is_of_ec2
     }
 
     async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError> {

@@ -10,7 +10,7 @@ mod tests;
 
 pub use crate::domain::ec2::classify;
 pub use fleet::Ec2Fleet;
-pub use own::own_instance;
+pub use own::{OwnMachine, own_machine};
 
 /// Where and as whom EC2 is called. What is absent comes from the SDK's own chain: environment, profile, container, instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::{AwsConfig, Ec2Fleet};
+use super::{AwsConfig, Ec2Fleet, OwnMachine};
 use crate::domain::ids::{InstanceId, InstanceType};
 use crate::domain::inspection::{Right, Verb};
 use crate::domain::instance::InstanceState;
@@ -447,5 +447,26 @@ async fn the_metadata_service_tells_the_own_instance_and_nobody_waits_for_one_th
     let moved = fleet("http://127.0.0.1:1").await;
     assert!(moved.is_moved(), "nobody runs on instances of another endpoint than EC2's own");
     assert_eq!(moved.own_instance(), None);
-    assert_eq!(moved.running_on(Some(id("i-0abc"))).own_instance(), Some(&id("i-0abc")));
+    assert_eq!(moved.running_on(id("i-0abc").into()).own_instance(), Some(&id("i-0abc")));
+}
+
+#[tokio::test]
+async fn the_firmware_tells_the_own_instance_where_it_is_one_of_ec2() {
+    use super::own::by_firmware;
+    let table = [
+        (Some("Amazon EC2\n"), Some("i-0abc\n"), Some(id("i-0abc")), true),
+        (Some("Amazon EC2\n"), Some("Not Specified\n"), None, true),
+        (Some("Amazon EC2\n"), None, None, true),
+        (Some("QEMU\n"), Some("i-0abc\n"), None, false),
+        (None, None, None, false),
+    ];
+    for (vendor, tag, instance, is_of_ec2) in table {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in [("sys_vendor", vendor), ("board_asset_tag", tag)] {
+            if let Some(text) = text {
+                std::fs::write(directory.path().join(name), text).unwrap();
+            }
+        }
+        assert_eq!(by_firmware(directory.path()).await, OwnMachine { instance, is_of_ec2 }, "{vendor:?} {tag:?}");
+    }
 }

@@ -62,6 +62,10 @@ pub trait Fleet: Send + Sync {
     fn own_instance(&self) -> Option<&InstanceId> {
         None
     }
+    /// Whether this process runs on an instance of EC2, be it known which or not.
+    fn runs_on_some_instance(&self) -> bool {
+        false
+    }
     /// One call for all ids. An id that EC2 does not know is missing in the answer.
     async fn describe(&self, ids: &[InstanceId]) -> Result<Vec<Instance>, FleetError>;
     /// Instances that match.

@@ -109,8 +109,8 @@ pub struct SurveyedMember {
     pub resolved: Vec<IpAddr>,
     /// Its instance.
     pub instance: Instance,
-    /// Whether it is the machine this worker runs on.
-    pub is_own_machine: bool,
+    /// Whether it is the machine this worker runs on; `None` where that cannot be told.
+    pub is_own_machine: Option<bool>,
 }
 
 /// One node of a past update.

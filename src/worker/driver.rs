@@ -232,8 +232,8 @@ impl Driver {
 
     fn absorb_instance(&mut self, at: Moment, instance: Instance) {
         let id = instance.id.clone();
-        let known = self.instances.get(&id).is_some_and(|seen| seen.instance.private_ip == instance.private_ip);
-        if !known && is_own_machine(&*self.handle.fleet, &instance) {
+        let known = self.instances.get(&id).is_some_and(|seen| seen.instance.addresses().eq(instance.addresses()));
+        if !known && is_own_machine(&*self.handle.fleet, &instance) == Some(true) {
             self.own_instance = Some(id.clone());
         }
         match self.instances.get_mut(&id) {

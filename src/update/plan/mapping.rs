@@ -3,10 +3,13 @@
 use super::check::{OneNode, Scene, Verdict};
 
 pub(super) fn own_machine(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
-    if node.member.is_own_machine {
-        Verdict::Failed(format!("{} runs on {}, as this worker does", node.name, node.instance.id))
-    } else {
-        Verdict::Passed("another machine than this worker's".into())
+    match node.member.is_own_machine {
+        Some(true) => Verdict::Failed(format!("{} runs on {}, as this worker does", node.name, node.instance.id)),
+        Some(false) => Verdict::Passed("another machine than this worker's".into()),
+        None => Verdict::Unknown(format!(
+            "this worker runs on an instance, and nothing tells whether on {} of {}; `worker --own-instance` does",
+            node.instance.id, node.name
+        )),
     }
 }
 
