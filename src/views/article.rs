@@ -217,12 +217,12 @@ fn nodes(state: &State, history: &[Recorded], now: jiff::Timestamp) -> Vec<NodeU
 }
 
 fn node(state: &State, member: &PlannedMember, hand: Option<&InHand>, seconds: f64) -> NodeUpdate {
-    let (detail, status) = match (state.results.get(&member.node).map(|o| o.result), hand) {
-        (Some(NodeResult::Updated), _) => (StatusDetail::Success, Status::Success),
-        (Some(NodeResult::Skipped), _) => (StatusDetail::Skipped, Status::Success),
-        (Some(NodeResult::RolledBack | NodeResult::Failed), _) => (StatusDetail::Failed, Status::Failed),
-        (Some(NodeResult::Pending) | None, Some(hand)) => (reached(hand), Status::InProgress),
-        (Some(NodeResult::Pending) | None, None) => (StatusDetail::Pending, Status::Pending),
+    let (detail, status) = match (hand, state.results.get(&member.node).map(|o| o.result)) {
+        (Some(hand), _) => (reached(hand), Status::InProgress),
+        (None, Some(NodeResult::Updated)) => (StatusDetail::Success, Status::Success),
+        (None, Some(NodeResult::Skipped)) => (StatusDetail::Skipped, Status::Success),
+        (None, Some(NodeResult::RolledBack | NodeResult::Failed)) => (StatusDetail::Failed, Status::Failed),
+        (None, Some(NodeResult::Pending) | None) => (StatusDetail::Pending, Status::Pending),
     };
     NodeUpdate {
         node_name: member.node.clone(),
@@ -262,7 +262,7 @@ mod tests {
 
     use super::super::stories::Story;
     use super::*;
-    use crate::update::event::NodeFailed;
+    use crate::update::event::{NodeFailed, RollbackRequested};
     use crate::update::state::fold;
 
     fn of(story: &Story) -> Value {
@@ -356,6 +356,19 @@ mod tests {
             observed: vec![],
         });
         assert_eq!(detail(&story), "Failed");
+    }
+
+    #[test]
+    fn a_node_that_is_brought_back_is_in_progress_and_its_time_is_that_of_this_turn() {
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower).change("esdb-2");
+        story.pass(1000).say(RollbackRequested::default());
+        story.select("esdb-2", Role::Follower).stop("esdb-2").pass(11);
+        let node = &of(&story)["EventStoreNodeUpdates"][0];
+        assert_eq!(
+            (&node["NodeUpdateStatus"], &node["NodeUpdateStatusDetail"], &node["UpdateIterations"]),
+            (&json!("InProgress"), &json!("NodeSelected"), &json!(2))
+        );
     }
 
     #[test]
