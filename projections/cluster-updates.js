@@ -11,13 +11,14 @@
 (function () {
     "use strict";
 
-    var CLUSTERS_MOST = 500;
+    // The server faults a projection whose state is longer than 16 MiB: all that a state holds is bounded.
+    var CLUSTERS_MOST = 500, NAMES_MOST = 20, NAME_LONGEST = 200;
 
     function has(object, key) { return Object.prototype.hasOwnProperty.call(object, key); }
 
     function odd(s, e, what) {
         var count = s.odd ? s.odd.count + 1 : 1;
-        s.odd = { count: count, stream: e.streamId, revision: e.sequenceNumber, what: what };
+        s.odd = { count: count, stream: cut(e.streamId), revision: e.sequenceNumber, what: what };
         return s;
     }
 
@@ -39,7 +40,11 @@
 
     function isText(value) { return typeof value === "string"; }
 
+    function cut(name) { return name.slice(0, NAME_LONGEST); }
+
     function idOf(e) { return e.streamId.slice("clusterUpdate-".length); }
+
+    function isId(text) { return /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(text); }
 
     function at(e) {
         var metadata = object(e.metadataRaw);
@@ -67,6 +72,7 @@
         var body = object(e.bodyRaw), name = nameOf(body && has(body, "request") ? object(JSON.stringify(body.request)) : null);
         var found = name === null ? null : cluster(s, name);
         if (!found) { return odd(s, e, name === null ? "an acceptance without the name of a cluster" : "more clusters than are kept"); }
+        if (!isId(idOf(e))) { return odd(s, e, "an acceptance in a stream that is no update's"); }
         if (found.active) { return odd(s, e, "an acceptance while another update is active"); }
         found.active = { update: idOf(e), since: at(e) };
         linkTo("clusterUpdates-" + name, e);
@@ -84,7 +90,7 @@
                     found.last = {
                         update: id, result: result, at: at(e), seconds: typeof body.seconds === "number" ? body.seconds : null,
                         code: typeof body.code === "string" ? body.code.slice(0, 100) : null,
-                        notRunning: Array.isArray(body.notRunning) ? body.notRunning.slice(0, 100).filter(isText) : []
+                        notRunning: Array.isArray(body.notRunning) ? body.notRunning.slice(0, NAMES_MOST).filter(isText).map(cut) : []
                     };
                     linkTo("clusterUpdates-" + names[i], e);
                     return s;

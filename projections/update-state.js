@@ -15,6 +15,9 @@
     var FORMAT = 3;
     var LONGEST = 262144;
     var UNANSWERED_MOST = 200;
+    // The server faults a projection, with all its streams, once a state is longer than 16 MiB. Beside what is counted, a state holds each of
+    // a handful of last words once, none longer than LONGEST.
+    var TAKEN_MOST = 2097152;
 
     var STEPS = ["selected", "lowering priority", "priority lowered", "resigning", "follows", "tagging", "tagged", "stopping",
         "stopped", "changing type", "type changed", "starting", "start failed", "booting", "rebooting", "catching up", "caught up",
@@ -203,6 +206,15 @@
         return body;
     }
 
+    // What is read of a waiver.
+    var WAIVER = ["answers", "check", "node", "until", "by", "why"];
+
+    function only(names, body) {
+        var found = {};
+        names.forEach(function (key) { if (has(body, key)) { found[key] = body[key]; } });
+        return found;
+    }
+
     // ---- The fold ----
 
     function outOfService(step) { return step >= STOPPING && step < CAUGHT_UP; }
@@ -224,7 +236,14 @@
 
     function answer(s, at) { remove(s, indexOfCommand(s, "revision", at)); }
 
-    function settle(s, n, result, leftIn) { s.results[n] = { node: n, result: result, leftIn: leftIn }; }
+    // What stays in the state until the end.
+    function take(s, value) {
+        s.taken += JSON.stringify(value).length;
+        if (s.taken > TAKEN_MOST) { odd("more text than is kept"); }
+        return value;
+    }
+
+    function settle(s, n, result, leftIn) { s.results[n] = { node: n, result: result, leftIn: take(s, leftIn) }; }
 
     function go(hand, step, intent, at) {
         if (hand.step !== step && !has(hand.marks, STEPS[step])) { hand.marks[STEPS[step]] = at; }
@@ -250,7 +269,7 @@
     }
 
     function taken(s, body) {
-        if (s.order.indexOf(body.node) < 0) { s.order.push(body.node); }
+        if (s.order.indexOf(body.node) < 0) { s.order.push(take(s, body.node)); }
         s.roles[body.node] = body.role;
     }
 
@@ -297,14 +316,14 @@
     function command(s, type, body, at) {
         s.unanswered.push({ revision: s.revision, type: type });
         if (s.unanswered.length > UNANSWERED_MOST) { odd("more commands than are kept"); }
-        if (type === "CancelRequested" && !s.cancelled) { s.cancelled = body; }
+        if (type === "CancelRequested" && !s.cancelled) { s.cancelled = take(s, body); }
         if (type === "ApprovalGranted" && s.awaited && s.awaited.revision === body.answers) {
             s.granting.push(s.revision);
             s.awaited = null;
         }
-        if (type === "CheckWaived" && !s.plan) { s.waivers.push({ revision: s.revision, data: body }); }
+        if (type === "CheckWaived" && !s.plan) { s.waivers.push(take(s, { revision: s.revision, data: only(WAIVER, body) })); }
         if (type === "RollbackRequested" && s.plan && !s.rollback && !s.cancelled) {
-            s.rollback = body;
+            s.rollback = take(s, body);
             // Going back waits at no gate of the way forwards.
             if (s.awaited && s.awaited.gate !== "dataUnknown") { s.awaited = null; }
         }
@@ -314,10 +333,11 @@
         }
     }
 
-    function finish(s, type, body) {
+    function finish(s, type, body, at) {
         legal(!s.inHand || (!outOfService(s.inHand.step) && !(s.inHand.intent && s.inHand.step >= STOPPING) && !s.inHand.fenced));
+        Object.keys(s.spans).forEach(function (n) { if (s.spans[n].to === null) { s.spans[n].to = at; } });
         s.inHand = null;
-        s.end = { type: type, data: body };
+        s.end = take(s, { type: type, data: body });
         s.unanswered = s.unanswered.filter(function (u) { return u.type !== "CancelRequested" && u.type !== "RollbackRequested"; });
     }
 
@@ -328,15 +348,15 @@
         UpdatePlanned: function (s, b) {
             legal(s.acceptedAt && !s.plan);
             waiversAnswered(s);
-            s.plan = b;
+            s.plan = take(s, b);
             s.types = {};
-            b.members.forEach(function (m) { s.types[m.node] = m.oldType; });
+            b.members.forEach(function (m) { s.types[m.node] = take(s, m.oldType); });
         },
         CommandRefused: function (s, b) { answer(s, b.command.revision); },
         NodeSelected: function (s, b, at) {
             legal(member(s, b.node) && !s.inHand && mayTake(s, b.node));
             taken(s, b);
-            if (!has(s.spans, b.node)) { s.spans[b.node] = { from: at, to: null }; }
+            s.spans[b.node] = { from: at, to: null };
             s.inHand = { node: b.node, phase: "", step: SELECTED, intent: false, lowered: false, fenced: false, ledIn: null, returnTypes: [],
                 rollingBack: has(s.results, b.node), rebooted: false, instance: member(s, b.node).instance, marks: { selected: at } };
         },
@@ -360,10 +380,10 @@
             acceptForeign(s);
         },
         UpdateParked: function (s, b) { s.parked = b; s.parkedAt = s.revision; },
-        UpdateCompleted: function (s, b) { finish(s, "UpdateCompleted", b); },
-        UpdateFailed: function (s, b) { finish(s, "UpdateFailed", b); },
-        UpdateCancelled: function (s, b) { finish(s, "UpdateCancelled", b); },
-        UpdateSuperseded: function (s, b) { finish(s, "UpdateSuperseded", b); }
+        UpdateCompleted: function (s, b, at) { finish(s, "UpdateCompleted", b, at); },
+        UpdateFailed: function (s, b, at) { finish(s, "UpdateFailed", b, at); },
+        UpdateCancelled: function (s, b, at) { finish(s, "UpdateCancelled", b, at); },
+        UpdateSuperseded: function (s, b, at) { finish(s, "UpdateSuperseded", b, at); }
     };
 
     var NODE = {
@@ -384,16 +404,16 @@
         InstanceStopRequested: function (s, h, b, at) {
             legal(h.step <= STOPPING && b.instance === h.instance); h.returnTypes = b.returnTypes; go(h, STOPPING, true, at);
         },
-        InstanceStopped: function (s, h, b, at) { legal(h.step === STOPPING); s.types[b.node] = b.type; go(h, STOPPED, false, at); },
+        InstanceStopped: function (s, h, b, at) { legal(h.step === STOPPING); s.types[b.node] = take(s, b.type); go(h, STOPPED, false, at); },
         TypeModificationRequested: function (s, h, b, at) {
             legal(h.step >= STOPPED && h.step <= START_FAILED && h.returnTypes.indexOf(b.type) >= 0); go(h, MODIFYING, true, at);
         },
         TypeModified: function (s, h, b, at) {
-            legal(h.step === MODIFYING || b.returnTicket); s.types[b.node] = b.type; go(h, MODIFIED, false, at);
+            legal(h.step === MODIFYING || b.returnTicket); s.types[b.node] = take(s, b.type); go(h, MODIFIED, false, at);
         },
         InstanceStartRequested: function (s, h, b, at) { legal(h.step >= STOPPED && h.step <= START_FAILED); go(h, STARTING, true, at); },
         InstanceStarted: function (s, h, b, at) {
-            legal(h.step === STARTING || b.returnTicket); s.types[b.node] = b.type; go(h, STARTED, false, at);
+            legal(h.step === STARTING || b.returnTicket); s.types[b.node] = take(s, b.type); go(h, STARTED, false, at);
         },
         InstanceStartFailed: function (s, h, b, at) { legal(h.step === STARTING || h.step === MODIFYING); go(h, START_FAILED, false, at); },
         InstanceRebootRequested: function (s, h, b, at) {
@@ -425,7 +445,7 @@
         },
         NodeUpdated: function (s, h, b, at) {
             legal(h.step === CAUGHT_UP && !h.lowered && !h.fenced);
-            s.types[b.node] = b.type;
+            s.types[b.node] = take(s, b.type);
             s.phases[b.node] = b.seconds;
             done(s, b.node, at);
             settle(s, b.node, "updated", null);
@@ -433,7 +453,7 @@
         NodeRolledBack: function (s, h, b, at) {
             legal((h.step === CAUGHT_UP || h.step < STOPPING || h.step === RESTORING) && !h.lowered && !h.fenced);
             if (["cancelled", "rolledBack", "foreignChange"].indexOf(b.code) < 0) { fail(s, b); }
-            s.types[b.node] = b.type;
+            s.types[b.node] = take(s, b.type);
             s.phases[b.node] = b.seconds;
             done(s, b.node, at);
             settle(s, b.node, "rolledBack", "running as " + b.type);
@@ -451,7 +471,7 @@
         var metadata = metadataOf(e), body = bodyOf(e, metadata), type = e.eventType, at = time(metadata.at) ? metadata.at : null;
         if (s.revision === 0) {
             if (type !== "UpdateRequested") { odd("another event than a request first"); }
-            s.request = body;
+            s.request = take(s, body);
             s.requestedAt = at;
             return;
         }
@@ -462,7 +482,7 @@
         if (has(WHOLE, type)) { WHOLE[type](s, body, at); return; }
         if (type === "ForeignChangeSeen" && !s.inHand) {
             legal(member(s, body.node));
-            if (body.what === "instanceType") { s.types[body.node] = body.found; }
+            if (body.what === "instanceType") { s.types[body.node] = take(s, body.found); }
             changedByOthers(s, body);
             return;
         }
@@ -475,17 +495,23 @@
     var ENDS = { UpdateCompleted: "completed", UpdateFailed: "failed", UpdateCancelled: "cancelled", UpdateSuperseded: "cancelled",
         UpdateRejected: "rejected" };
 
+    // Whether a pause, or an approval, is what it stands at: between two nodes, or with a node in hand that is to be taken out of service.
+    function heldUp(s) {
+        var h = s.inHand;
+        return s.plan && !s.cancelled && (!h || (h.step < STOPPING && (h.rollingBack || (!s.failure && !s.rollback))));
+    }
+
     function waiting(s) {
         if (s.end) { return null; }
         if (s.parked) { return { code: s.parked.code, detail: s.parked.found }; }
+        if (s.paused && heldUp(s)) { return { code: "paused", detail: s.paused.why || "" }; }
+        if (s.awaited && heldUp(s)) { return { code: "approvalAwaited", detail: s.awaited.gate }; }
         if (s.delayed) { return { code: s.delayed.reason, detail: s.delayed.detail }; }
         if (!s.worker && s.request.supersedes) { return { code: "waitsForSuperseded", detail: "update " + s.request.supersedes + " must have ended first" }; }
         if (!s.worker) { return { code: "noWorker", detail: "no worker has taken it" }; }
         if (s.inHand) { return null; }
         if (s.cancelled) { return { code: "cancelling", detail: "it ends as soon as every node runs" }; }
-        if (s.paused) { return { code: "paused", detail: s.paused.why || "" }; }
         if (rollsBack(s)) { return { code: "rollingBack", detail: "the nodes done so far are brought back to their old types" }; }
-        if (s.awaited) { return { code: "approvalAwaited", detail: s.awaited.gate }; }
         return null;
     }
 
@@ -502,7 +528,7 @@
             return { format: FORMAT, revision: -1, status: "running", counts: { events: 0 }, waiting: null, requestedAt: null, request: null,
                 worker: null, acceptedAt: null, plan: null, order: [], roles: {}, results: {}, phases: {}, types: {}, spans: {}, inHand: null,
                 unanswered: [], granting: [], waivers: [], paused: null, cancelled: null, rollback: null, rollbackFailed: false,
-                foreign: null, foreignNodes: {}, awaited: null, parked: null, parkedAt: null, delayed: null, failure: null, elections: 0, end: null, odd: null };
+                foreign: null, foreignNodes: {}, awaited: null, parked: null, parkedAt: null, delayed: null, failure: null, elections: 0, end: null, taken: 0, odd: null };
         },
         $any: function (s, e) {
             if (s.odd) {

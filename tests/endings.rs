@@ -17,7 +17,7 @@ use esdb_rollout::ports::{Done, Fleet, FleetError, Wanted};
 use esdb_rollout::sim::model::{Fault, Reachability};
 use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::*;
-use esdb_rollout::update::state::{End, Recorded, State, fold};
+use esdb_rollout::update::state::{Body, End, Recorded, State, fold};
 use esdb_rollout::worker::Stop;
 use rig::{Rig, lines, outline, quick_world, request};
 use serde_json::json;
@@ -372,4 +372,17 @@ async fn the_rest_between_two_nodes_is_counted_from_the_end_of_the_first() {
     };
     let rested = at("NodeSelected", 1) - at("NodeUpdated", 0);
     assert!((90.0..100.0).contains(&rested), "{rested}\n{shown}");
+    let dwells = |r: &&Recorded| matches!(&r.body, Body::Event(e) if matches!(&**e, Event::StepDelayed(d) if d.reason == "dwelling"));
+    assert_eq!(history.iter().filter(dwells).count(), 1, "a status can tell\n{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_no_rest_after_a_node_that_was_skipped() {
+    let rig = Rig::new(quick_world(52));
+    let request = json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart", "dwellSeconds": 600, "nodes": ["esdb-4", "esdb-2"],
+        "resumes": [{ "node": "esdb-4", "done": true }, { "node": "esdb-2" }] });
+    let (history, state) = play(&rig, serde_json::from_value(request).unwrap(), async {}).await;
+    let shown = lines(&history);
+    assert!(matches!(&state.end, Some(End::Completed(e)) if e.seconds < 600.0), "{shown}");
+    assert!(outline(&history).contains("NodeSkipped esdb-4"), "{shown}");
 }

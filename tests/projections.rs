@@ -263,6 +263,70 @@ fn what_nobody_should_have_written_faults_neither_and_is_odd() {
     }
 }
 
+/// More than this the server does not keep of a state, and faults.
+const STATE_MOST: usize = 16 << 20;
+
+#[test]
+fn what_nobody_should_have_written_does_not_make_a_state_too_long_for_the_server() {
+    let long = "ü".repeat(120_000);
+    let request = recorded("completed").remove(0);
+    for (unread, read) in [("x", false), ("why", true)] {
+        let mut run = engine(UPDATE_STATE, false);
+        run.process(&record(STREAM, 0, &request)).unwrap();
+        for i in 1..150 {
+            let mut waiver = json!({ "answers": 0, "check": "stopProtection", "by": "ada", "why": "x" });
+            waiver[unread] = json!(long);
+            run.process(&record(STREAM, i, &Line::new("CheckWaived", &waiver))).unwrap();
+        }
+        let state = run.state(STREAM).unwrap();
+        assert!(state.to_string().len() < STATE_MOST, "{unread}");
+        assert_eq!(!state["odd"].is_null(), read, "{unread}: {}", state["odd"]);
+    }
+
+    let mut run = engine(CLUSTER_UPDATES, true);
+    for i in 0..120 {
+        let stream = format!("clusterUpdate-{}", Uuid::from_u128(i));
+        let request = json!({ "cluster": format!("c{i}") });
+        let names = vec![&long[..2_000]; 100];
+        let lines = [
+            Line::new("UpdateRequested", &request),
+            Line::new("UpdateAccepted", &json!({ "request": request, "clusterId": "x" })),
+            Line::new("UpdateFailed", &json!({ "seconds": 1, "code": long, "notRunning": names })),
+        ];
+        for (at, line) in lines.iter().enumerate() {
+            run.process(&record(&stream, at, line)).unwrap();
+        }
+    }
+    let state = run.state("").unwrap();
+    assert!(state["clusters"]["c0"]["last"]["notRunning"][0].is_string(), "{}", state["odd"]);
+    assert!(state.to_string().len() * 500 / 120 < STATE_MOST, "{}", state.to_string().len());
+}
+
+#[test]
+fn it_says_at_which_pause_or_approval_it_stands_also_with_a_node_in_hand_and_on_the_way_back() {
+    let lines = recorded("rolled-back-on-request");
+    let at = |kind: &str| lines.iter().position(|l| l.event_type == kind).unwrap();
+    let awaited = |gate: &str| Line::new("ApprovalAwaited", &json!({ "gate": gate, "node": "esdb-1", "detail": "x" }));
+    let (pause, paused) = (Line::new("PauseRequested", &json!({})), Line::new("UpdatePaused", &json!({})));
+    let selected = lines[..=at("NodeSelected")].to_vec();
+    let done = lines[..=at("NodeUpdated")].to_vec();
+    let back = Line::new("RollbackRequested", &json!({}));
+    for (said, more, code) in [
+        (&selected, vec![awaited("beforeLeader")], "approvalAwaited"),
+        (&selected, vec![pause.clone(), paused.clone()], "paused"),
+        (&selected, vec![pause, paused, back.clone()], "safeToStopAwaited"),
+        (&done, vec![back.clone()], "rollingBack"),
+        (&done, vec![back, awaited("dataUnknown")], "approvalAwaited"),
+    ] {
+        let records = records(&[said.clone(), more].concat());
+        let (projected, folded) = both(&records).expect("it vouches for it");
+        assert_eq!(projected, folded);
+        assert_eq!(folded.waiting.unwrap().code, code);
+        let said = state_after(&records)["waiting"]["code"].clone();
+        assert!(said == json!(code) || said.is_null() && projected.in_hand.is_some(), "{said} where it is {code}");
+    }
+}
+
 #[test]
 fn a_stream_that_lacks_an_event_is_odd_for_good_and_the_others_are_not() {
     let mut run = engine(UPDATE_STATE, false);

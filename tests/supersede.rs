@@ -274,6 +274,10 @@ async fn one_whose_node_will_not_start_is_waited_for_and_a_cancellation_of_the_n
     let shown = lines(&old);
     assert!(matches!(&state.end, Some(End::Failed(e)) if e.not_running.is_empty()), "{shown}");
     assert_eq!(claims(&old), [next.update, third.update], "{shown}");
+    let obeyed = next.history().await;
+    assert!(!outline(&obeyed).contains("CommandRefused"), "the rejection is the answer\n{}", lines(&obeyed));
+    next.append(Event::CancelRequested(CancelRequested::default()), 5).await;
+    next.until("CommandRefused", 1).await;
     let (new, state) = third.ended(LIMIT).await;
     assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&new));
     assert!(all_run(&rig));

@@ -2,10 +2,14 @@
 
 mod rig;
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use esdb_rollout::domain::ids::{Revision, UpdateId};
+use esdb_rollout::codec::encode_command;
+use esdb_rollout::domain::ids::{Revision, StreamName, UpdateId};
 use esdb_rollout::domain::instance::InstanceState;
+use esdb_rollout::ports::Expected;
 use esdb_rollout::sim::model::{Fault, WorldConfig};
 use esdb_rollout::update::event::{
     CancelRequested, Event, PauseRequested, ResumeRequested, RetryRequested, UpdateRequested,
@@ -109,6 +113,42 @@ async fn what_is_wanted_already_is_skipped_and_a_restart_stops_each_node_once() 
 fn resumed(document: &serde_json::Value) -> UpdateRequested {
     let input: article::Input = serde_json::from_value(document.clone()).unwrap();
     input.into_request("prod".into())
+}
+
+/// What is logged, by whoever writes in this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_in_a_stream_whose_name_is_no_id_in_lower_case_is_told_of_once() {
+    let (log, rig) = (Log::default(), Rig::new(quick_world(9)));
+    let writer = log.clone();
+    let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(lines.finish());
+    let stream = StreamName(rig.update.stream().0.to_uppercase().replace("CLUSTERUPDATE", "clusterUpdate"));
+    assert_ne!(stream, rig.update.stream());
+    let id = |n: u128| uuid::Uuid::from_u128(n);
+    let asked = encode_command(&request("m6i.xlarge").into(), id(5), serde_json::json!({})).unwrap();
+    while rig.log.append(&stream, Expected::NoStream, vec![asked.clone()]).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (history, state) = rig.run(request("m6i.xlarge"), LIMIT).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", rig::lines(&history));
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let told: Vec<&str> = logged.lines().filter(|l| l.contains("ERROR") && l.contains(stream.as_str())).collect();
+    assert_eq!(told.len(), 1, "{logged}");
+    assert!(told[0].contains("UUID in lower case"), "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,7 +35,7 @@ use uuid::Uuid;
 
 use crate::cli::failure::Failure;
 use crate::config::{Config, Overrides};
-use crate::domain::ids::{ClusterName, StreamName, UpdateId};
+use crate::domain::ids::{ClusterName, UPDATE_PREFIX, UpdateId};
 
 /// Rolling changes of an EventStoreDB (KurrentDB) cluster on AWS EC2, without downtime.
 #[derive(Debug, Parser)]
@@ -133,9 +133,9 @@ pub enum Output {
 
 /// Names an update: its id, or its stream.
 pub fn update_id(text: &str) -> Result<UpdateId, String> {
-    UpdateId::from_stream(&StreamName::from(text)).or_else(|| Uuid::parse_str(text).ok().map(UpdateId)).ok_or_else(
-        || "expected the id that `start` printed, such as 6f1c2a34-…; `esdb-rollout list` shows those there are".into(),
-    )
+    Uuid::parse_str(text.strip_prefix(UPDATE_PREFIX).unwrap_or(text)).map(UpdateId).map_err(|_| {
+        "expected the id that `start` printed, such as 6f1c2a34-…; `esdb-rollout list` shows those there are".into()
+    })
 }
 
 /// A duration: `90`, `90s`, `15m`, `2h`.

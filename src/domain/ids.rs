@@ -102,9 +102,10 @@ impl UpdateId {
         StreamName(format!("{UPDATE_PREFIX}{}", self.0))
     }
 
-    /// The update whose stream this is, if it is one.
+    /// The update whose stream this is, if it is one: names of streams are told apart by each letter, so there is one form.
     pub fn from_stream(stream: &StreamName) -> Option<UpdateId> {
-        stream.0.strip_prefix(UPDATE_PREFIX).and_then(|id| Uuid::parse_str(id).ok()).map(UpdateId)
+        let id = stream.0.strip_prefix(UPDATE_PREFIX)?;
+        Uuid::parse_str(id).ok().map(UpdateId).filter(|update| update.stream() == *stream)
     }
 }
 

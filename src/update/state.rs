@@ -388,6 +388,8 @@ pub struct State {
     pub elections: u32,
     /// How it ended.
     pub end: Option<End>,
+    /// Revision of the fact that says so.
+    pub ended_at: Option<Revision>,
     /// Why the history cannot be trusted, if so.
     pub broken: Option<String>,
 }
@@ -486,9 +488,11 @@ impl State {
                 if let Err(why) = self.apply(recorded, event) {
                     self.break_at(recorded, why);
                 }
-                if let Event::NodeSkipped(_) | Event::NodeUpdated(_) | Event::NodeRolledBack(_) | Event::NodeFailed(_) =
-                    **event
-                {
+                if self.end.is_some() {
+                    self.ended_at.get_or_insert(recorded.revision);
+                }
+                // One that was skipped had no turn.
+                if let Event::NodeUpdated(_) | Event::NodeRolledBack(_) | Event::NodeFailed(_) = **event {
                     self.turn_ended = Some(recorded.seen);
                 }
                 self.keep_time(recorded.seen);

@@ -154,11 +154,11 @@ pub struct NodeUpdate {
     pub node_port: u16,
     /// Its instance.
     pub ec2_instance_id: InstanceId,
-    /// Its priority when planned.
+    /// Its priority before it was lowered, by this update or by the one that it goes on from.
     pub original_node_priority: i32,
     /// Its priority by the last fact that says so.
     pub current_node_priority: i32,
-    /// Whole times five seconds in hand.
+    /// Whole times five seconds in hand, with those of the update that it goes on from.
     pub update_iterations: u64,
 }
 
@@ -217,13 +217,17 @@ fn nodes(state: &State, history: &[Recorded], now: jiff::Timestamp) -> Vec<NodeU
 }
 
 fn node(state: &State, member: &PlannedMember, hand: Option<&InHand>, seconds: f64) -> NodeUpdate {
-    let (detail, status) = match (state.results.get(&member.node).map(|o| o.result), hand) {
-        (Some(NodeResult::Updated), _) => (StatusDetail::Success, Status::Success),
-        (Some(NodeResult::Skipped), _) => (StatusDetail::Skipped, Status::Success),
-        (Some(NodeResult::RolledBack | NodeResult::Failed), _) => (StatusDetail::Failed, Status::Failed),
-        (Some(NodeResult::Pending) | None, Some(hand)) => (reached(hand), Status::InProgress),
-        (Some(NodeResult::Pending) | None, None) => (StatusDetail::Pending, Status::Pending),
+    let (detail, status) = match (hand, state.results.get(&member.node).map(|o| o.result)) {
+        (Some(hand), _) => (reached(hand), Status::InProgress),
+        (None, Some(NodeResult::Updated)) => (StatusDetail::Success, Status::Success),
+        (None, Some(NodeResult::Skipped)) => (StatusDetail::Skipped, Status::Success),
+        (None, Some(NodeResult::RolledBack | NodeResult::Failed)) => (StatusDetail::Failed, Status::Failed),
+        (None, Some(NodeResult::Pending) | None) => (StatusDetail::Pending, Status::Pending),
     };
+    let resumed = state.request.as_ref().and_then(|r| r.resumed(&member.node));
+    let spent = resumed.and_then(|r| r.spent_seconds).unwrap_or(0.0);
+    let lowered = hand.and_then(|h| h.lowered);
+    let original = lowered.map(|l| l.original).or(resumed.and_then(|r| r.original_priority)).unwrap_or(member.priority);
     NodeUpdate {
         node_name: member.node.clone(),
         node_update_status_detail: detail,
@@ -232,13 +236,13 @@ fn node(state: &State, member: &PlannedMember, hand: Option<&InHand>, seconds: f
         node_address: member.address.host.clone(),
         node_port: member.address.port,
         ec2_instance_id: member.instance.clone(),
-        original_node_priority: member.priority,
+        original_node_priority: original,
         current_node_priority: match hand.and_then(|h| h.lowered.map(|l| (h.step, l))) {
             Some((Step::LoweringPriority, lowered)) => lowered.original,
             Some((_, lowered)) => lowered.to,
             None => member.priority,
         },
-        update_iterations: iterations(seconds),
+        update_iterations: iterations(seconds + spent),
     }
 }
 
@@ -262,7 +266,7 @@ mod tests {
 
     use super::super::stories::Story;
     use super::*;
-    use crate::update::event::NodeFailed;
+    use crate::update::event::{NodeFailed, RollbackRequested};
     use crate::update::state::fold;
 
     fn of(story: &Story) -> Value {
@@ -356,6 +360,33 @@ mod tests {
             observed: vec![],
         });
         assert_eq!(detail(&story), "Failed");
+    }
+
+    #[test]
+    fn a_node_that_is_brought_back_is_in_progress_and_its_time_is_that_of_this_turn() {
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower).change("esdb-2");
+        story.pass(1000).say(RollbackRequested::default());
+        story.select("esdb-2", Role::Follower).stop("esdb-2").pass(11);
+        let node = &of(&story)["EventStoreNodeUpdates"][0];
+        assert_eq!(
+            (&node["NodeUpdateStatus"], &node["NodeUpdateStatusDetail"], &node["UpdateIterations"]),
+            (&json!("InProgress"), &json!("NodeSelected"), &json!(2))
+        );
+    }
+
+    #[test]
+    fn a_resumed_update_keeps_the_original_priority_and_the_time_spent() {
+        let mut story = Story::planned();
+        let resumes = json!({
+            "cluster": "prod", "targetInstanceType": "m6i.xlarge",
+            "resumes": [{ "node": "esdb-2", "originalPriority": 7, "spentSeconds": 50.0 }]
+        });
+        let request: crate::update::event::UpdateRequested = serde_json::from_value(resumes).unwrap();
+        story.history[0].body = crate::update::state::Body::Event(Box::new(request.into()));
+        story.select("esdb-2", Role::Follower).pass(10);
+        let node = &of(&story)["EventStoreNodeUpdates"][0];
+        assert_eq!((&node["OriginalNodePriority"], &node["UpdateIterations"]), (&json!(7), &json!(12)));
     }
 
     #[test]

@@ -31,13 +31,13 @@ impl Span {
     }
 }
 
-/// The time each node was in hand.
+/// The time each node was in hand, the last time that it was taken.
 fn spans(history: &[Recorded]) -> BTreeMap<NodeName, Span> {
     let mut spans: BTreeMap<NodeName, Span> = BTreeMap::new();
     for recorded in history {
         let Body::Event(event) = &recorded.body else { continue };
         if let Event::NodeSelected(e) = &**event {
-            spans.entry(e.node.clone()).or_insert(Span { from: recorded.at, to: None });
+            spans.insert(e.node.clone(), Span { from: recorded.at, to: None });
         }
         let done = if let Event::NodeUpdated(e) = &**event {
             Some(&e.node)
@@ -48,6 +48,16 @@ fn spans(history: &[Recorded]) -> BTreeMap<NodeName, Span> {
         } else {
             None
         };
+        // Nothing is in hand after an end.
+        if let Event::UpdateCompleted(_)
+        | Event::UpdateFailed(_)
+        | Event::UpdateCancelled(_)
+        | Event::UpdateSuperseded(_) = &**event
+        {
+            for span in spans.values_mut() {
+                span.to.get_or_insert(recorded.at);
+            }
+        }
         if let Some(span) = done.and_then(|node| spans.get_mut(node)) {
             span.to.get_or_insert(recorded.at);
         }

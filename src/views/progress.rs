@@ -34,9 +34,9 @@ pub struct NodeProgress {
     pub instance: InstanceId,
     /// Where it listens.
     pub address: Address,
-    /// The step it is at; the result once it has one.
+    /// The step it is at; the result once it has one and is not in hand again.
     pub phase: String,
-    /// How it ended, `pending` before.
+    /// How it ended, `pending` before, and while it is in hand, be it once more.
     pub result: NodeResult,
     /// What it was left in, where that is not plain.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,6 +148,9 @@ pub struct Progress {
     /// Why it was rejected.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<Reason>,
+    /// Whether it does not get on by itself, or not as it should: its history is broken, it is parked, or its step is delayed.
+    #[serde(skip)]
+    pub stuck: bool,
 }
 
 impl Progress {
@@ -204,6 +207,7 @@ impl Progress {
             code,
             remedy,
             reasons,
+            stuck: state.broken.is_some() || state.parked.is_some() || state.delayed.is_some(),
         }
     }
 
@@ -266,16 +270,16 @@ fn node(
     now: jiff::Timestamp,
 ) -> Option<NodeProgress> {
     let member = state.member(name)?;
-    let outcome = state.results.get(name);
     let hand = state.in_hand.as_ref().filter(|h| &h.node == name);
+    // One that is taken again, to be brought back, is not done whatever it was before.
+    let outcome = state.results.get(name).filter(|_| hand.is_none());
     let result = outcome.map_or(NodeResult::Pending, |o| o.result);
-    let phase = match (outcome, hand) {
-        (None, Some(hand)) => hand.step.name().to_owned(),
-        (Some(_), _) | (None, None) => result.to_string(),
-    };
-    let seconds = match (state.phases.get(name), hand) {
-        (Some(recorded), _) => recorded.clone(),
-        (None, Some(hand)) => phases_so_far(hand, now),
+    let phase = hand.map_or_else(|| result.to_string(), |hand| hand.step.name().to_owned());
+    // A failure records no seconds: those on record are of a turn before.
+    let recorded = state.phases.get(name).filter(|_| result != NodeResult::Failed);
+    let seconds = match (hand, recorded) {
+        (Some(hand), _) => phases_so_far(hand, now),
+        (None, Some(recorded)) => recorded.clone(),
         (None, None) => {
             let total = spans.get(name).map_or(0.0, |s| s.seconds(now));
             PhaseSeconds { total, ..PhaseSeconds::default() }
@@ -365,7 +369,7 @@ impl fmt::Display for Progress {
         if let Some(code) = &self.code {
             writeln!(f, "failed: {}; {}", plain(code), plain(self.remedy.as_deref().unwrap_or_default()))?;
         }
-        if !self.not_running.is_empty() && self.waiting.is_none() {
+        if !self.not_running.is_empty() && (self.waiting.is_none() || self.verdict == "parked" || self.stuck) {
             let names: Vec<&str> = self.not_running.iter().map(NodeName::as_str).collect();
             writeln!(f, "NOT RUNNING: {}", plain(&names.join(", ")))?;
         }
@@ -458,6 +462,33 @@ esdb-1  Leader           m6i.large → m6i.xlarge  m6i.xlarge  updated  84.0
         for line in ["failed: running as m6i.large", "failed: nodeTimeout; look at the node", "NOT RUNNING: esdb-2"] {
             assert!(shown.contains(line), "{line} in {shown}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_brought_back_is_in_hand_and_not_done() {
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower).change("esdb-2");
+        story.pass(100).say(RollbackRequested::default());
+        story.select("esdb-2", Role::Follower).stop("esdb-2").pass(7);
+        let progress = of(&story);
+        let node = &progress.nodes[0];
+        assert_eq!((node.phase.as_str(), node.result, node.left_in.as_ref()), ("stopping", NodeResult::Pending, None));
+        assert_eq!(node.seconds, PhaseSeconds { prepare: 1.0, stop: 7.0, total: 8.0, ..PhaseSeconds::default() });
+        assert!(progress.headline().ends_with("0 of 4 nodes"), "{}", progress.headline());
+        assert!(!progress.to_string().contains("NOT RUNNING"), "{progress}");
+        story.say(UpdateParked { code: "x".into(), found: "y".into(), remedy: "z".into() });
+        assert!(of(&story).to_string().contains("NOT RUNNING: esdb-2\n"), "{}", of(&story));
+    }
+
+    #[test]
+    fn a_cancellation_ends_the_time_of_the_node_in_hand() {
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower).pass(7).say(CancelRequested::default());
+        let (by, why) = (None, None);
+        story
+            .say(UpdateCancelled { by, why, seconds: 8.0, nodes: vec![], elections: 0, not_running: vec![] })
+            .pass(500);
+        assert_eq!(of(&story).nodes[0].seconds.total, 7.0);
     }
 
     #[test]

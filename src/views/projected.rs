@@ -87,8 +87,10 @@ struct StoredSpan {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct StoredHand {
     node: NodeName,
+    rolling_back: bool,
     step: usize,
     marks: BTreeMap<String, jiff::Timestamp>,
 }
@@ -219,6 +221,6 @@ fn in_hand(state: &State, stored: &StoredHand) -> Option<InHand> {
     Some(InHand {
         step: *STEPS.get(stored.step)?,
         marks,
-        ..InHand::new(member, member.old_type.clone(), false, role, &selected)
+        ..InHand::new(member, member.old_type.clone(), stored.rolling_back, role, &selected)
     })
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{seconds_between, short_seconds};
 use crate::domain::ids::UpdateId;
 use crate::update::event::Number;
-use crate::update::state::{State, Step};
+use crate::update::state::{InHand, State, Step};
 
 /// Why the next step is not taken yet.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,10 +58,11 @@ pub fn why(update: UpdateId, state: &State, now: jiff::Timestamp) -> Option<Why>
     Some(
         broken(state)
             .or_else(|| parked(state))
+            .or_else(|| held_up(update, state))
             .or_else(|| delayed(state))
             .or_else(|| not_begun(state, now))
             .or_else(|| in_hand(state, now))
-            .or_else(|| for_a_person(update, state))
+            .or_else(|| going_back(state))
             .unwrap_or_else(|| Why::new("betweenNodes", "the next node is being chosen")),
     )
 }
@@ -178,26 +179,40 @@ fn in_hand(state: &State, now: jiff::Timestamp) -> Option<Why> {
     Some(Why::new(code, format!("{} {what}, for {}", hand.node, short_seconds(since))))
 }
 
-fn for_a_person(update: UpdateId, state: &State) -> Option<Why> {
-    if state.cancelled.is_some() {
-        return Some(Why::new("cancelling", "it ends as soon as every node runs"));
+/// The pause, else the approval, at which it stands: between two nodes, or with a node in hand that is to be taken out of service.
+fn held_up(update: UpdateId, state: &State) -> Option<Why> {
+    // One that is let go waits for nobody.
+    let to_be_taken = |hand: &InHand| {
+        hand.step < Step::Stopping && (hand.rolling_back || state.failure.is_none() && state.rollback.is_none())
+    };
+    if state.plan.is_none() || state.cancelled.is_some() || !state.in_hand.as_ref().is_none_or(to_be_taken) {
+        return None;
     }
-    if let Some(paused) = &state.paused {
-        let by = paused.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
-        let why = paused.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        return Some(
-            Why::new("paused", format!("paused{by}{why}")).remedy(format!("to go on: esdb-rollout resume {update}")),
-        );
-    }
-    if state.rolls_back() {
-        return Some(Why::new("rollingBack", "the nodes done so far are brought back to their old types"));
-    }
+    paused(update, state).or_else(|| awaited(update, state))
+}
+
+fn paused(update: UpdateId, state: &State) -> Option<Why> {
+    let paused = state.paused.as_ref()?;
+    let by = paused.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let why = paused.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    Some(Why::new("paused", format!("paused{by}{why}")).remedy(format!("to go on: esdb-rollout resume {update}")))
+}
+
+fn awaited(update: UpdateId, state: &State) -> Option<Why> {
     let awaited = state.awaited.as_ref()?;
     let node = awaited.node.as_ref().map(|n| format!(" for {n}")).unwrap_or_default();
     Some(
         Why::new("approvalAwaited", format!("the gate {}{node} awaits an approval", awaited.gate))
             .remedy(format!("to grant it: esdb-rollout approve {update} --answers {}", awaited.revision)),
     )
+}
+
+fn going_back(state: &State) -> Option<Why> {
+    if state.cancelled.is_some() {
+        return Some(Why::new("cancelling", "it ends as soon as every node runs"));
+    }
+    let back = || Why::new("rollingBack", "the nodes done so far are brought back to their old types");
+    state.rolls_back().then(back)
 }
 
 #[cfg(test)]
@@ -259,6 +274,29 @@ mod tests {
         assert_eq!(of(&story).detail, "paused by ada: lunch");
         story.say(CancelRequested::default());
         assert_eq!(of(&story).code, "cancelling");
+    }
+
+    #[test]
+    fn with_a_node_in_hand_that_serves_they_are_told_as_well_and_with_one_that_is_down_they_are_not() {
+        let awaited = |gate| ApprovalAwaited { gate, node: Some("esdb-1".into()), detail: "it leads".into() };
+        let mut story = Story::planned();
+        story.select("esdb-1", Role::Leader).say(awaited(Gate::BeforeLeader));
+        assert_eq!(of(&story).code, "approvalAwaited");
+        let mut paused = Story::planned();
+        paused.select("esdb-2", Role::Follower).say(PauseRequested::default()).say(UpdatePaused::default());
+        let told = of(&paused);
+        assert_eq!((told.code.as_str(), told.remedy.is_some()), ("paused", true));
+        paused.say(RollbackRequested::default());
+        assert_eq!(of(&paused).code, "safeToStopAwaited", "it is let go whoever has paused");
+        let mut down = Story::planned();
+        down.select("esdb-2", Role::Follower).stop("esdb-2");
+        down.say(PauseRequested::default()).say(UpdatePaused::default());
+        assert_eq!(of(&down).code, "stopAwaited");
+        let mut back = Story::planned();
+        back.select("esdb-2", Role::Follower).change("esdb-2").say(RollbackRequested::default());
+        assert_eq!(of(&back).code, "rollingBack");
+        back.say(awaited(Gate::DataUnknown));
+        assert_eq!(of(&back).code, "approvalAwaited");
     }
 
     #[test]

@@ -176,6 +176,15 @@ pub(super) async fn subscribe(
                         // A fact: whoever follows that update looks again.
                         let _ = wake.send(Found { update, cluster: None }).await;
                     }
+                } else if event.stream.0.starts_with(UPDATE_PREFIX) {
+                    if Event::kind_of(&event.event_type) == Some(Kind::Command) {
+                        tracing::error!(
+                            stream = ?event.stream.0,
+                            revision = %event.revision,
+                            command = event.event_type,
+                            "passed over: the name of an update's stream ends with a UUID in lower case, with hyphens; append it to such a stream"
+                        );
+                    }
                 } else {
                     // An admission or a release: somebody may begin.
                     look.notify_one();

@@ -178,8 +178,10 @@ fn selected(
         return;
     }
     let results = results(history);
+    // One that was skipped had no turn.
+    let turn_ends = |e: &&Entry| matches!(e.kind.as_str(), "NodeUpdated" | "NodeRolledBack" | "NodeFailed");
     if let Some(dwell) = request.get("dwellSeconds").and_then(Value::as_f64)
-        && let Some(last) = results.values().map(|e| e.at).max()
+        && let Some(last) = history.iter().filter(turn_ends).map(|e| e.at).max()
         && sent.saturating_sub(last).as_secs_f64() + HASTE < dwell
     {
         broken.push(("dwell", format!("{:.1} s after the node before", sent.saturating_sub(last).as_secs_f64())));

@@ -107,11 +107,12 @@ pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scen
         return window_closed(state, window);
     }
     // After any node that was in hand, also one that is taken again since it has no result any more.
-    if let Some(dwell) = forwards.and_then(|r| r.dwell_seconds).filter(|_| !state.order.is_empty()) {
+    if let (Some(dwell), Some(ended)) = (forwards.and_then(|r| r.dwell_seconds), state.turn_ended) {
         // By this process's own clock: a calendar may be set back by hours.
-        let rested = state.turn_ended.map_or(0.0, |at| now.since(at).as_secs_f64());
+        let rested = now.since(ended).as_secs_f64();
         if rested < dwell {
-            return wait(state, "dwelling", "resting between two nodes", vec![number("seconds left", dwell - rested)]);
+            let left = vec![number("seconds left", round_ms(dwell - rested))];
+            return delayed(state, "dwelling", "resting between two nodes", left);
         }
     }
     select(state, observed, scene)

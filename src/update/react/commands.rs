@@ -25,6 +25,10 @@ pub fn answer_command(state: &State) -> Option<Event> {
             }
             Ok(event) => event,
         };
+        // An end answers the cancellation that it obeys, a rejection as well.
+        if matches!(**event, Event::CancelRequested(_)) && state.ended_at.is_some_and(|end| u.revision < end) {
+            continue;
+        }
         if state.end.is_some() {
             return Some(refusal(
                 command,
