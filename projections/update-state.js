@@ -12,7 +12,7 @@
 (function () {
     "use strict";
 
-    var FORMAT = 3;
+    var FORMAT = 4;
     var LONGEST = 262144;
     var UNANSWERED_MOST = 200;
     // The server faults a projection, with all its streams, once a state is longer than 16 MiB. Beside what is counted, a state holds each of

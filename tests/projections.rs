@@ -615,14 +615,14 @@ fn a_text_that_changes_takes_the_old_states_over_unless_they_are_forgotten_first
         if forgotten {
             catalog.reset("states").unwrap();
         }
-        let newer = UPDATE_STATE.replace("var FORMAT = 3;", "var FORMAT = 4;");
+        let newer = UPDATE_STATE.replace("var FORMAT = 4;", "var FORMAT = 5;");
         catalog.update("states", &newer, Some(false)).unwrap();
         catalog.enable("states").unwrap();
         catalog.advance(0, &log);
         let state = catalog.state("states", STREAM).unwrap().unwrap();
         assert_eq!(
             (&state["format"], state["revision"] == old["revision"]),
-            (&json!(if forgotten { 4 } else { 3 }), true)
+            (&json!(if forgotten { 5 } else { 4 }), true)
         );
     }
 }
