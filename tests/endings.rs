@@ -184,7 +184,7 @@ async fn a_stop_that_ends_in_a_fault_may_have_been_carried_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unresolved_stop_of_a_node_that_is_silent_ends() {
+async fn an_unresolved_stop_of_a_node_that_is_silent_calls_a_person() {
     let mut rig = Rig::new(quick_world(42));
     Between::put(&mut rig, &[("ServiceUnavailable", false)]);
     let dies = async {
@@ -192,20 +192,14 @@ async fn an_unresolved_stop_of_a_node_that_is_silent_ends() {
         // The replica's process ends for good, and its instance runs on.
         rig.world.with(|w| w.shutdown(3));
         rig.append(cancel(), 2).await;
+        parked(&rig, "stopUnresolved").await;
+        rig.world.with(|w| {
+            let id = w.instance_of(3).clone();
+            w.reboot_instance(&id).unwrap();
+        });
     };
     let found = play(&rig, request(TARGET), dies).await;
     assert_eq!(ended_as(&found), "cancelled, 0 down", "{}", lines(&found.0));
-
-    // Nobody cancels: it is asked for again.
-    let mut rig = Rig::new(quick_world(43));
-    Between::put(&mut rig, &[("ServiceUnavailable", false)]);
-    let dies = async {
-        rig.until("InstanceStopRequested", 1).await;
-        rig.world.with(|w| w.shutdown(3));
-        rig.until("InstanceStopRequested", 2).await;
-    };
-    let found = play(&rig, request(TARGET), dies).await;
-    assert_eq!(ended_as(&found), "completed", "{}", lines(&found.0));
 }
 
 #[tokio::test(start_paused = true)]

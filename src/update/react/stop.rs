@@ -93,12 +93,22 @@ impl Hand<'_> {
             // Accepted, and not to be seen for so long: it came to nothing, or somebody started the instance again before anybody looked.
             IntentStatus::Called | IntentStatus::Unresolved { .. } => {
                 let settled = !matches!(self.intent(), IntentStatus::Unresolved { settled: false });
-                // By now no call is under way any more: what answers goes on serving. Where nobody answers, EC2 alone can tell, as long
-                // again after that: a stop that was called shows by then.
-                let answers = self.own().is_some() && self.refreshed_since_intent();
+                // By now no call is under way any more: what answers goes on serving.
+                let alive = seen.times >= 2 && self.own().is_some() && self.refreshed_since_intent();
                 let open_since = self.hand.intent.as_ref().map_or(self.hand.step_seen, |i| i.seen);
                 let told = seen.at.since(open_since) >= ACT_WINDOW + EC2_CALL_TIMEOUT + 2 * SETTLE_AFTER;
-                if !settled || seen.times < 2 || !(answers || self.own().is_none() && told) {
+                if settled && told && self.own().is_none() {
+                    // It may have been stopped and started again, by whomever: bringing it back may be our duty.
+                    return self.parked(
+                        "stopUnresolved",
+                        format!(
+                            "whether {} was stopped is unknown: it runs, and its node does not answer",
+                            seen.instance.id
+                        ),
+                        "look at the node's own log, and start its process; the update goes on once it answers",
+                    );
+                }
+                if !settled || !alive {
                     let numbers = vec![number("seconds", self.intent_age().as_secs_f64())];
                     return self.wait("stopUnresolved", "it is unknown whether the stop was called", numbers);
                 }
