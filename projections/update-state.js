@@ -12,8 +12,10 @@
 (function () {
     "use strict";
 
-    var FORMAT = 4;
+    var FORMAT = 5;
     var LONGEST = 262144;
+    // Of longer ones the reader may take less, or nothing.
+    var COMMAND_MOST = 20000, SAID_MOST = 2000;
     var UNANSWERED_MOST = 200;
     // The server faults a projection, with all its streams, once a state is longer than 16 MiB. Beside what is counted, a state holds each of
     // a handful of last words once, none longer than LONGEST.
@@ -200,7 +202,11 @@
         if (FRACTION.test(e.bodyRaw)) { odd("a whole number with a fraction"); }
         var body = parsed(e.bodyRaw, "data");
         if (command && isObject(body)) {
-            ["by", "why"].forEach(function (key) { if (!has(body, key) && str(metadata[key])) { body[key] = metadata[key]; } });
+            ["by", "why"].forEach(function (key) {
+                if (!has(body, key) && str(metadata[key])) { body[key] = metadata[key]; }
+                if (str(body[key]) && body[key].length > SAID_MOST) { odd("more words than are read"); }
+            });
+            if (e.bodyRaw.length > COMMAND_MOST) { odd("a command that may be too long to be obeyed"); }
         }
         if (!check(body)) { odd("data that is not as the contract has it"); }
         return body;
@@ -296,8 +302,9 @@
     }
 
     function acceptForeign(s) {
-        if (!s.foreign) { return; }
+        var foreign = s.foreign;
         s.foreign = null;
+        if (!foreign || rollsBack(s)) { return; }
         forget(s, function (n, result) { return result === "rolledBack" && has(s.foreignNodes, n); });
     }
 
@@ -434,7 +441,7 @@
         CaughtUp: function (s, h, b, at) { legal(h.step === REJOINED); go(h, CAUGHT_UP, false, at); },
         ForeignChangeSeen: function (s, h, b, at) {
             if (b.what === "instanceStopped" && (h.step === STARTED || h.step === REJOINED)) { go(h, STOPPED, false, at); }
-            if (b.what === "stopNotDone" && h.step === STOPPING) { go(h, SELECTED, false, at); }
+            if (b.what === "stopNotDone" && (h.step === STOPPING || h.step === STARTED)) { go(h, SELECTED, false, at); }
             if (b.what === "fenceNotWritten" && h.step < STOPPING) { go(h, SELECTED, false, at); }
             if (b.what !== "stopNotDone" && b.what !== "fenceNotWritten") { changedByOthers(s, b); }
         },
@@ -452,6 +459,7 @@
         },
         NodeRolledBack: function (s, h, b, at) {
             legal((h.step === CAUGHT_UP || h.step < STOPPING || h.step === RESTORING) && !h.lowered && !h.fenced);
+            if (b.code === "foreignChange" && !s.foreign) { s.foreign = { node: b.node, what: "instanceType", found: b.type }; }
             if (["cancelled", "rolledBack", "foreignChange"].indexOf(b.code) < 0) { fail(s, b); }
             s.types[b.node] = take(s, b.type);
             s.phases[b.node] = b.seconds;

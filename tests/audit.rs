@@ -15,6 +15,7 @@ use esdb_rollout::update::audit::{Stranded, audit, audit_rescue};
 use esdb_rollout::update::event::Event;
 use esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT;
 use esdb_rollout::update::observed::{InstanceSeen, IntentInHand, Observed, Policy, StoreSeen};
+use esdb_rollout::update::react::{Next, react};
 use esdb_rollout::update::state::{Body, Recorded, State, fold};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -176,6 +177,18 @@ impl Scene {
 
     /// The rules that object.
     fn objections(&self) -> Vec<&'static str> {
+        self.look(|state, observed| match audit(&self.action, state, observed, NOW) {
+            Ok(()) => vec![],
+            Err(found) => found.into_iter().map(|v| v.rule).collect(),
+        })
+    }
+
+    /// What is decided in it.
+    fn next(&self) -> Next {
+        self.look(|state, observed| react(state, observed, NOW))
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&State, &Observed<'_>) -> T) -> T {
         let (state, watch) = (self.state(), self.watch());
         assert_eq!(state.broken, None);
         let described = |n: usize, tag: &Option<String>| Instance {
@@ -222,11 +235,52 @@ impl Scene {
             took_over_at: self.took_over_at,
             wall: jiff::Timestamp::UNIX_EPOCH,
         };
-        match audit(&self.action, &state, &observed, NOW) {
-            Ok(()) => vec![],
-            Err(found) => found.into_iter().map(|v| v.rule).collect(),
-        }
+        look(&state, &observed)
     }
+}
+
+/// The scene in which a stop is asked for, and a worker that has just heard what came after it.
+#[test]
+fn a_stop_is_not_called_once_the_update_is_not_to_go_on() {
+    let stops = |s: &Scene| matches!(s.next(), Next::Act(a) if a.call == stop(0));
+    let unfenced = || Scene { fence: false, ..sound() };
+    let mut s = unfenced();
+    assert!(stops(&s), "{:?}", s.next());
+    s.events.push(("PauseRequested", json!({})));
+    assert!(matches!(s.next(), Next::Record(f) if matches!(f[..], [Event::UpdatePaused(_)])), "{:?}", s.next());
+    s.events.push(("UpdatePaused", json!({})));
+    assert!(matches!(s.next(), Next::Wait(w) if w.code == "stopCalledOff"), "{:?}", s.next());
+    let mut s = unfenced();
+    s.events.push(("CancelRequested", json!({})));
+    assert!(matches!(s.next(), Next::Wait(w) if w.code == "stopCalledOff"), "{:?}", s.next());
+}
+
+/// Answers are appended, and the store may be away for as long as the node is, or refuse them.
+#[test]
+fn what_brings_a_node_back_comes_before_the_answer_to_a_command() {
+    let mut s = sound();
+    let stopped = json!({ "node": name(0), "attempt": 1, "instance": id(0), "type": "a.old", "ec2": { "state": "stopped" }, "observed": [] });
+    s.events.push(("InstanceStopped", stopped));
+    s.events.push(("PauseRequested", json!({})));
+    (s.instance_state, s.silent) = (InstanceState::Stopped, vec![0]);
+    s.intent = None;
+    assert!(
+        matches!(s.next(), Next::Record(f) if matches!(f[..], [Event::TypeModificationRequested(_)])),
+        "{:?}",
+        s.next()
+    );
+    s.store = StoreSeen { away_since: Some(Moment::default()), leader_reported: Some(false), ..StoreSeen::default() };
+    let starts = |next: Next| match next {
+        Next::Act(a) => {
+            a.call == Call::StartInstance { instance: id(0) } && a.warrant == Warrant::ReturnTicket(Revision(5))
+        }
+        Next::Record(_) | Next::Wait(_) | Next::Done(_) => false,
+    };
+    assert!(starts(s.next()), "{:?}", s.next());
+    // While it has nothing to do but to wait, commands are answered.
+    s.store = StoreSeen::default();
+    s.instance_state = InstanceState::Stopping;
+    assert!(matches!(s.next(), Next::Record(f) if matches!(f[..], [Event::UpdatePaused(_)])), "{:?}", s.next());
 }
 
 #[test]

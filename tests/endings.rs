@@ -4,21 +4,22 @@
 mod rig;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use esdb_rollout::domain::cluster::NodeState;
+use esdb_rollout::domain::cluster::{NodeState, ReplicaSubscription, View};
 use esdb_rollout::domain::ec2::classify;
-use esdb_rollout::domain::ids::{InstanceId, InstanceType};
+use esdb_rollout::domain::ids::{Address, InstanceId, InstanceType};
 use esdb_rollout::domain::inspection::Inspection;
 use esdb_rollout::domain::instance::{Instance, InstanceState, TypeInfo};
-use esdb_rollout::ports::{Done, Fleet, FleetError, Wanted};
+use esdb_rollout::ports::{ClusterAdmin, Done, Fleet, FleetError, NodeError, Wanted};
 use esdb_rollout::sim::model::{Fault, Reachability};
 use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::*;
-use esdb_rollout::update::state::{Body, End, Recorded, State, fold};
-use esdb_rollout::worker::Stop;
+use esdb_rollout::update::state::{Body, End, Recorded, State, Step, fold};
+use esdb_rollout::worker::{NodeMapping, StartPoint, Stop, Worker};
 use rig::{Rig, lines, outline, quick_world, request};
 use serde_json::json;
 
@@ -42,12 +43,15 @@ struct Between {
     stops: Mutex<Vec<(&'static str, bool)>>,
     /// An instance that is terminated, and was forgotten.
     forgotten: Mutex<Option<InstanceId>>,
+    /// An instance that never gets from `stopping` to `stopped`.
+    stuck: Mutex<Option<InstanceId>>,
 }
 
 impl Between {
     fn put(rig: &mut Rig, stops: &[(&'static str, bool)]) -> Arc<Between> {
         let stops = Mutex::new(stops.iter().rev().copied().collect());
-        let between = Arc::new(Between { inner: rig.fleet.clone(), stops, forgotten: Mutex::default() });
+        let (forgotten, stuck) = Default::default();
+        let between = Arc::new(Between { inner: rig.fleet.clone(), stops, forgotten, stuck });
         rig.fleet = between.clone();
         between
     }
@@ -59,6 +63,8 @@ impl Fleet for Between {
         let mut found = self.inner.describe(ids).await?;
         let forgotten = self.forgotten.lock().unwrap().clone();
         found.retain(|i| Some(&i.id) != forgotten.as_ref());
+        let stuck = self.stuck.lock().unwrap().clone();
+        found.iter_mut().filter(|i| Some(&i.id) == stuck.as_ref()).for_each(|i| i.state = InstanceState::Stopping);
         Ok(found)
     }
 
@@ -103,6 +109,82 @@ impl Fleet for Between {
     async fn untag(&self, id: &InstanceId, value: &str) -> Result<Done, FleetError> {
         self.inner.untag(id, value).await
     }
+}
+
+/// What becomes of a priority that a node is told.
+#[derive(Clone, Copy, PartialEq)]
+enum Told {
+    /// It takes it.
+    Takes,
+    /// The first is not answered, and waits in the node's queue.
+    TakesTheFirstLate,
+    /// This one waits in its queue.
+    Late(i32),
+    /// It denies it.
+    Denies,
+}
+
+/// The nodes, with somebody in between.
+struct Nodes {
+    inner: Arc<dyn ClusterAdmin>,
+    priorities: Mutex<Told>,
+    /// Whether a host name says anything of where the node runs.
+    resolves: bool,
+}
+
+#[async_trait]
+impl ClusterAdmin for Nodes {
+    async fn gossip(&self, node: &Address) -> Result<View, NodeError> {
+        self.inner.gossip(node).await
+    }
+
+    async fn live(&self, node: &Address) -> Result<bool, NodeError> {
+        self.inner.live(node).await
+    }
+
+    async fn cluster_size(&self, node: &Address) -> Result<Option<u32>, NodeError> {
+        self.inner.cluster_size(node).await
+    }
+
+    async fn replication(&self, node: &Address) -> Result<Vec<ReplicaSubscription>, NodeError> {
+        self.inner.replication(node).await
+    }
+
+    async fn scavenge(&self, node: &Address) -> Result<Option<String>, NodeError> {
+        self.inner.scavenge(node).await
+    }
+
+    async fn set_priority(&self, node: &Address, priority: i32) -> Result<(), NodeError> {
+        let told = *self.priorities.lock().unwrap();
+        match told {
+            Told::Takes => self.inner.set_priority(node, priority).await,
+            Told::TakesTheFirstLate => {
+                *self.priorities.lock().unwrap() = Told::Late(priority);
+                tokio::time::sleep(seconds(3)).await;
+                Err(NodeError::TimedOut { node: node.clone(), after_ms: 3_000 })
+            }
+            Told::Late(first) => {
+                *self.priorities.lock().unwrap() = Told::Takes;
+                self.inner.set_priority(node, first).await?;
+                self.inner.set_priority(node, priority).await
+            }
+            Told::Denies => Err(NodeError::Status { node: node.clone(), what: "priority".into(), status: 403 }),
+        }
+    }
+
+    async fn resign(&self, node: &Address) -> Result<(), NodeError> {
+        self.inner.resign(node).await
+    }
+
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, NodeError> {
+        if self.resolves { self.inner.resolve(host).await } else { Ok(vec![]) }
+    }
+}
+
+fn nodes(rig: &mut Rig, priorities: Told) -> Arc<Nodes> {
+    let nodes = Arc::new(Nodes { inner: rig.admin.clone(), priorities: Mutex::new(priorities), resolves: true });
+    rig.admin = nodes.clone();
+    nodes
 }
 
 /// Plays an update; `meddle` has the world while it runs. The rules hold in it.
@@ -379,4 +461,145 @@ async fn there_is_no_rest_after_a_node_that_was_skipped() {
     let shown = lines(&history);
     assert!(matches!(&state.end, Some(End::Completed(e)) if e.seconds < 600.0), "{shown}");
     assert!(outline(&history).contains("NodeSkipped esdb-4"), "{shown}");
+}
+
+/// Two instances stand under each other's names in the worker's configuration.
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_is_not_the_nodes_is_started_again_as_it_was_and_the_update_fails() {
+    let mut rig = Rig::new(quick_world(53));
+    // From where the worker runs nothing speaks against it.
+    rig.admin = Arc::new(Nodes { inner: rig.admin.clone(), priorities: Mutex::new(Told::Takes), resolves: false });
+    let worker = rig.worker(0);
+    let mut clusters = (*worker.clusters).clone();
+    let (node, machine) = rig.world.with(|w| {
+        let leader = w.leader().unwrap();
+        ((0..3).find(|n| *n != leader).unwrap(), leader)
+    });
+    for n in 0..4 {
+        let its = if n == node {
+            machine
+        } else if n == machine {
+            node
+        } else {
+            n
+        };
+        let (instance, address) = rig.world.with(|w| (w.instance_of(its).clone(), w.address(n).clone()));
+        let mapping = NodeMapping { instance, address: Some(address) };
+        clusters.values_mut().next().unwrap().nodes.insert(format!("esdb-{}", n + 1).as_str().into(), mapping);
+    }
+    let worker = Worker { clusters: Arc::new(clusters), ..worker };
+    rig.append(asks(json!({ "nodes": [format!("esdb-{}", node + 1)] })).into(), 1).await;
+    let (stop, stopped) = tokio::sync::watch::channel(Stop::No);
+    let working = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
+    let found = rig.ended(seconds(900)).await;
+    let shown = lines(&found.0);
+    assert_eq!(ended_as(&found), "failed instanceNotTheNodes", "{shown}");
+    rig.world.with(|w| {
+        assert_eq!(w.instance_state(machine), InstanceState::Running, "{shown}");
+        assert_eq!(w.instance_type(machine), "m6i.large", "as it was\n{shown}");
+    });
+    assert!(outline(&found.0).contains("Untagged"), "{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    working.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_its_supervisor_restarts_while_the_stop_is_not_carried_out_was_not_stopped() {
+    for strategy in ["Ec2InstanceTypeUpdate", "Ec2InstanceRestart"] {
+        let mut rig = Rig::new(quick_world(54));
+        Between::put(&mut rig, &[("RequestLimitExceeded", false); 3]);
+        let target = (strategy == "Ec2InstanceTypeUpdate").then_some(TARGET);
+        let asked =
+            json!({ "cluster": "prod", "strategy": strategy, "nodes": ["esdb-4"], "targetInstanceType": target });
+        let truth = rig.watch_truth();
+        rig.append(Event::UpdateRequested(serde_json::from_value(asked).unwrap()), 1).await;
+        let (worker, stop) = rig.spawn(0);
+        rig.until("InstanceStopRequested", 1).await;
+        rig.world.with(|w| w.kill(3));
+        let found = rig.ended(LIMIT).await;
+        let shown = lines(&found.0);
+        assert_eq!(ended_as(&found), "completed", "{strategy}\n{shown}");
+        assert_eq!(truth.check(), [0, 0, 0, 1], "{strategy}\n{shown}");
+        stop.send(Stop::AtSafePoint).unwrap();
+        worker.await.unwrap().unwrap();
+    }
+}
+
+/// The process that is to be stopped is first seen by the successor after the intent to stop it, and has more data than may be missing.
+#[tokio::test(start_paused = true)]
+async fn a_take_over_before_the_stop_takes_no_restart_for_lost_data() {
+    for seed in 55..60 {
+        let mut config = quick_world(seed);
+        config.initial_log_bytes = 600_000_000;
+        let mut rig = Rig::new(config);
+        Between::put(&mut rig, &[("ServiceUnavailable", false)]);
+        rig.append(asks(json!({ "nodes": ["esdb-4"] })).into(), 1).await;
+        let (worker, _stop) = rig.spawn(0);
+        rig.until("InstanceStopRequested", 1).await;
+        worker.abort();
+        let (successor, stop) = rig.spawn(1);
+        let found = rig.ended(LIMIT).await;
+        assert_eq!(ended_as(&found), "completed", "seed {seed}\n{}", lines(&found.0));
+        stop.send(Stop::AtSafePoint).unwrap();
+        successor.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_further_and_never_arrives_calls_a_person() {
+    let mut config = quick_world(60);
+    (config.load_bytes_per_second, config.catch_up_bytes_per_second) = (50_000, 20_000);
+    let rig = Rig::new(config);
+    let asked = asks(json!({ "nodes": ["esdb-4"], "nodeTimeoutSeconds": 900 }));
+    rig.append(asked.into(), 1).await;
+    let (worker, _stop) = rig.spawn(0);
+    parked(&rig, "catchUpTakesLong").await;
+    let history = rig.history().await;
+    let began = fold(&history).in_hand.map(|h| h.step);
+    assert_eq!(began, Some(Step::Rejoined), "it is left running\n{}", lines(&history));
+    worker.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_hangs_in_stopping_while_it_is_to_start_calls_a_person() {
+    let mut rig = Rig::new(quick_world(61));
+    let between = Between::put(&mut rig, &[]);
+    let hangs = async {
+        rig.until("InstanceStartRequested", 1).await;
+        *between.stuck.lock().unwrap() = Some(rig.world.with(|w| w.instance_of(3).clone()));
+        parked(&rig, "instanceStopsNot").await;
+        *between.stuck.lock().unwrap() = None;
+    };
+    let found = play(&rig, asks(json!({ "nodes": ["esdb-4"] })), hangs).await;
+    assert_eq!(ended_as(&found), "completed", "{}", lines(&found.0));
+}
+
+fn leader(rig: &Rig) -> usize {
+    rig.world.with(|w| w.leader().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_priority_that_is_lowered_late_is_given_back_all_the_same() {
+    let mut rig = Rig::new(quick_world(62));
+    let told = nodes(&mut rig, Told::TakesTheFirstLate);
+    let n = leader(&rig);
+    let cancels = async {
+        rig.until("PriorityLoweringRequested", 1).await;
+        rig.append(cancel(), 2).await;
+    };
+    let found = play(&rig, asks(json!({ "nodes": [format!("esdb-{}", n + 1)] })), cancels).await;
+    let shown = lines(&found.0);
+    assert_eq!(ended_as(&found), "cancelled, 0 down", "{shown}");
+    let late = *told.priorities.lock().unwrap();
+    assert!(late == Told::Takes, "nothing is left in its queue\n{shown}");
+    assert_eq!(rig.world.with(|w| w.priority(n)), 0, "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_takes_no_priority_is_let_go_with_the_reason() {
+    let mut rig = Rig::new(quick_world(63));
+    nodes(&mut rig, Told::Denies);
+    let n = leader(&rig);
+    let found = play(&rig, asks(json!({ "nodes": [format!("esdb-{}", n + 1)] })), async {}).await;
+    assert_eq!(ended_as(&found), "failed priorityNotLowered", "{}", lines(&found.0));
 }

@@ -457,6 +457,49 @@ async fn forged_facts_park_that_update_with_every_node_running_and_the_others_go
     }
 }
 
+/// The answer repeats who asked and why, with metadata of its own, and must be no larger than the store takes.
+#[tokio::test(start_paused = true)]
+async fn a_command_as_large_as_the_store_takes_is_answered() {
+    let (one, _, worker) = two_clusters(61);
+    let truth = one.watch_truth();
+    let (stop, stopped) = tokio::sync::watch::channel(Stop::No);
+    let working = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
+    one.append(request("m6i.xlarge").into(), 1).await;
+    let update = one.update.stream();
+    let most = |key: &str| format!("{{\"{key}\":\"{}\"}}", "x".repeat((1 << 20) - key.len() - 7)).into_bytes();
+    let commands =
+        [("PauseRequested", "why"), ("ResumeRequested", "by"), ("PauseRequested", "other"), ("CancelRequested", "why")];
+    for (n, (command, key)) in commands.into_iter().enumerate() {
+        one.until(["InstanceStopped", "UpdatePaused", "NodeUpdated", "CommandRefused"][n], 1).await;
+        write(&one, update.as_str(), 100 + n as u128, (command, most(key), vec![])).await;
+    }
+    let (history, state) = one.ended(Duration::from_secs(900)).await;
+    assert!(matches!(state.end, Some(End::Cancelled(_))), "{:?}", state.broken);
+    let outline = outline(&history);
+    for fact in ["UpdatePaused", "UpdateResumed", "CommandRefused"] {
+        assert_eq!(outline.matches(fact).count(), 1, "{outline}");
+    }
+    stop.send(Stop::AtSafePoint).unwrap();
+    working.await.unwrap().unwrap();
+    truth.check();
+}
+
+/// A request that could not be written down again with its answer begins nothing.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_too_large_is_rejected() {
+    let (one, _, worker) = two_clusters(62);
+    let nodes: Vec<String> = (0..20_000).map(|n| format!("esdb-{n}")).collect();
+    let request = json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge", "nodes": nodes });
+    let data = serde_json::to_vec(&request).unwrap();
+    write(&one, one.update.stream().as_str(), 1, ("UpdateRequested", data, vec![])).await;
+    let (_stop, stopped) = tokio::sync::watch::channel(Stop::No);
+    let working = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
+    let (_, state) = one.ended(Duration::from_secs(900)).await;
+    let Some(End::Rejected(rejected)) = state.end else { panic!("{:?}", state.end) };
+    assert!(rejected.reasons[0].found.contains("65536 are read"), "{:?}", rejected.reasons);
+    working.abort();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_commands_does_not_keep_a_node_from_coming_back() {
     let (one, other, worker) = two_clusters(51);

@@ -214,6 +214,63 @@ async fn a_type_that_somebody_else_gave_is_left_to_a_person() {
     truth.check();
 }
 
+/// The person takes back their own pause, and has not heard of the change yet.
+#[tokio::test(start_paused = true)]
+async fn who_resumes_while_somebody_elses_type_is_in_hand_is_asked_about_it() {
+    let mut config = quick_world(17);
+    config.offered_types.push(("r6i.large".into(), "x86_64".into()));
+    let rig = Rig::new(config);
+    rig.append(request(TARGET).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("InstanceStopRequested", 1).await;
+    rig.append(Event::PauseRequested(PauseRequested::default()), 2).await;
+    let changed = loop {
+        let done = rig.world.with(|w| {
+            let down = (0..w.node_count()).find(|n| w.instance_state(*n) == InstanceState::Stopped)?;
+            let id = w.instance_of(down).clone();
+            w.modify_instance_type(&id, &"r6i.large".into()).ok().map(|()| down)
+        });
+        if let Some(n) = done {
+            break n;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    rig.until("ForeignChangeSeen", 1).await;
+    rig.append(Event::ResumeRequested(ResumeRequested::default()), 3).await;
+    rig.until("NodeRolledBack", 1).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let history = rig.history().await;
+    let shown = lines(&history);
+    assert!(fold(&history).paused.is_some_and(|p| p.by.is_none()), "{shown}");
+    assert_eq!(types(&rig)[changed], "r6i.large", "{shown}");
+    rig.append(Event::ResumeRequested(ResumeRequested::default()), 4).await;
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    assert!(matches!(state.end, Some(End::Completed(_))), "{shown}");
+    assert_eq!(types(&rig), [TARGET; 4], "{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancellation_on_the_way_back_is_no_failure() {
+    let rig = Rig::new(quick_world(18));
+    let truth = rig.watch_truth();
+    rig.append(request(TARGET).into(), 1).await;
+    let (worker, stop) = rig.spawn(0);
+    rig.until("NodeUpdated", 1).await;
+    rig.append(Event::RollbackRequested(RollbackRequested::default()), 2).await;
+    rig.until("InstanceStopped", 2).await;
+    rig.append(Event::CancelRequested(CancelRequested { superseded_by: None, by: None, why: None }), 3).await;
+    let (history, state) = rig.ended(LIMIT).await;
+    let shown = lines(&history);
+    assert!(matches!(state.end, Some(End::Cancelled(_))), "{shown}");
+    assert!(all_run(&rig), "{shown}");
+    stop.send(Stop::AtSafePoint).unwrap();
+    worker.await.unwrap().unwrap();
+    truth.check();
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_begins_outside_the_window() {
     let rig = Rig::new(quick_world(16));

@@ -187,11 +187,22 @@ pub fn decode(stored: &StoredEvent, seen: Moment) -> Recorded {
 /// What is quoted of a text that anybody may have written, however long.
 const QUOTED_MAX: usize = 300;
 
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(QUOTED_MAX) {
+/// What is taken of who asked for something and why, in characters: it is written down again with the answer, which must be no larger than
+/// the store takes.
+const SAID_MAX: usize = 2_000;
+
+/// The largest command that is obeyed, bytes of JSON without who and why. A request with a hundred nodes has a tenth of it.
+const COMMAND_MAX: usize = 64 * 1024;
+
+fn cut(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
+}
+
+fn shortened(text: &str) -> String {
+    cut(text, QUOTED_MAX)
 }
 
 fn body(stored: &StoredEvent) -> Body {
@@ -210,6 +221,13 @@ fn body(stored: &StoredEvent) -> Body {
             if let (None, Some(Value::String(text))) = (map.get(key), stored.metadata.get(key)) {
                 map.insert(key.to_owned(), Value::String(text.clone()));
             }
+            if let Some(Value::String(text)) = map.get_mut(key) {
+                *text = cut(text, SAID_MAX);
+            }
+        }
+        let size = data.to_string().len();
+        if size > COMMAND_MAX {
+            return unreadable(format!("{size} bytes, of which {COMMAND_MAX} are read"));
         }
     }
     match serde_json::from_value::<Event>(json!({ "type": stored.event_type, "data": data })) {

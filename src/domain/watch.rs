@@ -124,8 +124,12 @@ pub struct NodeTrack {
     pub sent: Option<Sent>,
     /// When it last came further: its writer position beyond all before, or into a state that its process had not been in.
     pub moved_at: Option<Moment>,
+    /// When its index last came further, or its process into a state that it had not been in.
+    pub indexed_at: Option<Moment>,
     /// The furthest writer position seen, bytes; of a process that begins with less, where that one began.
     furthest: i64,
+    /// The same of the position up to which it is indexed.
+    furthest_indexed: i64,
     /// The states that its present process has been in.
     states: Vec<NodeState>,
     /// Since when it has not answered.
@@ -147,9 +151,9 @@ impl NodeTrack {
     }
 
     /// The first entry of a process seen after `moment`, with the worst of all those processes: one that lost its data may exit
-    /// and start again before anybody looks twice.
-    pub fn first_after(&self, moment: Moment) -> Option<FirstSeen> {
-        let mut later = self.firsts.iter().filter(|f| f.at > moment);
+    /// and start again before anybody looks twice. The process `before` is none of them, however late it was first seen.
+    pub fn first_after(&self, moment: Moment, before: Option<ProcessId>) -> Option<FirstSeen> {
+        let mut later = self.firsts.iter().filter(|f| f.at > moment && Some(f.process) != before);
         let mut worst = later.next()?.clone();
         for f in later {
             worst.epoch_missing_seen |= f.epoch_missing_seen;
@@ -167,6 +171,22 @@ impl NodeTrack {
     /// Its last own entry, however old.
     pub fn last_own(&self) -> Option<&MemberEntry> {
         self.last_view.as_ref().and_then(|(_, view)| view.own())
+    }
+}
+
+impl FirstSeen {
+    /// Of a process of which this is the first entry seen.
+    pub fn of(own: &MemberEntry, at: Moment) -> Self {
+        let initializing = own.state == NodeState::Initializing;
+        Self {
+            process: own.process,
+            at,
+            state: own.state,
+            epoch: own.epoch,
+            writer: own.writer,
+            commit: if initializing && own.last_commit < 0 { own.writer } else { own.last_commit },
+            epoch_missing_seen: own.epoch < 0 && !initializing,
+        }
     }
 }
 
@@ -224,9 +244,10 @@ impl ClusterWatch {
                         track.states.clear();
                         // It truncated, or lost its data: from there it comes further again.
                         track.furthest = track.furthest.min(own.writer);
+                        track.furthest_indexed = track.furthest_indexed.min(own.last_commit);
                         track.sent = None;
                         track.live = None;
-                        track.firsts.push_back(first_seen(own, at));
+                        track.firsts.push_back(FirstSeen::of(own, at));
                         while track.firsts.len() > PROCESSES_KEPT {
                             track.firsts.pop_front();
                         }
@@ -281,19 +302,6 @@ pub fn living_leaders(view: &View) -> Vec<ProcessId> {
     view.members.iter().filter(|m| m.is_alive && m.state == NodeState::Leader).map(|m| m.process).collect()
 }
 
-fn first_seen(own: &MemberEntry, at: Moment) -> FirstSeen {
-    let initializing = own.state == NodeState::Initializing;
-    FirstSeen {
-        process: own.process,
-        at,
-        state: own.state,
-        epoch: own.epoch,
-        writer: own.writer,
-        commit: if initializing && own.last_commit < 0 { own.writer } else { own.last_commit },
-        epoch_missing_seen: own.epoch < 0 && !initializing,
-    }
-}
-
 fn note_refresh(track: &mut NodeTrack, own: &MemberEntry, look: Vec<ProcessId>, at: Moment, samples: &LeaderSamples) {
     if let Some(last) = track.refreshes.back_mut()
         && last.own.time_stamp == own.time_stamp
@@ -311,7 +319,11 @@ fn note_refresh(track: &mut NodeTrack, own: &MemberEntry, look: Vec<ProcessId>, 
     if own.writer > track.furthest || new_state {
         track.moved_at = Some(at);
     }
+    if own.last_commit > track.furthest_indexed || new_state {
+        track.indexed_at = Some(at);
+    }
     track.furthest = track.furthest.max(own.writer);
+    track.furthest_indexed = track.furthest_indexed.max(own.last_commit);
     let delay = if own.state == NodeState::Leader { None } else { samples.delay_of(own, at) };
     track.refreshes.push_back(Refresh { at, own: own.clone(), looks: vec![look], delay });
     while track.refreshes.len() > REFRESHES_KEPT {
@@ -367,7 +379,7 @@ mod tests {
             for (n, (state, epoch)) in served.iter().enumerate() {
                 watch.absorb(&node, Moment(Duration::from_secs(n as u64 + 1)), view(1, *state, *epoch, n as i64));
             }
-            let first = watch.node(&node).and_then(|t| t.first_after(Moment::default())).unwrap();
+            let first = watch.node(&node).and_then(|t| t.first_after(Moment::default(), None)).unwrap();
             assert_eq!((first.state, first.epoch_missing_seen), (served[0].0, missing), "{served:?}");
         }
     }
@@ -380,10 +392,16 @@ mod tests {
         for (second, process, epoch, writer) in [(1, 1, -1, 5), (2, 2, 1, 900), (3, 3, -1, 700), (4, 4, 1, 800)] {
             watch.absorb(&node, at(second), view(process, NodeState::Follower, epoch, writer));
         }
-        let first = |after: u64| watch.node(&node).and_then(|t| t.first_after(at(after)));
-        let told = |after: u64| first(after).map(|f| (f.process.0.as_u128(), f.writer, f.commit, f.epoch_missing_seen));
+        let of = |f: FirstSeen| (f.process.0.as_u128(), f.writer, f.commit, f.epoch_missing_seen);
+        let first =
+            |after: u64, before: Option<ProcessId>| watch.node(&node).and_then(|t| t.first_after(at(after), before));
+        let told = |after: u64| first(after, None).map(of);
         assert_eq!(told(1), Some((2, 700, 700, true)), "what was seen at that moment was before it");
         assert_eq!(told(3), Some((4, 800, 800, false)));
         assert_eq!(told(4), None);
+        let stopped = Some(ProcessId(Uuid::from_u128(3)));
+        assert_eq!(first(1, stopped).map(of), Some((2, 800, 800, false)), "the one that was stopped has not come back");
+        let stopped = Some(ProcessId(Uuid::from_u128(4)));
+        assert_eq!(first(3, stopped).map(of), None);
     }
 }

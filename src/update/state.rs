@@ -210,6 +210,8 @@ pub struct InHand {
     pub lowered: Option<Lowered>,
     /// Intents of the present kind so far.
     pub attempt: u32,
+    /// Tries to lower its priority so far.
+    pub lowerings: u32,
     /// Resignations asked for.
     pub resignations: u32,
     /// Epoch in which it led when the first was asked for.
@@ -802,9 +804,10 @@ impl State {
         self.foreign_nodes.insert(e.node.clone());
     }
 
-    /// A person says to go on with what is there: a node that was left to somebody else's change is taken again.
+    /// A person says to go on with what is there: a node that was left to somebody else's change is taken again. On the way back there is
+    /// nothing to take it again for.
     fn accept_foreign(&mut self) {
-        if self.foreign.take().is_some() {
+        if self.foreign.take().is_some() && !self.rolls_back() {
             let foreign = &self.foreign_nodes;
             self.results.retain(|n, r| !(r.result == NodeResult::RolledBack && foreign.contains(n)));
         }
@@ -915,6 +918,7 @@ impl State {
             Event::PriorityLoweringRequested(e) => {
                 let original = hand.lowered.map_or(e.original, |l| l.original);
                 hand.lowered = Some(Lowered { original, to: e.priority });
+                hand.lowerings = e.attempt;
                 hand.go(Step::LoweringPriority, intent, recorded);
                 hand.attempt = e.attempt;
             }
@@ -1037,8 +1041,8 @@ impl State {
                     hand.fence_refused = Some(e.found.clone());
                     hand.go(Step::Selected, None, recorded);
                 }
-                // A stop that did not and will not happen: the node goes on serving.
-                if e.what == STOP_NOT_DONE && from == Step::Stopping {
+                // A stop that did not and will not happen, or that was another machine's: the node goes on serving.
+                if e.what == STOP_NOT_DONE && matches!(from, Step::Stopping | Step::Started) {
                     hand.stop_refused = (e.found != TURNED_BACK).then(|| e.found.clone());
                     hand.go(Step::Selected, None, recorded);
                 }
@@ -1063,7 +1067,11 @@ impl State {
                 self.settle(&e.node, NodeResult::Updated, None);
             }
             Event::NodeRolledBack(e) => {
-                if !matches!(e.code.as_str(), CANCELLED | ROLLED_BACK | FOREIGN_CHANGE) {
+                if e.code == FOREIGN_CHANGE && self.foreign.is_none() {
+                    // Whoever resumed while it was in hand has not been asked about this.
+                    let (what, found) = (FOREIGN_TYPE.to_owned(), e.instance_type.to_string());
+                    self.foreign = Some(ForeignChange { node: e.node.clone(), what, found });
+                } else if !matches!(e.code.as_str(), CANCELLED | ROLLED_BACK | FOREIGN_CHANGE) {
                     self.fail(&e.code, &e.remedy, recorded.revision);
                 }
                 self.types.insert(e.node.clone(), e.instance_type.clone());
@@ -1100,6 +1108,9 @@ pub const INSTANCE_TERMINATED: &str = "instanceTerminated";
 
 /// `what` of a [`ForeignChangeSeen`] that says a stop we asked for did not and will not happen.
 pub const STOP_NOT_DONE: &str = "stopNotDone";
+
+/// Code of a node that was never stopped, since the instance that was is not its own; `found` of such a fact begins with it then.
+pub const INSTANCE_NOT_THE_NODES: &str = "instanceNotTheNodes";
 
 /// `found` of such a fact where the stop was called off and not refused.
 pub const TURNED_BACK: &str = "turnedBack";
@@ -1187,6 +1198,7 @@ impl InHand {
             intent: None,
             lowered: None,
             attempt: 1,
+            lowerings: 0,
             resignations: 0,
             led_in: None,
             baseline: None,

@@ -15,7 +15,7 @@ use crate::update::plan::Waiver;
 use crate::update::state::{AwaitedApproval, Body, End, Failure, ForeignChange, Holder, InHand, Recorded, State, Step};
 
 /// The form of the state that this program reads.
-const FORMAT: u64 = 4;
+const FORMAT: u64 = 5;
 
 /// Steps, as the projection numbers them.
 const STEPS: [Step; 19] = [

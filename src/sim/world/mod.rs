@@ -465,6 +465,11 @@ impl World {
         self.nodes[n].up().map_or(NodeState::Shutdown, |p| p.state)
     }
 
+    /// The priority that a node's process holds; of a node that is down, the one it begins with.
+    pub fn priority(&self, n: NodeIx) -> i32 {
+        self.nodes[n].up().map_or(0, |p| p.priority)
+    }
+
     /// Whether `/health/live` of a node answers 204 (projections are on): from the first Follower, ReadOnlyReplica or Leader of
     /// the process until it shuts down.
     pub fn live(&self, n: NodeIx) -> bool {

@@ -22,6 +22,7 @@ use super::safety::Scene;
 use super::state::{End, InHand, State, Step, UNANSWERED_MAX, round_ms};
 use crate::domain::cluster::MemberEntry;
 use crate::domain::ids::{NodeName, Revision};
+use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
 use between::{between_nodes, quiet_after_take_over};
 use request::before_plan;
@@ -85,6 +86,23 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     if holder.incarnation != observed.me {
         return Next::Done(Verdict::HeldByAnother);
     }
+    let scene = state.plan.as_ref().map(|plan| Scene {
+        state,
+        plan,
+        watch: observed.watch,
+        max_delay: observed.policy.max_replication_delay,
+        now,
+    });
+    let hand = state.in_hand.as_ref().zip(scene.as_ref());
+    let hand = hand.map(|(hand, scene)| Hand { state, hand, observed, scene: *scene, now });
+    // What brings a node back waits for no answer to a command, which the store may refuse, or be away for: it has taken hold already.
+    if let Some(hand) = &hand
+        && hand.is_down()
+        && state.end.is_none()
+        && let next @ (Next::Act(_) | Next::Record(_)) = hand.overdue(hand.react())
+    {
+        return next;
+    }
     // A flood of commands does not keep a node from coming back.
     let flooded =
         state.unanswered.len() > UNANSWERED_MAX && state.in_hand.as_ref().is_some_and(|h| h.step.out_of_service());
@@ -110,14 +128,10 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
             .into(),
         ]);
     }
-    let Some(plan) = &state.plan else { return before_plan(state, observed, now) };
-    let scene = Scene { state, plan, watch: observed.watch, max_delay: observed.policy.max_replication_delay, now };
-    match &state.in_hand {
-        Some(hand) => {
-            let hand = Hand { state, hand, observed, scene, now };
-            hand.overdue(hand.react())
-        }
-        None => between_nodes(state, observed, &scene, now),
+    match (hand, scene) {
+        (Some(hand), _) => hand.overdue(hand.react()),
+        (None, Some(scene)) => between_nodes(state, observed, &scene, now),
+        (None, None) => before_plan(state, observed, now),
     }
 }
 
@@ -231,7 +245,10 @@ impl Hand<'_> {
 
     /// The node is down, and EC2 does not say how its instance is: that is said, and a person is called where it lasts.
     fn unseen(&self) -> Option<Next> {
-        let why = self.observed.fleet_trouble.filter(|_| self.state.parked.is_none())?;
+        if self.state.parked.is_some() {
+            return None;
+        }
+        let why = self.observed.fleet_trouble.unwrap_or("the instance is not described any more");
         let since = self.seen().map_or(self.hand.step_seen, |seen| seen.at).max(self.hand.step_seen);
         let age = self.now.since(since);
         if age > PERSON_AFTER {
@@ -240,6 +257,12 @@ impl Hand<'_> {
         }
         (age > UNSEEN_AFTER)
             .then(|| self.delayed("describingInstances", why, vec![number("seconds", age.as_secs_f64())]))
+    }
+
+    /// Whether its instance does not serve, by our doing: its stop is recorded, or seen.
+    fn is_down(&self) -> bool {
+        let stopped = self.seen().is_some_and(|seen| seen.instance.state == InstanceState::Stopped);
+        self.hand.step.out_of_service() && (self.hand.step > Step::Stopping || stopped)
     }
 
     /// What there is to wait for after a take-over, if that was a moment ago.

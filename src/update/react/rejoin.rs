@@ -7,7 +7,7 @@ use super::super::event::*;
 use super::super::limits::{CATCH_UP_STALL, LASTING, SUPERVISED_STARTS};
 use super::super::observed::InstanceSeen;
 use super::super::safety;
-use super::super::state::{CANCELLED, FOREIGN_CHANGE, FOREIGN_STOP, ROLLED_BACK, round_ms};
+use super::super::state::{CANCELLED, FOREIGN_CHANGE, FOREIGN_STOP, INSTANCE_NOT_THE_NODES, ROLLED_BACK, round_ms};
 use super::between::is_off;
 use super::{Hand, IntentStatus, Next, number};
 use crate::domain::agreement::Agreement;
@@ -16,6 +16,7 @@ use crate::domain::cluster::NodeState;
 use crate::domain::ec2::attributed;
 use crate::domain::ids::InstanceType;
 use crate::domain::instance::InstanceState;
+use crate::domain::watch::FirstSeen;
 
 impl Hand<'_> {
     /// The fact about a stop that is none of ours, with everything that EC2 tells about who did it.
@@ -54,24 +55,24 @@ impl Hand<'_> {
         let since = self.now.since(self.hand.step_seen);
         let fresh = self.own().filter(|own| Some(own.process) != self.hand.process_before);
         if let Some(own) = fresh {
-            let first = self.first_seen();
-            let (epoch, writer, commit, state) = first
-                .map_or((own.epoch, own.writer, own.last_commit, own.state), |f| {
-                    (f.epoch, f.writer, f.commit, f.state)
-                });
+            let first = self.first_seen().unwrap_or_else(|| FirstSeen::of(own, self.now));
             return Next::Record(vec![
                 NodeRejoined {
                     node: self.node(),
                     attempt: self.hand.attempt,
                     instance_id_of_process: own.process,
-                    state,
-                    epoch,
-                    writer,
-                    commit,
+                    state: first.state,
+                    epoch: first.epoch,
+                    writer: first.writer,
+                    commit: first.commit,
                     observed: safety::evidence(&self.scene),
                 }
                 .into(),
             ]);
+        }
+        // Its own machine was never stopped; the one that was runs again, and nothing else is done to it.
+        if self.is_elsewhere() && seen.instance.state == InstanceState::Running {
+            return self.not_stopped(INSTANCE_NOT_THE_NODES, &format!("{} was stopped", self.hand.instance));
         }
         if since > self.observed.policy.first_answer_timeout {
             return self.silent(seen, since);
@@ -162,12 +163,10 @@ impl Hand<'_> {
     }
 
     /// The first entry seen since the stop: the watch's and the recorded one, the worse of both.
-    pub(super) fn first_seen(&self) -> Option<crate::domain::watch::FirstSeen> {
+    pub(super) fn first_seen(&self) -> Option<FirstSeen> {
         let after = self.hand.stop_seen.unwrap_or_default();
-        let mut first = self.observed.watch.node(&self.hand.node).and_then(|t| t.first_after(after));
-        if first.as_ref().is_some_and(|f| Some(f.process) == self.hand.process_before) {
-            first = None;
-        }
+        let first = self.observed.watch.node(&self.hand.node);
+        let first = first.and_then(|t| t.first_after(after, self.hand.process_before));
         let recorded = self.hand.rejoined.as_ref();
         match (first, recorded) {
             (Some(mut f), Some(r)) => {
@@ -176,7 +175,7 @@ impl Hand<'_> {
                 Some(f)
             }
             (first, None) => first,
-            (None, Some(r)) => Some(crate::domain::watch::FirstSeen {
+            (None, Some(r)) => Some(FirstSeen {
                 process: r.instance_id_of_process,
                 at: self.hand.step_seen,
                 state: r.state,
@@ -233,12 +232,15 @@ impl Hand<'_> {
                     number("seconds behind", behind),
                     number("bytes behind", self.bytes_behind() as f64),
                 ];
-                if self.stalled() {
-                    return self.parked(
-                        "catchUpStalled",
-                        format!("{why}; no progress for {} s", CATCH_UP_STALL.as_secs()),
-                        "look at the node's log, its volume, and its connection to the leader; it is left running",
-                    );
+                let remedy = "look at the node's log, its volume, and its connection to the leader; it is left running";
+                if self.stalled(&why) {
+                    let found = format!("{why}; no progress for {} s", CATCH_UP_STALL.as_secs());
+                    return self.parked("catchUpStalled", found, remedy);
+                }
+                // It comes further, and may never arrive: as fast as the others write, or not even that.
+                if self.over_time() {
+                    let found = format!("{why}; its time is up, {} s after it rejoined", since.as_secs());
+                    return self.parked("catchUpTakesLong", found, remedy);
                 }
                 return self.wait("catchingUp", format!("{why}"), numbers);
             }
@@ -320,13 +322,22 @@ impl Hand<'_> {
         leader.zip(self.own()).map_or(0, |(leader, own)| (leader - own.writer).max(0))
     }
 
-    /// The node has not come further for [`CATCH_UP_STALL`].
-    pub(super) fn stalled(&self) -> bool {
+    /// The node has not come further for [`CATCH_UP_STALL`] in what it lacks: its log, or where that is level, its index.
+    fn stalled(&self, why: &NotCaughtUp) -> bool {
         if self.now.since(self.hand.step_seen) < CATCH_UP_STALL {
             return false;
         }
         let Some(track) = self.observed.watch.node(&self.hand.node) else { return false };
-        track.moved_at.is_none_or(|at| self.now.since(at) > CATCH_UP_STALL)
+        let lacks_index = match why {
+            NotCaughtUp::Behind(d) => d.replication.within(self.scene.max_delay),
+            NotCaughtUp::State(_)
+            | NotCaughtUp::Epoch { .. }
+            | NotCaughtUp::NoLeader
+            | NotCaughtUp::Confirming { .. }
+            | NotCaughtUp::Silent => false,
+        };
+        let moved_at = if lacks_index { track.indexed_at } else { track.moved_at };
+        moved_at.is_none_or(|at| self.now.since(at) > CATCH_UP_STALL)
     }
 
     pub(super) fn caught_up(&self) -> Next {
@@ -414,6 +425,11 @@ impl Hand<'_> {
         if self.hand.rolling_back && wanted {
             return rolled_back(ROLLED_BACK, "nothing: it is as it was before this update".into());
         }
+        // Nobody wants it brought back any more: it goes on as it is.
+        if self.hand.rolling_back && self.state.cancelled.is_some() && self.hand.failed_starts.is_empty() {
+            return NodeUpdated { node: self.node(), attempt: 1, instance_type: started, seconds, observed: vec![] }
+                .into();
+        }
         if self.hand.rolling_back {
             let why = self.hand.failed_starts.last().map_or("it was not started with it", |f| f.code.as_str());
             return NodeFailed {
@@ -442,8 +458,8 @@ impl Hand<'_> {
                 }
                 None if self.hand.started_by_ticket => (
                     "storeLost".into(),
-                    "the store had no leader while the node was down, so the node was started as it was; mend the store first, or keep it \
-                     elsewhere"
+                    "it was started as it was, by a person, or since the store had no leader while it was down; mend the store first, or \
+                     keep it elsewhere"
                         .into(),
                 ),
                 None => (

@@ -14,7 +14,7 @@ use super::between::{
     PLAN_AGAIN, UNEXPECTED_MEMBER, approval_awaited, blocked, cancelled, change, own_machine, shut_window, unseen,
     window_closed,
 };
-use super::stop::REPLACE_NODE;
+use super::stop::{self, REPLACE_NODE};
 use super::{Hand, IntentStatus, Next, fence, number};
 use crate::domain::agreement::Agreement;
 use crate::domain::cluster::NodeState;
@@ -51,7 +51,8 @@ impl Hand<'_> {
             );
         }
         if let Some(found) = &self.hand.stop_refused {
-            return self.fail_in_service("stopRefused", &format!("EC2 refused the stop: {found}"));
+            let (code, remedy) = stop::why_not(found);
+            return self.fail_in_service(code, &remedy);
         }
         if let Some(found) = &self.hand.fence_refused {
             let (code, remedy) = fence::why_not(found);
@@ -157,10 +158,7 @@ impl Hand<'_> {
         if own.priority > wanted || left_lowered {
             let attempt = self.hand.next_attempt(Step::LoweringPriority);
             if attempt > PRIORITY_TRIES_MAX {
-                return self.fail_in_service(
-                    "priorityNotLowered",
-                    "the node takes no priority: check its rights and its /admin endpoints",
-                );
+                return self.fail_in_service(PRIORITY_NOT_LOWERED, NO_PRIORITY);
             }
             return Next::Record(vec![
                 PriorityLoweringRequested {
@@ -231,10 +229,7 @@ impl Hand<'_> {
             }
             IntentStatus::Called | IntentStatus::Refused { .. } | IntentStatus::Unresolved { .. } => {
                 if self.hand.attempt >= PRIORITY_TRIES_MAX {
-                    return self.fail_in_service(
-                        "priorityNotLowered",
-                        "the node takes no priority: check its rights and its /admin endpoints",
-                    );
+                    return self.fail_in_service(PRIORITY_NOT_LOWERED, NO_PRIORITY);
                 }
                 Next::Record(vec![
                     PriorityLoweringRequested {
@@ -397,7 +392,10 @@ impl Hand<'_> {
                 vec![number("seconds", since.as_secs_f64())],
             );
         };
-        if own.priority == lowered.original {
+        // The call that lowered it may be under way still, and what the entry says may be older than either: it is called before it is
+        // believed.
+        let called = !matches!(self.intent(), IntentStatus::MayCall);
+        if own.priority == lowered.original && called && self.refreshed_since_intent() {
             return restored(RestoredBy::Call);
         }
         match self.intent() {
@@ -419,10 +417,13 @@ impl Hand<'_> {
     /// Restoring is only ever done on the way out: why is told by what else stands in the stream.
     pub(super) fn failure_after_restoring(&self) -> Event {
         if let Some(found) = &self.hand.stop_refused {
-            self.way_out("stopRefused", &format!("EC2 refused the stop: {found}"))
+            let (code, remedy) = stop::why_not(found);
+            self.way_out(code, &remedy)
         } else if let Some(found) = &self.hand.fence_refused {
             let (code, remedy) = fence::why_not(found);
             self.way_out(code, &remedy)
+        } else if self.hand.lowerings >= PRIORITY_TRIES_MAX && !self.hand.marks.contains_key(&Step::PriorityLowered) {
+            self.way_out(PRIORITY_NOT_LOWERED, NO_PRIORITY)
         } else if self.hand.resignations >= RESIGNATIONS_MAX {
             self.way_out(
                 "leaderDoesNotResign",
@@ -470,6 +471,13 @@ impl Hand<'_> {
         self.state.request.as_ref().and_then(|r| r.resumed(&self.hand.node))
     }
 }
+
+/// Code of a leader that was let go because it takes no priority.
+const PRIORITY_NOT_LOWERED: &str = "priorityNotLowered";
+
+/// What a person should do then.
+const NO_PRIORITY: &str =
+    "the node takes no priority: check the rights of the worker's user, and the node's /admin endpoints";
 
 /// A number of a request. No plan is made with one that is out of bounds, but its facts may be forged.
 fn seconds(number: f64) -> Duration {

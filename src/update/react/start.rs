@@ -4,7 +4,8 @@ use super::super::action::{Action, Again, Call, Warrant};
 use super::super::event::*;
 use super::super::limits::{
     CALL_RETRY_AFTER, CALL_TRIES_MAX, CAPACITY_RETRY_AFTER, CAPACITY_TRIES_MAX, EC2_CALL_TIMEOUT, NODE_CALL_TIMEOUT,
-    PERSON_AFTER, SETTLE_AFTER, START_RETRY_MAX, START_TIMEOUT, TICKET_AFTER, TICKET_AFTER_REPLACEMENT, spread,
+    PERSON_AFTER, SETTLE_AFTER, START_RETRY_MAX, START_TIMEOUT, STOP_TIMEOUT, TICKET_AFTER, TICKET_AFTER_REPLACEMENT,
+    spread,
 };
 use super::super::observed::InstanceSeen;
 use super::super::state::{FOREIGN_TYPE, FailedStart, Step};
@@ -20,7 +21,7 @@ impl Hand<'_> {
     pub(super) fn type_to_start(&self) -> InstanceType {
         let types = &self.hand.return_types;
         let last = types.last().cloned().unwrap_or_else(|| self.hand.old_type.clone());
-        if self.hurries() {
+        if self.hurries() || self.is_elsewhere() {
             return last;
         }
         let usable = |t: &&InstanceType| {
@@ -387,6 +388,18 @@ impl Hand<'_> {
                     let again = code.as_deref().is_none_or(|code| may_pass(code) || stopped_by(code).is_some());
                     let code = code.unwrap_or_else(|| "startDidNotHappen".into());
                     return self.start_failed(seen, &now_type, &code, again);
+                }
+                if seen.instance.state == InstanceState::Stopping && age > STOP_TIMEOUT {
+                    return self.parked(
+                        "instanceStopsNot",
+                        format!(
+                            "{} is {} {} s after its start was asked for",
+                            seen.instance.id,
+                            seen.instance.state,
+                            age.as_secs()
+                        ),
+                        "look at the instance in EC2; AWS support frees a stuck host",
+                    );
                 }
                 self.wait(
                     "instanceStarting",

@@ -2,10 +2,12 @@
 
 use super::super::action::{Again, Call};
 use super::super::event::*;
-use super::super::limits::{ACT_WINDOW, CALL_TRIES_MAX, EC2_CALL_TIMEOUT, SETTLE_AFTER, STOP_TIMEOUT};
+use super::super::limits::{
+    ACT_WINDOW, CALL_TRIES_MAX, EC2_CALL_TIMEOUT, NODE_CALL_TIMEOUT, SETTLE_AFTER, STOP_TIMEOUT,
+};
 use super::super::observed::InstanceSeen;
 use super::super::safety::{self, Blocker};
-use super::super::state::{INSTANCE_TERMINATED, STOP_NOT_DONE, TURNED_BACK};
+use super::super::state::{INSTANCE_NOT_THE_NODES, INSTANCE_TERMINATED, STOP_NOT_DONE, TURNED_BACK};
 use super::between::{blocked, park};
 use super::{Hand, IntentStatus, Next, number};
 use crate::domain::ec2::{CallClass, classify};
@@ -14,13 +16,24 @@ use crate::domain::instance::InstanceState;
 /// What a person should do where an instance is gone.
 pub(super) const REPLACE_NODE: &str = "somebody terminated the instance: replace the node, then start a new update";
 
+/// The code and the remedy of a node that was not stopped, from what was found.
+pub(super) fn why_not(found: &str) -> (&'static str, String) {
+    if found.starts_with(INSTANCE_NOT_THE_NODES) {
+        let remedy = "correct instance_id and address of the cluster's nodes in the worker's configuration: another machine was stopped, and \
+                      started again as it was; look whether its own node has come back";
+        return (INSTANCE_NOT_THE_NODES, remedy.to_owned());
+    }
+    ("stopRefused", format!("EC2 refused the stop: {found}"))
+}
+
 impl Hand<'_> {
     pub(super) fn stopping(&self) -> Next {
         let Some(seen) = self.seen() else { return self.no_description() };
         match seen.instance.state {
             InstanceState::Stopped if self.ticket_open() => return self.use_ticket(seen),
-            InstanceState::Stopped if self.own().is_some() => {
-                // EC2 says what was true some seconds ago: on a stopped instance nobody answers.
+            InstanceState::Stopped if self.own().is_some() && seen.at.since(seen.state_since) < SETTLE_AFTER => {
+                // EC2 says what was true some seconds ago: on a stopped instance nobody answers. Where it goes on saying so, that instance
+                // is down by our doing, whoever answers.
                 return self.wait("instanceStopping", "EC2 says stopped, and the node answers", vec![]);
             }
             InstanceState::Stopped => {
@@ -40,8 +53,11 @@ impl Hand<'_> {
             InstanceState::Terminated | InstanceState::ShuttingDown => return self.terminated(seen),
             InstanceState::Running | InstanceState::Unrecognized => {}
         }
+        // A supervisor restarts a process as well: then EC2 has said `running` all the time since the stop was asked for.
+        let asked = self.hand.intent.as_ref().map_or(self.hand.step_seen, |i| i.seen);
         let restarted = self.own().is_some_and(|own| Some(own.process) != self.hand.process_before)
-            && self.hand.process_before.is_some();
+            && self.hand.process_before.is_some()
+            && seen.state_since > asked;
         if seen.instance.state == InstanceState::Running && (restarted || self.observed.ticket_called.is_some()) {
             // Stopped and started again while nothing could be recorded: by the return ticket, or by a person.
             return self.stopped_and_started(seen);
@@ -50,6 +66,9 @@ impl Hand<'_> {
         match self.intent() {
             IntentStatus::MayCall if self.state.broken.is_some() => {
                 self.wait("historyIllegal", "the stop was called off", vec![])
+            }
+            IntentStatus::MayCall if self.turning_back() => {
+                self.wait("stopCalledOff", "the update is not to go on now", vec![])
             }
             IntentStatus::MayCall => {
                 let blockers = safety::stop_blockers(&self.scene, &self.hand.node);
@@ -168,6 +187,14 @@ impl Hand<'_> {
             }
             .into(),
         ])
+    }
+
+    /// The process that was to be stopped answers, although its instance is known to have been stopped: it runs on another machine.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        // An answer may have been under way when the stop was recorded.
+        let since = self.hand.step_seen.after(NODE_CALL_TIMEOUT);
+        let last = self.observed.watch.node(&self.hand.node).and_then(|t| t.refreshes.back());
+        last.is_some_and(|r| r.at > since && Some(r.own.process) == self.hand.process_before)
     }
 
     /// The node's own entry has been refreshed after the intent's call could have been made. A node that has nobody to gossip with refreshes
