@@ -227,7 +227,7 @@ fn body(stored: &StoredEvent) -> Body {
         }
         let size = data.to_string().len();
         if size > COMMAND_MAX {
-            return unreadable(format!("{size} bytes, of which {COMMAND_MAX} are read"));
+            return unreadable(format!("it has {size} bytes, and {COMMAND_MAX} are the most that is read"));
         }
     }
     match serde_json::from_value::<Event>(json!({ "type": stored.event_type, "data": data })) {

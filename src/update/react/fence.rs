@@ -35,10 +35,15 @@ pub(super) fn why_not(found: &str) -> (&'static str, String) {
         );
         return (FENCED_BY_ANOTHER, remedy);
     }
-    let remedy = format!(
-        "{found}: let the worker's role ec2:CreateTags and ec2:DeleteTags, or set fence = false for the cluster in the worker's \
-         configuration"
-    );
+    let else_unfenced = "or set fence = false for the cluster in the worker's configuration";
+    let mend = if found.starts_with("TagLimitExceeded") {
+        "remove a tag from the instance, which has as many as EC2 takes (50)".to_owned()
+    } else if found.starts_with("TagPolicyViolation") {
+        format!("let the organization's tag policy take the key {FENCE_TAG}")
+    } else {
+        "let the worker's role ec2:CreateTags and ec2:DeleteTags".to_owned()
+    };
+    let remedy = format!("{found}: {mend}, {else_unfenced}");
     (FENCE_NOT_WRITTEN, remedy)
 }
 

@@ -237,8 +237,8 @@ impl Hand<'_> {
                     let found = format!("{why}; no progress for {} s", CATCH_UP_STALL.as_secs());
                     return self.parked("catchUpStalled", found, remedy);
                 }
-                // It comes further, and may never arrive: as fast as the others write, or not even that.
-                if self.over_time() {
+                // It comes further, and may never arrive: as fast as the others write, or not even that. One that has just rejoined is given time.
+                if self.over_time() && since > CATCH_UP_STALL {
                     let found = format!("{why}; its time is up, {} s after it rejoined", since.as_secs());
                     return self.parked("catchUpTakesLong", found, remedy);
                 }
