@@ -148,6 +148,14 @@ fn event(at: &str, description: &str) -> ScheduledEvent {
     }
 }
 
+/// A request with these fields beside, while AWS will retire an instance in a week.
+fn in_a_week(s: &mut Scene, beside: serde_json::Value) {
+    let mut asked = serde_json::to_value(&s.request).unwrap();
+    asked.as_object_mut().unwrap().extend(beside.as_object().unwrap().clone());
+    s.request = serde_json::from_value(asked).unwrap();
+    s.world = |w| instance(w).events = vec![event("2026-01-08T12:00:00Z", "")];
+}
+
 fn the_replica(view: &mut View, spoil: impl Fn(&mut esdb_rollout::domain::cluster::MemberEntry)) {
     if view.server.host == "10.0.1.4" {
         view.members.iter_mut().filter(|m| m.address.host == "10.0.1.4").for_each(spoil);
@@ -257,6 +265,26 @@ const TABLE: &[Row] = &[
     ("autoScalingGroup", Failed, Refuse, |s| s.world = |w| instance(w).auto_scaling_group = Some("asg".into())),
     ("scheduledEvent", Failed, Refuse, |s| s.world = |w| instance(w).events = vec![event("2026-01-01T20:00:00Z", "")]),
     ("scheduledEvent", Failed, Warn, |s| s.world = |w| instance(w).events = vec![event("2026-01-09T00:00:00Z", "")]),
+    // On another voter than the one in hand it costs the quorum: on one that is not asked for, and on one that is done already.
+    ("scheduledEvent", Failed, Refuse, |s| {
+        s.request.nodes = Some(vec!["esdb-1".into()]);
+        s.world = |w| w.facts_mut().instances[1].events = vec![event("2026-01-01T20:00:00Z", "")];
+    }),
+    ("scheduledEvent", Failed, Refuse, |s| {
+        let done = serde_json::json!({
+            "cluster": "prod", "strategy": "Ec2InstanceRestart", "resumes": [{ "node": "esdb-2", "done": true }]
+        });
+        s.request = serde_json::from_value(done).unwrap();
+        s.world = |w| w.facts_mut().instances[1].events = vec![event("2026-01-01T20:00:00Z", "")];
+    }),
+    // An update that may last for days meets what begins in days.
+    ("scheduledEvent", Failed, Refuse, |s| in_a_week(s, serde_json::json!({ "gates": ["afterFirst"] }))),
+    ("scheduledEvent", Failed, Refuse, |s| {
+        in_a_week(s, serde_json::json!({ "window": { "cron": "0 2 * * SAT", "minutes": 60, "timeZone": "UTC" } }))
+    }),
+    ("scheduledEvent", Failed, Refuse, |s| in_a_week(s, serde_json::json!({ "dwellSeconds": 200_000 }))),
+    ("scheduledEvent", Failed, Refuse, |s| in_a_week(s, serde_json::json!({ "notBefore": "2026-01-08T00:00:00Z" }))),
+    ("scheduledEvent", Failed, Warn, |s| in_a_week(s, serde_json::json!({ "dwellSeconds": 3600, "gates": [] }))),
     ("scheduledEvent", Unknown, Warn, |s| s.world = |w| deny(w, "DescribeInstanceStatus")),
     ("fence", Failed, Refuse, |s| s.world = |w| _ = of_instance(w).tags.insert(FENCE_TAG.into(), "another@7".into())),
     ("placementGroup", Failed, Warn, |s| s.world = |w| of_instance(w).placement_group = Some("near".into())),
@@ -408,7 +436,7 @@ async fn nothing_is_objected_to_a_sound_scene_and_each_check_objects_to_its_own_
     let elections: Vec<u32> = found.steps.iter().map(|s| s.elections).collect();
     assert_eq!(elections, [0, 0, 0, 1]);
 
-    for (code, outcome, severity, spoil) in TABLE {
+    for (n, (code, outcome, severity, spoil)) in TABLE.iter().enumerate() {
         let mut scene = Scene::sound();
         spoil(&mut scene);
         if *code == "ownMachine" && scene.config.addresses[3].host == "127.0.0.1" {
@@ -426,7 +454,7 @@ async fn nothing_is_objected_to_a_sound_scene_and_each_check_objects_to_its_own_
         };
         assert!(codes.contains(code) && codes.is_subset(&allowed), "{code}: {objections:#?}");
         let of_it = objections.iter().find(|c| c.code == *code).unwrap();
-        assert_eq!((of_it.outcome, of_it.severity), (Some(*outcome), Some(*severity)), "{code}");
+        assert_eq!((of_it.outcome, of_it.severity), (Some(*outcome), Some(*severity)), "{code}, row {n}: {of_it:?}");
         assert!(of_it.remedy.as_ref().is_some_and(|r| !r.is_empty()), "{code} has a remedy");
         assert_eq!(found.reasons.iter().any(|r| r.code == *code), *severity == Refuse, "{code}: {:?}", found.reasons);
         assert_eq!(found.warnings().any(|c| c.code == *code), *severity == Warn, "{code}");

@@ -319,9 +319,11 @@ pub const CATALOGUE: &[Check] = &[
         "scheduledEvent",
         Refuse,
         W | D,
-        Node(instance::scheduled_event),
-        "no event of AWS that may begin within a day",
-        "wait until it is over; where a stop and a start are what it asks for, waive this check",
+        Member(instance::scheduled_event),
+        "no event of AWS for any instance of the cluster that may begin while the update goes on: within a day, and at any time with a window \
+         or a gate",
+        "wait until it is over: it would take that node down while another is in hand. Where a stop and a start are what it asks for, and \
+         the update does that to this node, waive this check",
     ),
     check(
         Theme::Instance,

@@ -6,7 +6,8 @@ use super::check::{OneNode, Scene, Verdict};
 use crate::domain::inspection::{Answer, Attributes};
 use crate::domain::instance::{FENCE_TAG, InstanceState};
 
-/// An event that AWS may begin within this time is as good as begun: an update of a few nodes takes hours at most.
+/// An event that AWS may begin within this time, beside the rests that are asked for, is as good as begun: an update of a few nodes takes
+/// hours at most.
 const EVENT_IS_NEAR: SignedDuration = SignedDuration::from_hours(24);
 
 pub(super) fn instance_state(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
@@ -108,6 +109,19 @@ pub(super) fn auto_scaling_group(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     }
 }
 
+/// Until when the update may go on; `None` where a window or a gate may hold it for any time. Events are read once, before the plan.
+fn may_last_until(scene: &Scene<'_>) -> Option<jiff::Timestamp> {
+    let request = scene.request;
+    if request.window.is_some() || request.gates.as_ref().is_some_and(|gates| !gates.is_empty()) {
+        return None;
+    }
+    let begins = request.not_before.map_or(scene.observed.wall, |at| at.max(scene.observed.wall));
+    let rests = request.dwell_seconds.unwrap_or(0.0) * scene.order.len() as f64;
+    let lasts = SignedDuration::try_from_secs_f64(rests).ok()?.checked_add(EVENT_IS_NEAR)?;
+    begins.checked_add(lasts).ok()
+}
+
+/// Of every member: what AWS does to another voter than the one in hand costs the quorum as well.
 pub(super) fn scheduled_event(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     let events = match &scene.survey.inspection.events {
         None => return Verdict::Unknown(format!("{} was not asked about", node.instance.id)),
@@ -118,10 +132,11 @@ pub(super) fn scheduled_event(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict 
     let over = |text: &str| text.starts_with("[Completed]") || text.starts_with("[Canceled]");
     let judge = |e: &crate::domain::inspection::ScheduledEvent| {
         let when = e.not_before.map_or("at a time not told".into(), |at| format!("not before {at}"));
-        let found = format!("{} of {}: {} {when}", node.instance.id, node.name, e.code);
-        match e.not_before {
-            Some(at) if at.duration_since(scene.observed.wall) > EVENT_IS_NEAR => Verdict::Warned(found),
-            Some(_) | None => Verdict::Failed(found),
+        let left_alone = if node.to_be_done { "" } else { ", to which nothing is to be done" };
+        let found = format!("{} of {}: {} {when}{left_alone}", node.instance.id, node.name, e.code);
+        match (e.not_before, may_last_until(scene)) {
+            (Some(at), Some(until)) if at > until => Verdict::Warned(found),
+            (Some(_) | None, _) => Verdict::Failed(found),
         }
     };
     let live = events.into_iter().flatten().filter(|e| !over(&e.description)).map(judge);
