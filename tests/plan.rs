@@ -360,6 +360,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("noInstance", "tests/survey.rs"),
     ("severalInstances", "tests/survey.rs"),
     ("oneInstanceTwoNodes", "tests/survey.rs"),
+    ("instanceAddressDiffers", "tests/survey.rs"),
     ("ec2Denied", "tests/survey.rs"),
 ];
 

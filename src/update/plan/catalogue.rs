@@ -225,6 +225,16 @@ pub const CATALOGUE: &[Check] = &[
     ),
     check(
         Theme::Mapping,
+        "instanceAddressDiffers",
+        Refuse,
+        0,
+        Survey("no address speaks against a configured instance"),
+        "for each configured node the instance that has its address",
+        "correct instance_id or address in [clusters.<name>.nodes.<node>] of the worker's configuration; where NAT gives the instance this \
+         address, set address_translated = true there",
+    ),
+    check(
+        Theme::Mapping,
         "ownMachine",
         Refuse,
         0,
