@@ -140,6 +140,14 @@ fn deny(w: &mut World, action: &str) {
     w.facts_mut().denied.insert(action.into());
 }
 
+fn no_way_back(w: &mut World) {
+    w.facts_mut().not_offered.insert(("m6i.xlarge".into(), "eu-west-1b".into()));
+}
+
+fn restart() -> UpdateRequested {
+    serde_json::from_value(serde_json::json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart" })).unwrap()
+}
+
 fn event(at: &str, description: &str) -> ScheduledEvent {
     ScheduledEvent {
         code: "instance-retirement".into(),
@@ -238,7 +246,7 @@ const TABLE: &[Row] = &[
         s.request.nodes = Some(vec!["esdb-4".into()]);
         s.handle = |h| {
             let (inner, asked) = (h.fleet.clone(), Arc::default());
-            h.fleet = Arc::new(Spoken { inner, asked, from_some_instance: true, say: |_, _| {} });
+            h.fleet = Arc::new(Spoken { inner, asked, from_some_instance: true, gone: None, say: |_, _| {} });
         };
     }),
     ("publicAddress", Failed, Refuse, |s| s.world = |w| of_instance(w).public_ip = Some([10, 0, 1, 4].into())),
@@ -297,6 +305,9 @@ const TABLE: &[Row] = &[
     ("typeNotOffered", Failed, Refuse, |s| {
         s.world = |w| _ = w.facts_mut().not_offered.insert(("r6i.large".into(), "eu-west-1b".into()))
     }),
+    // The way back, and all that a restart has.
+    ("presentTypeNotOffered", Failed, Refuse, |s| s.world = no_way_back),
+    ("presentTypeNotOffered", Failed, Refuse, |s| (s.request, s.world) = (restart(), no_way_back)),
     ("virtualizationDiffers", Failed, Refuse, |s| {
         s.world = |w| of_instance(w).virtualization = Some("paravirtual".into())
     }),
@@ -348,6 +359,14 @@ const TOGETHER: &[(&[&str], Spoil)] = &[
     // What EC2 may not be asked is unknown, of each.
     (&["encryptedVolumes", "ebsIopsShrink"], |s| s.world = |w| deny(w, "DescribeVolumes")),
     (&["stopProtection", "terminateOnShutdown"], |s| s.world = |w| deny(w, "DescribeInstanceAttribute")),
+    // Of a type that is gone nothing else is known.
+    (&["presentTypeNotOffered", "instanceStoreData"], |s| {
+        s.request = restart();
+        s.handle = |h| {
+            let (inner, asked, gone) = (h.fleet.clone(), Arc::default(), Some("m6i.xlarge".into()));
+            h.fleet = Arc::new(Spoken { inner, asked, from_some_instance: false, gone, say: |_, _| {} });
+        };
+    }),
 ];
 
 /// Checks that other tests show to fail, and where.
@@ -494,9 +513,7 @@ async fn variants_that_are_no_fault() {
         },
         // A restart keeps the type: hibernation and a reservation are no hindrance, nor is a right that is not needed.
         |s| {
-            s.request =
-                serde_json::from_value(serde_json::json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart" }))
-                    .unwrap();
+            s.request = restart();
             s.world = |w| {
                 instance(w).hibernation = true;
                 of_instance(w).capacity_reservation = Some("cr-1".into());
@@ -549,6 +566,8 @@ struct Spoken {
     asked: Arc<AtomicU32>,
     /// Whether this worker runs on an instance, of which nothing tells which it is.
     from_some_instance: bool,
+    /// A type that is not described any more.
+    gone: Option<InstanceType>,
     say: fn(u32, &mut Inspection),
 }
 
@@ -564,7 +583,7 @@ impl Fleet for Spoken {
         self.inner.find(w).await
     }
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
-        self.inner.type_info(t).await
+        if self.gone.as_ref() == Some(t) { Ok(None) } else { self.inner.type_info(t).await }
     }
     async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
         let mut said = self.inner.inspect(instances).await;
@@ -638,8 +657,8 @@ async fn what_ec2_leaves_unanswered_is_asked_again_and_then_unknown_and_whatever
     for (say, objects, end) in table {
         let rig = Rig::new(sound());
         let asked = Arc::new(AtomicU32::new(0));
-        let spoken =
-            Arc::new(Spoken { inner: rig.fleet.clone(), asked: asked.clone(), from_some_instance: false, say });
+        let (inner, asked_too) = (rig.fleet.clone(), asked.clone());
+        let spoken = Arc::new(Spoken { inner, asked: asked_too, from_some_instance: false, gone: None, say });
         let rig = Rig { fleet: spoken, ..rig.share() };
         let (history, state) = rig.run(request("r6i.large"), Duration::from_secs(3600)).await;
         let codes = |codes: Vec<&str>| codes.into_iter().map(str::to_owned).collect::<BTreeSet<_>>();

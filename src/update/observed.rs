@@ -71,8 +71,8 @@ pub struct Survey {
     pub members: BTreeMap<NodeName, SurveyedMember>,
     /// The wanted types: what EC2 offers under each name (`None`: no such type).
     pub types: BTreeMap<InstanceType, Option<TypeInfo>>,
-    /// The types that the instances have now, as far as EC2 describes them.
-    pub present_types: BTreeMap<InstanceType, TypeInfo>,
+    /// The types that the instances have now, as far as they are not among the wanted ones and EC2 answers (`None`: no such type any more).
+    pub present_types: BTreeMap<InstanceType, Option<TypeInfo>>,
     /// What else EC2 says of the instances.
     pub inspection: Inspection,
     /// Scavenges that run, by node (`Err`: the node does not say).

@@ -36,10 +36,9 @@ pub(super) async fn inspect(
     present.dedup();
     for t in present.into_iter().filter(|t| !survey.types.contains_key(t)) {
         match cluster.fleet.type_info(&t).await {
-            Ok(Some(info)) => {
+            Ok(info) => {
                 survey.present_types.insert(t, info);
             }
-            Ok(None) => tracing::debug!(instance_type = %t, "EC2 does not describe a type that an instance has"),
             // What is not known of it, the checks say.
             Err(error) => tracing::debug!(%error, "the type that an instance has is not described"),
         }

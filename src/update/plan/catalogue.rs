@@ -402,6 +402,16 @@ pub const CATALOGUE: &[Check] = &[
     ),
     check(
         Theme::Type,
+        "presentTypeNotOffered",
+        Refuse,
+        W | D,
+        Node(types::present_not_offered),
+        "the type that a node has still offered in its zone: it is the way back, and all there is for a restart",
+        "for a restart ask for a change of the type instead; for a change name a fallback type that is offered, and waive this check, which \
+         accepts that there may be no way back",
+    ),
+    check(
+        Theme::Type,
         "architectureDiffers",
         Refuse,
         D,

@@ -153,10 +153,15 @@ impl Scene<'_> {
         }
     }
 
+    /// What EC2 offers under the name of the type that an instance has (`Some(None)`: no such type any more), if it was asked and answered.
+    pub fn offered_as_present(&self, instance: &Instance) -> Option<Option<&TypeInfo>> {
+        let (present, wanted) = (&self.survey.present_types, &self.survey.types);
+        present.get(&instance.instance_type).or_else(|| wanted.get(&instance.instance_type)).map(Option::as_ref)
+    }
+
     /// What EC2 says of the type that an instance has.
     pub fn present_type(&self, instance: &Instance) -> Option<&TypeInfo> {
-        let wanted = || self.survey.types.get(&instance.instance_type).and_then(Option::as_ref);
-        self.survey.present_types.get(&instance.instance_type).or_else(wanted)
+        self.offered_as_present(instance).flatten()
     }
 }
 

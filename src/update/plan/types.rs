@@ -15,19 +15,32 @@ pub(super) fn unknown_type(scene: &Scene<'_>) -> Verdict {
     }
 }
 
-pub(super) fn not_offered(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+/// Whether a type is offered in the zone of a node.
+fn offered(node: &OneNode<'_>, t: &TypeInfo) -> Verdict {
     let Some(zone) = &node.instance.zone else {
         return Verdict::Unknown(format!("EC2 does not say in which zone {} is", node.name));
     };
-    node.each_type(scene, |t| {
-        if t.zones.is_empty() {
-            Verdict::Unknown(format!("EC2 does not say where {} is offered", t.instance_type))
-        } else if t.zones.contains(zone) {
-            Verdict::Passed(format!("{} in {zone}", t.instance_type))
-        } else {
-            Verdict::Failed(format!("{} is not offered in {zone}, where {} is", t.instance_type, node.name))
-        }
-    })
+    if t.zones.is_empty() {
+        Verdict::Unknown(format!("EC2 does not say where {} is offered", t.instance_type))
+    } else if t.zones.contains(zone) {
+        Verdict::Passed(format!("{} in {zone}", t.instance_type))
+    } else {
+        Verdict::Failed(format!("{} is not offered in {zone}, where {} is", t.instance_type, node.name))
+    }
+}
+
+pub(super) fn not_offered(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    node.each_type(scene, |t| offered(node, t))
+}
+
+/// The type it has is what an instance is started with in the end, and all that one which is only restarted is started with.
+pub(super) fn present_not_offered(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    let present = &node.instance.instance_type;
+    match scene.offered_as_present(node.instance) {
+        None => Verdict::Unknown(format!("EC2 did not answer what it offers as {present}, which {} has", node.name)),
+        Some(None) => Verdict::Failed(format!("EC2 offers no {present} any more, which {} has", node.name)),
+        Some(Some(t)) => offered(node, t),
+    }
 }
 
 /// A property of the instance that the type must list.
