@@ -542,6 +542,26 @@ async fn variants_that_are_no_fault() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_key_of_a_nodes_volumes_is_named() {
+    let mut scene = Scene::sound();
+    scene.world = |w| {
+        let first = instance(w).volumes[0].clone();
+        let volume =
+            |id: &str, key: Option<&str>| Volume { id: id.into(), kms_key: key.map(Into::into), ..first.clone() };
+        let keys = [("vol-1", Some("key/b")), ("vol-2", Some("key/a")), ("vol-3", None), ("vol-4", Some("key/b"))];
+        instance(w).volumes = keys.map(|(id, key)| volume(id, key)).to_vec();
+        instance(w).volumes.iter_mut().for_each(|v| v.iops = Some(100));
+    };
+    let found = scene.look().await;
+    let [check] = objections(&found)[..] else { panic!("{:?}", objections(&found)) };
+    assert_eq!(check.found, "volumes of esdb-4 are encrypted: vol-2 with key/a, vol-1 and vol-4 with key/b");
+    let remedy = check.remedy.as_deref().unwrap();
+    for right in ["CreateGrant", "Decrypt", "DescribeKey", "GenerateDataKeyWithoutPlaintext", "ReEncrypt*"] {
+        assert!(remedy.contains(&format!("kms:{right}")), "{remedy}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_voter_that_lags_is_taken_first_and_is_no_hindrance_unless_it_is_not_to_be_done() {
     let spoil = |nodes: Option<Vec<&str>>| {
         let mut scene = Scene::sound();

@@ -379,7 +379,8 @@ pub const CATALOGUE: &[Check] = &[
         W | D,
         Node(instance::encrypted_volumes),
         "volumes that whoever starts the instance may decrypt",
-        "make sure that the worker's role may use the key and has kms:CreateGrant; without it a start falls back to stopped",
+        "where the key is not AWS's own (aws/ebs), allow the worker's role kms:CreateGrant (for AWS resources), kms:Decrypt, kms:DescribeKey, \
+         kms:GenerateDataKeyWithoutPlaintext and kms:ReEncrypt* with it, in the key's policy as well; without them a start falls back to stopped",
     ),
     // The wanted types.
     check(

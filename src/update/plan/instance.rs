@@ -1,5 +1,7 @@
 //! The instances: whether they can be stopped, and come back with their data.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 
 use super::check::{OneNode, Scene, Verdict};
@@ -187,9 +189,15 @@ pub(super) fn encrypted_volumes(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdic
         Some(Err(error)) => return scene.unanswered(error),
         Some(Ok(volumes)) => volumes,
     };
-    let mine = volumes.iter().filter(|v| v.instance == node.instance.id);
-    match mine.filter_map(|v| Some((&v.id, v.kms_key.as_ref()?))).next() {
-        None => Verdict::Passed("no encrypted volume".into()),
-        Some((id, key)) => Verdict::Unknown(format!("{id} of {} is encrypted with {key}", node.name)),
+    let mut keys: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for v in volumes.iter().filter(|v| v.instance == node.instance.id) {
+        if let Some(key) = &v.kms_key {
+            keys.entry(key).or_default().push(&v.id);
+        }
     }
+    if keys.is_empty() {
+        return Verdict::Passed("no encrypted volume".into());
+    }
+    let by_key = keys.iter().map(|(key, volumes)| format!("{} with {key}", volumes.join(" and ")));
+    Verdict::Unknown(format!("volumes of {} are encrypted: {}", node.name, by_key.collect::<Vec<_>>().join(", ")))
 }
