@@ -39,6 +39,7 @@ fn sound() -> WorldConfig {
         "m6i.4xlarge",
         "t3.2xlarge",
         "m6id.xlarge",
+        "m6a.xlarge",
         "m4.xlarge",
         "x2iedn.xlarge",
     ];
@@ -263,9 +264,6 @@ const TABLE: &[Row] = &[
         }
     }),
     ("instanceStoreRoot", Failed, Refuse, |s| s.world = |w| instance(w).root_device = "instance-store".into()),
-    ("instanceStoreData", Failed, Refuse, |s| {
-        s.world = |w| of_type(w, "m6i.xlarge", |t| t.instance_storage = Some(true))
-    }),
     ("stopProtection", Failed, Refuse, |s| s.world = |w| instance(w).stop_protected = true),
     ("terminateOnShutdown", Failed, Refuse, |s| s.world = |w| instance(w).shutdown_behavior = "terminate".into()),
     ("spotInstance", Failed, Refuse, |s| s.world = |w| instance(w).lifecycle = Some("spot".into())),
@@ -323,10 +321,32 @@ const TABLE: &[Row] = &[
     ("enaMissing", Failed, Refuse, |s| s.world = |w| of_instance(w).ena = Some(false)),
     ("enaMissing", Unknown, Warn, |s| s.world = |w| of_instance(w).ena = None),
     ("tooManyInterfaces", Failed, Refuse, |s| s.world = |w| of_instance(w).interfaces = 4),
-    ("tooManyVolumes", Failed, Refuse, |s| s.world = |w| of_target(w, |t| t.max_volumes = Some(1))),
+    // The primary interface is not counted.
+    ("tooManyVolumes", Failed, Refuse, |s| {
+        s.world = |w| {
+            of_instance(w).interfaces = 2;
+            of_target(w, |t| t.max_volumes = Some(1));
+        }
+    }),
     ("hypervisorChanges", Failed, Warn, |s| {
         s.world = |w| of_type(w, "m6i.xlarge", |t| t.hypervisor = Some("xen".into()))
     }),
+    ("hypervisorChanges", Failed, Warn, |s| s.world = |w| of_target(w, |t| t.hypervisor = Some("xen".into()))),
+    ("hypervisorChanges", Failed, Warn, |s| {
+        s.world = |w| {
+            of_type(w, "m6i.xlarge", |t| t.hypervisor = Some("xen".into()));
+            of_target(w, |t| (t.hypervisor, t.bare_metal) = (None, Some(true)));
+        }
+    }),
+    ("hypervisorChanges", Failed, Warn, |s| {
+        s.world = |w| {
+            of_type(w, "m6i.xlarge", |t| (t.hypervisor, t.bare_metal) = (None, Some(true)));
+            of_target(w, |t| t.hypervisor = Some("xen".into()));
+        }
+    }),
+    ("hypervisorChanges", Failed, Warn, |s| s.world = |w| of_target(w, |t| t.instance_storage = Some(true))),
+    ("hypervisorChanges", Unknown, Warn, |s| s.world = |w| of_target(w, |t| t.hypervisor = None)),
+    ("ebsIopsShrink", Failed, Warn, |s| s.world = |w| instance(w).volumes[0].throughput = Some(500)),
     ("ebsIopsShrink", Failed, Warn, |s| s.world = |w| instance(w).volumes[0].iops = Some(16_000)),
     ("burstableType", Failed, Warn, |s| s.world = |w| of_target(w, |t| t.burstable = Some(true))),
     ("memoryShrinks", Failed, Warn, |s| s.request.target_instance_type = Some("c6i.large".into())),
@@ -335,8 +355,8 @@ const TABLE: &[Row] = &[
     ("modifyDenied", Failed, Refuse, |s| s.world = |w| deny(w, "ModifyInstanceAttribute")),
     ("modifyDenied", Failed, Refuse, |s| s.world = |w| _ = w.facts_mut().denied_types.insert("r6i.large".into())),
     ("modifyDenied", Failed, Refuse, |s| {
-        s.request.fallback_types = Some(vec!["m6id.xlarge".into()]);
-        s.world = |w| _ = w.facts_mut().denied_types.insert("m6id.xlarge".into());
+        s.request.fallback_types = Some(vec!["m6a.xlarge".into()]);
+        s.world = |w| _ = w.facts_mut().denied_types.insert("m6a.xlarge".into());
     }),
     ("rebootDenied", Failed, Refuse, |s| {
         s.request.on_silent_node = Some(OnSilentNode::Reboot);
@@ -359,6 +379,10 @@ const TOGETHER: &[(&[&str], Spoil)] = &[
     // What EC2 may not be asked is unknown, of each.
     (&["encryptedVolumes", "ebsIopsShrink"], |s| s.world = |w| deny(w, "DescribeVolumes")),
     (&["stopProtection", "terminateOnShutdown"], |s| s.world = |w| deny(w, "DescribeInstanceAttribute")),
+    // Disks of the type's own are lost, and those that stay are counted without them.
+    (&["instanceStoreData", "hypervisorChanges"], |s| {
+        s.world = |w| of_type(w, "m6i.xlarge", |t| t.instance_storage = Some(true))
+    }),
     // Of a type that is gone nothing else is known.
     (&["presentTypeNotOffered", "instanceStoreData"], |s| {
         s.request = restart();
@@ -520,6 +544,24 @@ async fn variants_that_are_no_fault() {
                 deny(w, "ModifyInstanceAttribute");
             }
         },
+        // The primary interface has a place of its own, and on Xen all have.
+        |s| s.world = |w| of_target(w, |t| t.max_volumes = Some(1)),
+        |s| {
+            s.world = |w| {
+                of_instance(w).interfaces = 3;
+                of_type(w, "m6i.xlarge", |t| t.hypervisor = Some("xen".into()));
+                of_target(w, |t| (t.hypervisor, t.max_volumes) = (Some("xen".into()), Some(1)));
+            }
+        },
+        // Bare metal names its disks as Nitro does.
+        |s| s.world = |w| of_target(w, |t| (t.hypervisor, t.bare_metal) = (None, Some(true))),
+        // Volumes that are provisioned with more than the present type sustains.
+        |s| {
+            s.world = |w| {
+                (instance(w).volumes[0].iops, instance(w).volumes[0].throughput) = (Some(16_000), Some(1000));
+                of_target(w, |t| (t.baseline_iops, t.baseline_throughput) = (Some(6000), Some(160)));
+            }
+        },
         // A volume of somebody else's instance.
         |s| {
             s.world = |w| {
@@ -528,6 +570,7 @@ async fn variants_that_are_no_fault() {
                     id: "vol-x".into(),
                     instance: id,
                     iops: Some(64_000),
+                    throughput: Some(4000),
                     kms_key: None,
                 });
             }
@@ -550,7 +593,7 @@ async fn every_key_of_a_nodes_volumes_is_named() {
             |id: &str, key: Option<&str>| Volume { id: id.into(), kms_key: key.map(Into::into), ..first.clone() };
         let keys = [("vol-1", Some("key/b")), ("vol-2", Some("key/a")), ("vol-3", None), ("vol-4", Some("key/b"))];
         instance(w).volumes = keys.map(|(id, key)| volume(id, key)).to_vec();
-        instance(w).volumes.iter_mut().for_each(|v| v.iops = Some(100));
+        instance(w).volumes.iter_mut().for_each(|v| (v.iops, v.throughput) = (Some(100), None));
     };
     let found = scene.look().await;
     let [check] = objections(&found)[..] else { panic!("{:?}", objections(&found)) };

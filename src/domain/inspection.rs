@@ -133,6 +133,8 @@ pub struct Volume {
     pub instance: InstanceId,
     /// I/O operations per second it is provisioned with.
     pub iops: Option<u32>,
+    /// Throughput it is provisioned with, MiB/s; of gp3 alone.
+    pub throughput: Option<u32>,
     /// The key it is encrypted with, if it is.
     pub kms_key: Option<String>,
 }

@@ -82,6 +82,7 @@ impl Ec2Fleet {
                     id: found.volume_id.clone().unwrap_or_default(),
                     instance: InstanceId(instance),
                     iops: found.iops.and_then(|n| u32::try_from(n).ok()),
+                    throughput: found.throughput.and_then(|n| u32::try_from(n).ok()),
                     kms_key: (found.encrypted == Some(true)).then(|| text(&found.kms_key_id).unwrap_or_else(unnamed)),
                 });
             }

@@ -135,7 +135,7 @@ fn with_two_interfaces() -> String {
         )
     };
     let more = format!(
-        "<ipAddress>54.1.2.3</ipAddress><dnsName>ec2-54-1-2-3.compute.amazonaws.com</dnsName>\
+        "<bootMode>uefi-preferred</bootMode><currentInstanceBootMode>uefi</currentInstanceBootMode><ipAddress>54.1.2.3</ipAddress><dnsName>ec2-54-1-2-3.compute.amazonaws.com</dnsName>\
          <networkInterfaceSet>{}{}</networkInterfaceSet><capacityReservationSpecification>\
          <capacityReservationPreference>capacity-reservations-only</capacityReservationPreference>\
          </capacityReservationSpecification></item>",
@@ -156,6 +156,11 @@ async fn every_address_is_told_and_only_the_owner_of_the_public_one_makes_it_ela
     assert_eq!(details.public_dns.as_deref(), Some("ec2-54-1-2-3.compute.amazonaws.com"));
     assert!(!details.elastic_ip, "the Elastic IP is another one");
     assert_eq!(details.capacity_reservation.as_deref(), Some("capacity-reservations-only"));
+    assert_eq!(
+        details.boot_mode.as_deref(),
+        Some("uefi-preferred"),
+        "it boots either way, whatever it was started with"
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::World;
 use crate::domain::ids::{InstanceId, InstanceType};
 use crate::domain::inspection::{ScheduledEvent, Volume};
-use crate::domain::instance::{InstanceDetails, TypeDetails};
+use crate::domain::instance::{InstanceDetails, TypeDetails, UEFI_PREFERRED};
 use crate::sim::model::{Ec2Fault, NodeIx, WorldConfig};
 
 /// What is said of one instance.
@@ -61,7 +61,7 @@ impl Facts {
                 details: InstanceDetails {
                     virtualization: Some("hvm".into()),
                     ena: Some(true),
-                    boot_mode: Some("uefi-preferred".into()),
+                    boot_mode: Some(UEFI_PREFERRED.into()),
                     interfaces: 1,
                     volumes: vec![volume.clone()],
                     tenancy: Some("default".into()),
@@ -70,7 +70,7 @@ impl Facts {
                 stop_protected: false,
                 shutdown_behavior: "stop".into(),
                 events: Vec::new(),
-                volumes: vec![Volume { id: volume, instance, iops: Some(3000), kms_key: None }],
+                volumes: vec![Volume { id: volume, instance, iops: Some(3000), throughput: Some(125), kms_key: None }],
             }
         });
         Facts {
@@ -97,6 +97,7 @@ fn by_name(instance_type: &str, architecture: &str) -> TypeDetails {
         Some(times) => times.parse::<u32>().unwrap_or(1) * 4,
         None => 2,
     };
+    let metal = size.starts_with("metal");
     let xen = ["t2", "m4", "c4", "r4"].contains(&family);
     let gib_each = match family.as_bytes().first() {
         Some(b'c') => 2,
@@ -107,14 +108,16 @@ fn by_name(instance_type: &str, architecture: &str) -> TypeDetails {
     TypeDetails {
         vcpus: Some(vcpus),
         memory_mib: Some(u64::from(vcpus) * gib_each * 1024),
-        hypervisor: Some(if xen { "xen" } else { "nitro" }.into()),
+        hypervisor: Some(if xen { "xen" } else { "nitro" }.into()).filter(|_| !metal),
+        bare_metal: Some(metal),
         virtualization: words(&["hvm"]),
         ena: Some(if xen { "supported" } else { "required" }.into()),
         boot_modes: if architecture == "arm64" { words(&["uefi"]) } else { words(&["legacy-bios", "uefi"]) },
         max_interfaces: Some(if vcpus > 2 { 4 } else { 3 }),
-        max_volumes: Some(if xen { 40 } else { 28 }),
-        shared_attachments: !xen,
+        max_volumes: Some(if xen { 39 } else { 27 }),
+        shared_attachments: true,
         baseline_iops: Some((vcpus * 1500).max(3600)),
+        baseline_throughput: Some((vcpus * 40).max(125)),
         burstable: Some(family.starts_with('t')),
         instance_storage: Some(family.ends_with('d')),
     }

@@ -480,7 +480,7 @@ pub const CATALOGUE: &[Check] = &[
         Warn,
         W | D,
         Node(types::ebs_iops),
-        "a type that sustains what its volumes are provisioned with",
+        "a type that sustains the operations and the throughput that its volumes are provisioned with, or those of the present type",
         "choose a larger type, or expect a slower catch-up",
     ),
     check(
