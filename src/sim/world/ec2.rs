@@ -247,6 +247,7 @@ impl World {
     pub fn create_tags(&mut self, ids: &[InstanceId], tags: &[(String, String)]) -> Result<(), Ec2Fault> {
         self.throttle()?;
         self.authorize("CreateTags")?;
+        self.refuse("CreateTags")?;
         for n in self.machines(ids)? {
             self.facts.instances[n].details.tags.extend(tags.iter().cloned());
         }
@@ -258,6 +259,7 @@ impl World {
     pub fn delete_tags(&mut self, ids: &[InstanceId], tags: &[(String, Option<String>)]) -> Result<(), Ec2Fault> {
         self.throttle()?;
         self.authorize("DeleteTags")?;
+        self.refuse("DeleteTags")?;
         for n in self.machines(ids)? {
             let there = &mut self.facts.instances[n].details.tags;
             for (key, value) in tags {
