@@ -149,6 +149,11 @@ fn restart() -> UpdateRequested {
     serde_json::from_value(serde_json::json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart" })).unwrap()
 }
 
+fn deny_the_replica(w: &mut World) {
+    let id = w.instance_of(3).clone();
+    w.facts_mut().denied_instances.insert(id);
+}
+
 fn event(at: &str, description: &str) -> ScheduledEvent {
     ScheduledEvent {
         code: "instance-retirement".into(),
@@ -379,6 +384,8 @@ const TOGETHER: &[(&[&str], Spoil)] = &[
     // What EC2 may not be asked is unknown, of each.
     (&["encryptedVolumes", "ebsIopsShrink"], |s| s.world = |w| deny(w, "DescribeVolumes")),
     (&["stopProtection", "terminateOnShutdown"], |s| s.world = |w| deny(w, "DescribeInstanceAttribute")),
+    // A policy that allows some instances only.
+    (&["stopDenied", "startDenied", "modifyDenied", "tagDenied"], |s| s.world = deny_the_replica),
     // Disks of the type's own are lost, and those that stay are counted without them.
     (&["instanceStoreData", "hypervisorChanges"], |s| {
         s.world = |w| of_type(w, "m6i.xlarge", |t| t.instance_storage = Some(true))
@@ -534,6 +541,18 @@ async fn variants_that_are_no_fault() {
         |s| {
             s.request.nodes = Some(vec!["esdb-1".into()]);
             s.world = |w| instance(w).stop_protected = true;
+        },
+        |s| (s.request.nodes, s.world) = (Some(vec!["esdb-1".into()]), deny_the_replica),
+        |s| {
+            s.request = restart();
+            s.request.resumes =
+                serde_json::from_value(serde_json::json!([{ "node": "esdb-4", "done": true }])).unwrap();
+            s.world = deny_the_replica;
+        },
+        // Nothing is to be done, and no right is needed.
+        |s| {
+            s.request.target_instance_type = Some("m6i.xlarge".into());
+            s.world = |w| deny(w, "StopInstances");
         },
         // A restart keeps the type: hibernation and a reservation are no hindrance, nor is a right that is not needed.
         |s| {

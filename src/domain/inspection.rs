@@ -148,7 +148,7 @@ pub struct Inspection {
     pub events: Option<Answer<BTreeMap<InstanceId, Vec<ScheduledEvent>>>>,
     /// Volumes of all instances.
     pub volumes: Option<Answer<Vec<Volume>>>,
-    /// Dry runs: the worst answer over all instances.
+    /// Dry runs: the worst answer over all instances to which something is done.
     pub rights: BTreeMap<Verb, Right>,
 }
 

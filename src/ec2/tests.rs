@@ -1,6 +1,6 @@
 //! The real SDK over loopback, against a server of a few lines that speaks EC2's Query protocol.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use super::{AwsConfig, Ec2Fleet, OwnMachine};
@@ -189,8 +189,19 @@ async fn rights_are_tried_with_each_type_and_any_denial_denies() {
     assert!(
         calls.lock().unwrap().iter().filter(|c| !c["Action"].starts_with("Describe")).all(|c| c["DryRun"] == "true")
     );
-    let none = fleet.inspect(&BTreeMap::from([(id("i-1"), vec![])])).await;
-    assert!(!none.rights.contains_key(&Verb::Modify), "no type is to be given");
+    let already = calls.lock().unwrap().len();
+    let some = fleet.inspect(&BTreeMap::from([(id("i-1"), vec![]), (id("i-2"), vec!["m6i.large".into()])])).await;
+    assert!(!some.rights.contains_key(&Verb::Modify), "no type is to be given");
+    assert_eq!(some.attributes.len(), 2, "all are looked at");
+    let made = calls.lock().unwrap()[already..].to_vec();
+    let dry: Vec<&Parameters> = made.iter().filter(|c| c.contains_key("DryRun")).collect();
+    let tried: BTreeSet<&str> = dry.iter().map(|c| c["Action"].as_str()).collect();
+    assert_eq!(tried.len(), 5, "{tried:?}");
+    for call in dry {
+        let named: Vec<&str> = call.iter().filter(|(k, _)| k.contains("Id.")).map(|(_, v)| v.as_str()).collect();
+        assert_eq!(named, ["i-2"], "rights are tried where something is done: {call:?}");
+    }
+    assert!(fleet.inspect(&BTreeMap::from([(id("i-1"), vec![])])).await.rights.is_empty());
 }
 
 #[tokio::test]

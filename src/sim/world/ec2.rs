@@ -158,7 +158,7 @@ impl World {
     /// `StopInstances`, without force. An instance that is stopped or stopping stays so, without error.
     pub fn stop_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<StateChange>, Ec2Fault> {
         self.throttle()?;
-        self.authorize("StopInstances")?;
+        self.authorize_on("StopInstances", ids)?;
         self.refuse("StopInstances")?;
         let nodes = self.machines(ids)?;
         for &n in &nodes {
@@ -181,7 +181,7 @@ impl World {
     /// `StartInstances`. An instance that is running or pending stays so, without error.
     pub fn start_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<StateChange>, Ec2Fault> {
         self.throttle()?;
-        self.authorize("StartInstances")?;
+        self.authorize_on("StartInstances", ids)?;
         self.refuse("StartInstances")?;
         let nodes = self.machines(ids)?;
         for &n in &nodes {
@@ -202,6 +202,7 @@ impl World {
     /// `ModifyInstanceAttribute` of the type; the instance must be stopped.
     pub fn modify_instance_type(&mut self, id: &InstanceId, to: &InstanceType) -> Result<(), Ec2Fault> {
         self.throttle()?;
+        self.authorize_on("ModifyInstanceAttribute", std::slice::from_ref(id))?;
         self.authorize_type(to)?;
         self.refuse("ModifyInstanceAttribute")?;
         let n = self.machine(id)?;
@@ -246,7 +247,7 @@ impl World {
     /// `CreateTags`: what a key said before is lost, and nothing is compared.
     pub fn create_tags(&mut self, ids: &[InstanceId], tags: &[(String, String)]) -> Result<(), Ec2Fault> {
         self.throttle()?;
-        self.authorize("CreateTags")?;
+        self.authorize_on("CreateTags", ids)?;
         self.refuse("CreateTags")?;
         for n in self.machines(ids)? {
             self.facts.instances[n].details.tags.extend(tags.iter().cloned());
@@ -258,7 +259,7 @@ impl World {
     /// `DeleteTags`: a tag given with a value is removed if it has that value. One that is not there is no error.
     pub fn delete_tags(&mut self, ids: &[InstanceId], tags: &[(String, Option<String>)]) -> Result<(), Ec2Fault> {
         self.throttle()?;
-        self.authorize("DeleteTags")?;
+        self.authorize_on("DeleteTags", ids)?;
         self.refuse("DeleteTags")?;
         for n in self.machines(ids)? {
             let there = &mut self.facts.instances[n].details.tags;

@@ -42,6 +42,8 @@ pub struct Facts {
     pub not_offered: BTreeSet<(String, String)>,
     /// Actions that are not authorized.
     pub denied: BTreeSet<String>,
+    /// Instances that IAM lets nobody change in any way.
+    pub denied_instances: BTreeSet<InstanceId>,
     /// Types that IAM lets nobody give an instance.
     pub denied_types: BTreeSet<String>,
     /// Scavenges that run, by node.
@@ -78,6 +80,7 @@ impl Facts {
             types: BTreeMap::new(),
             not_offered: BTreeSet::new(),
             denied: BTreeSet::new(),
+            denied_instances: BTreeSet::new(),
             denied_types: BTreeSet::new(),
             scavenges: BTreeMap::new(),
         }
@@ -146,9 +149,20 @@ impl World {
         Ok(())
     }
 
+    /// Whether IAM lets this action change these instances.
+    pub fn authorize_on(&self, action: &str, ids: &[InstanceId]) -> Result<(), Ec2Fault> {
+        self.authorize(action)?;
+        match ids.iter().find(|id| self.facts.denied_instances.contains(id)) {
+            Some(id) => {
+                let message = format!("You are not authorized to perform this operation on {id}.");
+                Err(fault("UnauthorizedOperation", message))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether IAM lets an instance be given this type.
     pub fn authorize_type(&self, to: &InstanceType) -> Result<(), Ec2Fault> {
-        self.authorize("ModifyInstanceAttribute")?;
         if self.facts.denied_types.contains(to.as_str()) {
             let message = format!("You are not authorized to perform this operation with InstanceType {to}.");
             return Err(fault("UnauthorizedOperation", message));
@@ -156,10 +170,10 @@ impl World {
         Ok(())
     }
 
-    /// An action with `DryRun`, which gives these types: an error in any case, and which one is the answer.
-    pub fn dry_run(&mut self, action: &str, types: &[&InstanceType]) -> Result<(), Ec2Fault> {
+    /// An action with `DryRun`, which gives these instances these types: an error in any case, and which one is the answer.
+    pub fn dry_run(&mut self, action: &str, ids: &[InstanceId], types: &[&InstanceType]) -> Result<(), Ec2Fault> {
         self.throttle()?;
-        self.authorize(action)?;
+        self.authorize_on(action, ids)?;
         types.iter().try_for_each(|to| self.authorize_type(to))?;
         Err(fault("DryRunOperation", "Request would have succeeded, but DryRun flag is set."))
     }
