@@ -303,6 +303,11 @@ const TABLE: &[Row] = &[
     ("capacityReservation", Failed, Refuse, |s| {
         s.world = |w| of_instance(w).capacity_reservation = Some("cr-1".into())
     }),
+    ("creditsLost", Failed, Warn, |s| {
+        (s.config.instance_type, s.request) = ("t2.xlarge".into(), restart());
+        s.config.offered_types.push(("t2.xlarge".into(), "x86_64".into()));
+    }),
+    ("cpuOptions", Failed, Warn, |s| s.world = |w| of_instance(w).threads_per_core = Some(1)),
     ("encryptedVolumes", Unknown, Warn, |s| s.world = |w| instance(w).volumes[0].kms_key = Some("arn:key".into())),
     ("unknownInstanceType", Failed, Refuse, |s| s.request.fallback_types = Some(vec!["x9.huge".into()])),
     ("typeNotOffered", Failed, Refuse, |s| {
@@ -325,6 +330,12 @@ const TABLE: &[Row] = &[
     }),
     ("enaMissing", Failed, Refuse, |s| s.world = |w| of_instance(w).ena = Some(false)),
     ("enaMissing", Unknown, Warn, |s| s.world = |w| of_instance(w).ena = None),
+    ("ebsOptimizedUnsupported", Failed, Refuse, |s| {
+        s.world = |w| {
+            of_instance(w).ebs_optimized = Some(true);
+            of_target(w, |t| t.ebs_optimized = Some("unsupported".into()));
+        }
+    }),
     ("tooManyInterfaces", Failed, Refuse, |s| s.world = |w| of_instance(w).interfaces = 4),
     // The primary interface is not counted.
     ("tooManyVolumes", Failed, Refuse, |s| {

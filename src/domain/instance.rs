@@ -121,6 +121,12 @@ pub struct InstanceDetails {
     pub interfaces: u32,
     /// EBS volumes attached.
     pub volumes: Vec<String>,
+    /// Whether it is set to be optimized for EBS, which some types do not support.
+    pub ebs_optimized: Option<bool>,
+    /// Processor cores it runs with: fewer than its type's, where its CPU options say so.
+    pub cores: Option<u32>,
+    /// Threads of each, likewise.
+    pub threads_per_core: Option<u32>,
     /// Placement group.
     pub placement_group: Option<String>,
     /// `default`, `dedicated` or `host`.
@@ -155,6 +161,10 @@ pub struct TypeInfo {
 pub struct TypeDetails {
     /// Virtual processors.
     pub vcpus: Option<u32>,
+    /// Processor cores, unless CPU options say otherwise.
+    pub cores: Option<u32>,
+    /// Threads of each, likewise.
+    pub threads_per_core: Option<u32>,
     /// Memory, MiB.
     pub memory_mib: Option<u64>,
     /// `nitro` or `xen`; absent for bare metal.
@@ -173,6 +183,8 @@ pub struct TypeDetails {
     pub max_volumes: Option<u32>,
     /// Whether other interfaces count against the most EBS volumes (`shared`, of which Xen types are said to be, too, and are not).
     pub shared_attachments: bool,
+    /// Whether it is optimized for EBS: `unsupported`, `supported` or `default`.
+    pub ebs_optimized: Option<String>,
     /// I/O operations per second to EBS that it sustains.
     pub baseline_iops: Option<u32>,
     /// Throughput to EBS that it sustains, MB/s, rounded down.

@@ -47,6 +47,9 @@ pub(super) fn instance(found: &types::Instance) -> InstanceDetails {
         public_ip: public_ip.and_then(|ip| ip.parse().ok()),
         public_dns: text(&found.public_dns_name),
         interfaces: u32::try_from(interfaces.len()).unwrap_or(u32::MAX),
+        ebs_optimized: found.ebs_optimized,
+        cores: positive(found.cpu_options.as_ref().and_then(|c| c.core_count)),
+        threads_per_core: positive(found.cpu_options.as_ref().and_then(|c| c.threads_per_core)),
         volumes: mappings.filter_map(|m| text(&m.ebs.as_ref()?.volume_id)).collect(),
         placement_group: placement.and_then(|p| text(&p.group_name)),
         tenancy: placement.and_then(|p| p.tenancy.as_ref()).map(|t| t.as_str().to_owned()),
@@ -55,14 +58,20 @@ pub(super) fn instance(found: &types::Instance) -> InstanceDetails {
     }
 }
 
+fn positive(n: Option<i32>) -> Option<u32> {
+    n.and_then(|n| u32::try_from(n).ok())
+}
+
 pub(super) fn of_type(found: &types::InstanceTypeInfo) -> TypeDetails {
-    let positive = |n: Option<i32>| n.and_then(|n| u32::try_from(n).ok());
     let network = found.network_info.as_ref();
     let ebs = found.ebs_info.as_ref();
+    let processors = found.v_cpu_info.as_ref();
     let optimized = ebs.and_then(|e| e.ebs_optimized_info.as_ref());
     let limit = ebs.and_then(|e| e.attachment_limit_type.as_ref());
     TypeDetails {
-        vcpus: positive(found.v_cpu_info.as_ref().and_then(|v| v.default_v_cpus)),
+        vcpus: positive(processors.and_then(|v| v.default_v_cpus)),
+        cores: positive(processors.and_then(|v| v.default_cores)),
+        threads_per_core: positive(processors.and_then(|v| v.default_threads_per_core)),
         memory_mib: found.memory_info.as_ref().and_then(|m| m.size_in_mib).and_then(|m| u64::try_from(m).ok()),
         hypervisor: found.hypervisor.as_ref().map(|h| h.as_str().to_owned()).filter(|h| !h.is_empty()),
         bare_metal: found.bare_metal,
@@ -72,6 +81,7 @@ pub(super) fn of_type(found: &types::InstanceTypeInfo) -> TypeDetails {
         max_interfaces: positive(network.and_then(|n| n.maximum_network_interfaces)),
         max_volumes: positive(ebs.and_then(|e| e.maximum_ebs_attachments)),
         shared_attachments: limit.is_some_and(|l| l.as_str() == "shared"),
+        ebs_optimized: ebs.and_then(|e| e.ebs_optimized_support.as_ref()).map(|s| s.as_str().to_owned()),
         baseline_iops: positive(optimized.and_then(|o| o.baseline_iops)),
         baseline_throughput: optimized.and_then(|o| o.baseline_throughput_in_m_bps).map(|t| t as u32),
         burstable: found.burstable_performance_supported,

@@ -135,7 +135,8 @@ fn with_two_interfaces() -> String {
         )
     };
     let more = format!(
-        "<bootMode>uefi-preferred</bootMode><currentInstanceBootMode>uefi</currentInstanceBootMode><ipAddress>54.1.2.3</ipAddress><dnsName>ec2-54-1-2-3.compute.amazonaws.com</dnsName>\
+        "<bootMode>uefi-preferred</bootMode><currentInstanceBootMode>uefi</currentInstanceBootMode>\
+         <ipAddress>54.1.2.3</ipAddress><dnsName>ec2-54-1-2-3.compute.amazonaws.com</dnsName>\
          <networkInterfaceSet>{}{}</networkInterfaceSet><capacityReservationSpecification>\
          <capacityReservationPreference>capacity-reservations-only</capacityReservationPreference>\
          </capacityReservationSpecification></item>",

@@ -79,6 +79,8 @@ pub(super) fn instance_details(i: &Instance) -> String {
     let started_with = d.boot_mode.as_ref().map(|m| if m == UEFI_PREFERRED { "uefi" } else { m });
     let mut xml = of("virtualizationType", d.virtualization.as_ref())
         + &of("enaSupport", d.ena)
+        + &of("ebsOptimized", d.ebs_optimized)
+        + &element("cpuOptions", &(of("coreCount", d.cores) + &of("threadsPerCore", d.threads_per_core)))
         + &of("bootMode", d.boot_mode.as_ref())
         + &of("currentInstanceBootMode", started_with)
         + &of("ipAddress", d.public_ip)
@@ -137,7 +139,9 @@ pub(super) fn type_details(d: &TypeDetails) -> String {
         + &element("supportedBootModes", &items(&d.boot_modes))
         + &of("burstablePerformanceSupported", d.burstable)
         + &of("instanceStorageSupported", d.instance_storage);
-    xml += &element("vCpuInfo", &of("defaultVCpus", d.vcpus));
+    let processors =
+        of("defaultVCpus", d.vcpus) + &of("defaultCores", d.cores) + &of("defaultThreadsPerCore", d.threads_per_core);
+    xml += &element("vCpuInfo", &processors);
     xml += &element("memoryInfo", &of("sizeInMiB", d.memory_mib));
     xml += &element(
         "networkInfo",
@@ -145,7 +149,8 @@ pub(super) fn type_details(d: &TypeDetails) -> String {
     );
     let limit = if d.shared_attachments { "shared" } else { "dedicated" };
     let sustains = of("baselineIops", d.baseline_iops) + &of("baselineThroughputInMBps", d.baseline_throughput);
-    let ebs = element("ebsOptimizedInfo", &sustains)
+    let ebs = of("ebsOptimizedSupport", d.ebs_optimized.as_ref())
+        + &element("ebsOptimizedInfo", &sustains)
         + &of("maximumEbsAttachments", d.max_volumes)
         + &text("attachmentLimitType", limit);
     xml + &element("ebsInfo", &ebs)

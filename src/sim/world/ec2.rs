@@ -152,7 +152,13 @@ impl World {
     }
 
     fn described(&self, n: NodeIx) -> Instance {
-        self.nodes[n].machine.describe(&self.facts.instances[n])
+        let m = &self.nodes[n].machine;
+        let mut described = m.describe(&self.facts.instances[n]);
+        let of_type = self.facts.type_details(&m.instance_type, &m.architecture);
+        let details = &mut described.details;
+        details.cores = details.cores.or(of_type.cores);
+        details.threads_per_core = details.threads_per_core.or(of_type.threads_per_core);
+        described
     }
 
     /// `StopInstances`, without force. An instance that is stopped or stopping stays so, without error.
@@ -222,6 +228,9 @@ impl World {
             return Err(fault("InvalidParameterValue", message));
         }
         m.instance_type.clone_from(&to.0);
+        // The CPU options become those of the new type.
+        let details = &mut self.facts.instances[n].details;
+        (details.cores, details.threads_per_core) = (None, None);
         self.touch();
         Ok(())
     }

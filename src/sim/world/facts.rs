@@ -66,6 +66,7 @@ impl Facts {
                     boot_mode: Some(UEFI_PREFERRED.into()),
                     interfaces: 1,
                     volumes: vec![volume.clone()],
+                    ebs_optimized: Some(false),
                     tenancy: Some("default".into()),
                     ..InstanceDetails::default()
                 },
@@ -110,6 +111,8 @@ fn by_name(instance_type: &str, architecture: &str) -> TypeDetails {
     let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect();
     TypeDetails {
         vcpus: Some(vcpus),
+        cores: Some(vcpus / 2),
+        threads_per_core: Some(2),
         memory_mib: Some(u64::from(vcpus) * gib_each * 1024),
         hypervisor: Some(if xen { "xen" } else { "nitro" }.into()).filter(|_| !metal),
         bare_metal: Some(metal),
@@ -119,6 +122,7 @@ fn by_name(instance_type: &str, architecture: &str) -> TypeDetails {
         max_interfaces: Some(if vcpus > 2 { 4 } else { 3 }),
         max_volumes: Some(if xen { 39 } else { 27 }),
         shared_attachments: true,
+        ebs_optimized: Some(if family == "t2" { "unsupported" } else { "default" }.into()),
         baseline_iops: Some((vcpus * 1500).max(3600)),
         baseline_throughput: Some((vcpus * 40).max(125)),
         burstable: Some(family.starts_with('t')),

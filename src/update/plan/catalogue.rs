@@ -382,6 +382,24 @@ pub const CATALOGUE: &[Check] = &[
         "where the key is not AWS's own (aws/ebs), allow the worker's role kms:CreateGrant (for AWS resources), kms:Decrypt, kms:DescribeKey, \
          kms:GenerateDataKeyWithoutPlaintext and kms:ReEncrypt* with it, in the key's policy as well; without them a start falls back to stopped",
     ),
+    check(
+        Theme::Instance,
+        "creditsLost",
+        Warn,
+        W | D,
+        Node(instance::credits_lost),
+        "processor credits that outlive a stop",
+        "expect a slow start and catch-up, or set its credits to unlimited",
+    ),
+    check(
+        Theme::Instance,
+        "cpuOptions",
+        Warn,
+        W | D,
+        Node(instance::cpu_options),
+        "the CPU options that the type has by itself",
+        "know that a change of the type resets them, and that the way back does not restore them",
+    ),
     // The wanted types.
     check(
         Theme::Type,
@@ -446,6 +464,15 @@ pub const CATALOGUE: &[Check] = &[
         Node(types::ena),
         "ENA enabled where the type needs it",
         "install the ENA driver and enable it (enaSupport), or choose another type",
+    ),
+    check(
+        Theme::Type,
+        "ebsOptimizedUnsupported",
+        Refuse,
+        D,
+        Node(types::ebs_optimized),
+        "a type that supports EBS optimization where the instance is set to it",
+        "choose another type, or turn ebsOptimized off while the instance is stopped",
     ),
     check(
         Theme::Type,

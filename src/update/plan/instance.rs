@@ -183,6 +183,40 @@ pub(super) fn capacity_reservation(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict
     }
 }
 
+/// Credits of T3 and later are kept for a week.
+pub(super) fn credits_lost(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    let present = &node.instance.instance_type;
+    if present.as_str().starts_with("t2.") {
+        Verdict::Failed(format!("{} is {present}: a stop takes the credits that it has earned", node.name))
+    } else {
+        Verdict::Passed("none that a stop takes".into())
+    }
+}
+
+/// A change of the type sets CPU options to what the new one has, and so does the way back.
+pub(super) fn cpu_options(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    if node.new_types.is_empty() {
+        return Verdict::NotApplicable;
+    }
+    let present = &node.instance.instance_type;
+    let details = &node.instance.details;
+    let usual = scene.present_type(node.instance).map(|t| &t.details);
+    let cores = details.cores.zip(usual.and_then(|t| t.cores));
+    let threads = details.threads_per_core.zip(usual.and_then(|t| t.threads_per_core));
+    match (cores, threads) {
+        (Some((cores, usual_cores)), Some((threads, usual_threads))) => {
+            let found = format!(
+                "{} has {cores} cores with {threads} threads each, {present} by itself {usual_cores} with {usual_threads}",
+                node.name
+            );
+            Verdict::failed_if((cores, threads) != (usual_cores, usual_threads), found)
+        }
+        (None, _) | (_, None) => {
+            Verdict::Unknown(format!("EC2 does not say the processor cores of {} and {present}", node.instance.id))
+        }
+    }
+}
+
 pub(super) fn encrypted_volumes(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     let volumes = match &scene.survey.inspection.volumes {
         None => return Verdict::Unknown(format!("the volumes of {} were not asked about", node.name)),

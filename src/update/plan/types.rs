@@ -98,6 +98,21 @@ pub(super) fn ena(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     })
 }
 
+pub(super) fn ebs_optimized(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    node.each_type(scene, |t| match (node.instance.details.ebs_optimized, t.details.ebs_optimized.as_deref()) {
+        (Some(false), _) => Verdict::Passed("not set".into()),
+        (Some(true), Some("unsupported")) => Verdict::Failed(format!(
+            "{} of {} is set to be EBS-optimized, {} does not support it",
+            node.instance.id, node.name, t.instance_type
+        )),
+        (_, Some(support)) if support != "unsupported" => Verdict::Passed(support.to_owned()),
+        (Some(true) | None, _) => Verdict::Unknown(format!(
+            "EC2 does not say whether {} is set to be EBS-optimized, or whether {} supports it",
+            node.instance.id, t.instance_type
+        )),
+    })
+}
+
 /// As whose the disks of a type are named: bare metal has no hypervisor, and names them as nitro does.
 fn names_disks_as(t: &TypeInfo) -> Option<&str> {
     let bare = || Some("nitro").filter(|_| t.details.bare_metal == Some(true));
