@@ -252,7 +252,7 @@ const TABLE: &[Row] = &[
         s.request.nodes = Some(vec!["esdb-4".into()]);
         s.handle = |h| {
             let (inner, asked) = (h.fleet.clone(), Arc::default());
-            h.fleet = Arc::new(Spoken { inner, asked, from_some_instance: true, gone: None, say: |_, _| {} });
+            h.fleet = Arc::new(Spoken { from_some_instance: true, ..Spoken::new(inner, asked) });
         };
     }),
     ("publicAddress", Failed, Refuse, |s| s.world = |w| of_instance(w).public_ip = Some([10, 0, 1, 4].into())),
@@ -405,8 +405,8 @@ const TOGETHER: &[(&[&str], Spoil)] = &[
     (&["presentTypeNotOffered", "instanceStoreData"], |s| {
         s.request = restart();
         s.handle = |h| {
-            let (inner, asked, gone) = (h.fleet.clone(), Arc::default(), Some("m6i.xlarge".into()));
-            h.fleet = Arc::new(Spoken { inner, asked, from_some_instance: false, gone, say: |_, _| {} });
+            let (inner, asked) = (h.fleet.clone(), Arc::default());
+            h.fleet = Arc::new(Spoken { of_present: |_| Some(Ok(None)), ..Spoken::new(inner, asked) });
         };
     }),
 ];
@@ -560,6 +560,14 @@ async fn variants_that_are_no_fault() {
                 serde_json::from_value(serde_json::json!([{ "node": "esdb-4", "done": true }])).unwrap();
             s.world = deny_the_replica;
         },
+        // Of the type that is the way back EC2 is asked again.
+        |s| {
+            s.handle = |h| {
+                let (inner, asked) = (h.fleet.clone(), Arc::default());
+                let of_present = |n| (n < 3).then(|| Err(failed("DescribeInstanceTypes", "RequestLimitExceeded")));
+                h.fleet = Arc::new(Spoken { of_present, ..Spoken::new(inner, asked) });
+            };
+        },
         // Nothing is to be done, and no right is needed.
         |s| {
             s.request.target_instance_type = Some("m6i.xlarge".into());
@@ -659,9 +667,17 @@ struct Spoken {
     asked: Arc<AtomicU32>,
     /// Whether this worker runs on an instance, of which nothing tells which it is.
     from_some_instance: bool,
-    /// A type that is not described any more.
-    gone: Option<InstanceType>,
+    looked: AtomicU32,
+    /// What it says of the type that the instances have, each time that it is asked.
+    of_present: fn(u32) -> Option<Result<Option<TypeInfo>, FleetError>>,
     say: fn(u32, &mut Inspection),
+}
+
+impl Spoken {
+    fn new(inner: Arc<dyn Fleet>, asked: Arc<AtomicU32>) -> Self {
+        let looked = AtomicU32::new(0);
+        Spoken { inner, asked, from_some_instance: false, looked, of_present: |_| None, say: |_, _| {} }
+    }
 }
 
 #[async_trait]
@@ -676,7 +692,11 @@ impl Fleet for Spoken {
         self.inner.find(w).await
     }
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
-        if self.gone.as_ref() == Some(t) { Ok(None) } else { self.inner.type_info(t).await }
+        let said = if t.as_str() == "m6i.xlarge" { (self.of_present)(self.looked.fetch_add(1, SeqCst)) } else { None };
+        match said {
+            Some(said) => said,
+            None => self.inner.type_info(t).await,
+        }
     }
     async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
         let mut said = self.inner.inspect(instances).await;
@@ -703,10 +723,15 @@ impl Fleet for Spoken {
     }
 }
 
-/// What a call that EC2 failed with this code answers.
-fn error(call: &str, code: &str) -> Unanswered {
+/// A call that EC2 failed with this code.
+fn failed(call: &str, code: &str) -> FleetError {
     let (call, code, message) = (call.to_owned(), code.to_owned(), String::new());
-    FleetError { call, class: classify(&code), code, message, request_id: None }.into()
+    FleetError { call, class: classify(&code), code, message, request_id: None }
+}
+
+/// What such a call answers.
+fn error(call: &str, code: &str) -> Unanswered {
+    failed(call, code).into()
 }
 
 #[tokio::test(start_paused = true)]
@@ -750,8 +775,7 @@ async fn what_ec2_leaves_unanswered_is_asked_again_and_then_unknown_and_whatever
     for (say, objects, end) in table {
         let rig = Rig::new(sound());
         let asked = Arc::new(AtomicU32::new(0));
-        let (inner, asked_too) = (rig.fleet.clone(), asked.clone());
-        let spoken = Arc::new(Spoken { inner, asked: asked_too, from_some_instance: false, gone: None, say });
+        let spoken = Arc::new(Spoken { say, ..Spoken::new(rig.fleet.clone(), asked.clone()) });
         let rig = Rig { fleet: spoken, ..rig.share() };
         let (history, state) = rig.run(request("r6i.large"), Duration::from_secs(3600)).await;
         let codes = |codes: Vec<&str>| codes.into_iter().map(str::to_owned).collect::<BTreeSet<_>>();

@@ -7,7 +7,7 @@ use super::ClusterHandle;
 use super::store::{read_all, read_update};
 use crate::codec::Admissions;
 use crate::domain::ids::{ClusterName, InstanceId, InstanceType, NodeName, Revision};
-use crate::domain::inspection::Asked;
+use crate::domain::inspection::{Asked, Unanswered};
 use crate::domain::instance::Instance;
 use crate::domain::time::Moment;
 use crate::ports::EventLog;
@@ -36,13 +36,8 @@ pub(super) async fn inspect(
     present.sort();
     present.dedup();
     for t in present.into_iter().filter(|t| !survey.types.contains_key(t)) {
-        match cluster.fleet.type_info(&t).await {
-            Ok(info) => {
-                survey.present_types.insert(t, info);
-            }
-            // What is not known of it, the checks say.
-            Err(error) => tracing::debug!(%error, "the type that an instance has is not described"),
-        }
+        let described = cluster.fleet.type_info(&t).await.map_err(Unanswered::from);
+        survey.present_types.insert(t, described);
     }
     let of_member =
         |(name, m): (&NodeName, &SurveyedMember)| (m.instance.id.clone(), started_with(request, name, &m.instance));

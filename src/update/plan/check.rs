@@ -153,15 +153,16 @@ impl Scene<'_> {
         }
     }
 
-    /// What EC2 offers under the name of the type that an instance has (`Some(None)`: no such type any more), if it was asked and answered.
-    pub fn offered_as_present(&self, instance: &Instance) -> Option<Option<&TypeInfo>> {
-        let (present, wanted) = (&self.survey.present_types, &self.survey.types);
-        present.get(&instance.instance_type).or_else(|| wanted.get(&instance.instance_type)).map(Option::as_ref)
+    /// What EC2 offers under the name of the type that an instance has (`None`: no such type any more), if it was asked.
+    pub fn offered_as_present(&self, instance: &Instance) -> Option<Result<Option<&TypeInfo>, &Unanswered>> {
+        let wanted = || self.survey.types.get(&instance.instance_type).map(|t| Ok(t.as_ref()));
+        let present = self.survey.present_types.get(&instance.instance_type);
+        present.map(|answer| answer.as_ref().map(Option::as_ref)).or_else(wanted)
     }
 
     /// What EC2 says of the type that an instance has.
     pub fn present_type(&self, instance: &Instance) -> Option<&TypeInfo> {
-        self.offered_as_present(instance).flatten()
+        self.offered_as_present(instance)?.ok().flatten()
     }
 }
 

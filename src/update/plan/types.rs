@@ -38,9 +38,10 @@ pub(super) fn not_offered(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
 pub(super) fn present_not_offered(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     let present = &node.instance.instance_type;
     match scene.offered_as_present(node.instance) {
-        None => Verdict::Unknown(format!("EC2 did not answer what it offers as {present}, which {} has", node.name)),
-        Some(None) => Verdict::Failed(format!("EC2 offers no {present} any more, which {} has", node.name)),
-        Some(Some(t)) => offered(node, t),
+        None => Verdict::Unknown(format!("{present} of {} was not asked about", node.name)),
+        Some(Err(error)) => scene.unanswered(error),
+        Some(Ok(None)) => Verdict::Failed(format!("EC2 offers no {present} any more, which {} has", node.name)),
+        Some(Ok(Some(t))) => offered(node, t),
     }
 }
 
