@@ -129,6 +129,8 @@ pub struct Node {
     pub instance: InstanceId,
     /// Its address in gossip, where that cannot be matched with the instance's.
     pub address: Option<Address>,
+    /// Whether that address reaches the instance by translation (NAT), so that it is none of the instance's own.
+    pub address_translated: bool,
 }
 
 /// A cluster that may be updated.
@@ -431,8 +433,9 @@ fn node(reader: &mut Reader, mut section: Section) -> Option<Node> {
         reader.problem(&section.key("instance_id"), expected, &format!("`{id}`"), "take it from the EC2 console");
     }
     let address = section.take(reader, "address", "host:port", |v| v.as_str().and_then(|t| t.parse().ok()));
+    let translated = section.take(reader, "address_translated", "true or false", Value::as_bool);
     section.end(reader);
-    Some(Node { instance: InstanceId(instance?), address })
+    Some(Node { instance: InstanceId(instance?), address, address_translated: translated.unwrap_or(false) })
 }
 
 /// No instance may belong to two nodes, of whatever clusters.
@@ -601,6 +604,11 @@ fence = false
 instance_id = "i-0abc"
 address = "esdb-1.internal:2113"
 
+[clusters.prod.nodes.esdb-2]
+instance_id = "i-0def"
+address = "203.0.113.2:2113"
+address_translated = true
+
 [clusters.test]
 seeds = ["127.0.0.1:2113"]
 tls = false
@@ -627,6 +635,7 @@ tls = false
         assert_eq!(prod.aws.region.as_deref(), Some("eu-west-1"));
         let node = &prod.nodes[&NodeName::from("esdb-1")];
         assert_eq!(node.address, Some(Address::new("esdb-1.internal", 2113)));
+        assert!(!node.address_translated && prod.nodes[&NodeName::from("esdb-2")].address_translated);
         let test = &config.clusters[&ClusterName::from("test")];
         assert_eq!((test.voters, test.tls, test.max_replication_delay), (None, false, DEFAULT_MAX_REPLICATION_DELAY));
         assert_eq!((prod.fence, test.fence), (false, true), "a cluster is fenced unless it says otherwise");
@@ -673,6 +682,10 @@ tls = false
                 "clusters.p.nodes.n.instance_id: expected an instance id",
             ),
             (&format!("[clusters.p]\n{seeds}[clusters.p.nodes.n]\ninstance_id = \"x\"\n"), "found `x`; take it from"),
+            (
+                &format!("[clusters.p]\n{seeds}[clusters.p.nodes.n]\ninstance_id = \"i-1\"\naddress_translated = 1\n"),
+                "clusters.p.nodes.n.address_translated: expected true or false, found 1; correct it",
+            ),
             (
                 &format!("[clusters.p]\n{seeds}[clusters.p.nodes]\nn = 3\n"),
                 "clusters.p.nodes.n: expected a section, found a integer",

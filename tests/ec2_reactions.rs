@@ -5,7 +5,7 @@ mod rig;
 
 use std::time::Duration;
 
-use esdb_rollout::domain::instance::{Instance, InstanceState};
+use esdb_rollout::domain::instance::{FENCE_TAG, Instance, InstanceState};
 use esdb_rollout::exit::Exit;
 use esdb_rollout::sim::model::{Fault, WorldConfig};
 use esdb_rollout::sim::world::World;
@@ -187,6 +187,9 @@ async fn play(row: Row) {
         assert_eq!(down(&rig), Vec::<usize>::new(), "{name}\n{shown}");
     }
     assert_eq!(not_running(&state), down(&rig).len(), "{name}\n{shown}");
+    let tagged =
+        rig.world.with(|w| w.facts().instances.iter().filter(|i| i.details.tags.contains_key(FENCE_TAG)).count());
+    assert!(state.end.is_none() || tagged == 0, "{name}: {tagged} tags are left\n{shown}");
     stop.send(Stop::AtSafePoint).unwrap();
     worker.await.unwrap().unwrap();
     truth.check();
@@ -298,6 +301,9 @@ async fn what_passes_costs_time_and_nothing_else() {
         c("StopInstances", "RequestExpired", 3, "completed", 0, &["credentialsRefused"]),
         c("ModifyInstanceAttribute", "AuthFailure", 3, "completed", 0, &["credentialsRefused"]),
         c("StartInstances", "ExpiredToken", 3, "completed", 0, &["credentialsRefused"]),
+        // Somebody else writes tags of the same instance.
+        c("CreateTags", "ConcurrentTagAccess", 2, "completed", 0, &["ec2Refused"]),
+        c("DeleteTags", "ConcurrentTagAccess", 2, "completed", 0, &["ec2Refused"]),
     ])
     .await;
 }
@@ -321,6 +327,9 @@ async fn what_does_not_pass_goes_back_or_calls_a_person() {
         // The stop is refused for good: the node goes on serving.
         c("StopInstances", "UnauthorizedOperation", 1, "failed stopRefused", 4, &["ForeignChangeSeen", "stopRefused"]),
         c("StopInstances", "OperationNotPermitted", 1, "failed stopRefused", 4, &["ForeignChangeSeen", "stopRefused"]),
+        // The tag is not to be had, and nothing was done yet.
+        c("CreateTags", "TagLimitExceeded", 1, "failed fenceNotWritten", 4, &["ForeignChangeSeen"]),
+        c("CreateTags", "TagPolicyViolation", 1, "failed fenceNotWritten", 4, &["ForeignChangeSeen"]),
         // The right to change types is gone: the old type needs no change.
         c("ModifyInstanceAttribute", "UnauthorizedOperation", u32::MAX, "failed UnauthorizedOperation", 4, &[]),
         // The right to start is gone: no type helps, a person is called at once, and the node comes back with the right.

@@ -484,7 +484,7 @@ async fn a_machine_that_is_not_the_nodes_is_started_again_as_it_was_and_the_upda
             n
         };
         let (instance, address) = rig.world.with(|w| (w.instance_of(its).clone(), w.address(n).clone()));
-        let mapping = NodeMapping { instance, address: Some(address) };
+        let mapping = NodeMapping { instance, address: Some(address), address_translated: false };
         clusters.values_mut().next().unwrap().nodes.insert(format!("esdb-{}", n + 1).as_str().into(), mapping);
     }
     let worker = Worker { clusters: Arc::new(clusters), ..worker };

@@ -3,7 +3,8 @@
 //!
 //! Where moto is more lenient than AWS, and this proves nothing: it knows no `stopping` and no `pending` (StopInstances ends in `stopped` at
 //! once), changes the type of an instance that runs, has capacity for every type, keeps the launch time over a stop, takes loopback
-//! addresses for a subnet, checks no signature, authorizes every dry run, schedules no event, and does not say whether ENA is enabled.
+//! addresses for a subnet, checks no signature, authorizes every dry run, schedules no event, and does not say whether ENA is enabled or what
+//! CPU options an instance has.
 #![cfg(all(feature = "esdb", feature = "ec2"))]
 
 use std::fs::File;
@@ -158,7 +159,7 @@ fn a_whole_update_with_moto_as_ec2() {
     assert_eq!(plan["verdict"], "readyWithWarnings", "{plan:#}");
     assert_eq!(
         objections,
-        ["enaMissing", "vcpuQuota"],
+        ["cpuOptions", "enaMissing", "vcpuQuota"],
         "what moto does not say is unknown, and nothing else: {plan:#}"
     );
 

@@ -39,6 +39,7 @@ fn sound() -> WorldConfig {
         "m6i.4xlarge",
         "t3.2xlarge",
         "m6id.xlarge",
+        "m6a.xlarge",
         "m4.xlarge",
         "x2iedn.xlarge",
     ];
@@ -140,12 +141,33 @@ fn deny(w: &mut World, action: &str) {
     w.facts_mut().denied.insert(action.into());
 }
 
+fn no_way_back(w: &mut World) {
+    w.facts_mut().not_offered.insert(("m6i.xlarge".into(), "eu-west-1b".into()));
+}
+
+fn restart() -> UpdateRequested {
+    serde_json::from_value(serde_json::json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart" })).unwrap()
+}
+
+fn deny_the_replica(w: &mut World) {
+    let id = w.instance_of(3).clone();
+    w.facts_mut().denied_instances.insert(id);
+}
+
 fn event(at: &str, description: &str) -> ScheduledEvent {
     ScheduledEvent {
         code: "instance-retirement".into(),
         description: description.into(),
         not_before: Some(at.parse().unwrap()),
     }
+}
+
+/// A request with these fields beside, while AWS will retire an instance in a week.
+fn in_a_week(s: &mut Scene, beside: serde_json::Value) {
+    let mut asked = serde_json::to_value(&s.request).unwrap();
+    asked.as_object_mut().unwrap().extend(beside.as_object().unwrap().clone());
+    s.request = serde_json::from_value(asked).unwrap();
+    s.world = |w| instance(w).events = vec![event("2026-01-08T12:00:00Z", "")];
 }
 
 fn the_replica(view: &mut View, spoil: impl Fn(&mut esdb_rollout::domain::cluster::MemberEntry)) {
@@ -230,7 +252,7 @@ const TABLE: &[Row] = &[
         s.request.nodes = Some(vec!["esdb-4".into()]);
         s.handle = |h| {
             let (inner, asked) = (h.fleet.clone(), Arc::default());
-            h.fleet = Arc::new(Spoken { inner, asked, from_some_instance: true, say: |_, _| {} });
+            h.fleet = Arc::new(Spoken { from_some_instance: true, ..Spoken::new(inner, asked) });
         };
     }),
     ("publicAddress", Failed, Refuse, |s| s.world = |w| of_instance(w).public_ip = Some([10, 0, 1, 4].into())),
@@ -247,9 +269,6 @@ const TABLE: &[Row] = &[
         }
     }),
     ("instanceStoreRoot", Failed, Refuse, |s| s.world = |w| instance(w).root_device = "instance-store".into()),
-    ("instanceStoreData", Failed, Refuse, |s| {
-        s.world = |w| of_type(w, "m6i.xlarge", |t| t.instance_storage = Some(true))
-    }),
     ("stopProtection", Failed, Refuse, |s| s.world = |w| instance(w).stop_protected = true),
     ("terminateOnShutdown", Failed, Refuse, |s| s.world = |w| instance(w).shutdown_behavior = "terminate".into()),
     ("spotInstance", Failed, Refuse, |s| s.world = |w| instance(w).lifecycle = Some("spot".into())),
@@ -257,6 +276,26 @@ const TABLE: &[Row] = &[
     ("autoScalingGroup", Failed, Refuse, |s| s.world = |w| instance(w).auto_scaling_group = Some("asg".into())),
     ("scheduledEvent", Failed, Refuse, |s| s.world = |w| instance(w).events = vec![event("2026-01-01T20:00:00Z", "")]),
     ("scheduledEvent", Failed, Warn, |s| s.world = |w| instance(w).events = vec![event("2026-01-09T00:00:00Z", "")]),
+    // On another voter than the one in hand it costs the quorum: on one that is not asked for, and on one that is done already.
+    ("scheduledEvent", Failed, Refuse, |s| {
+        s.request.nodes = Some(vec!["esdb-1".into()]);
+        s.world = |w| w.facts_mut().instances[1].events = vec![event("2026-01-01T20:00:00Z", "")];
+    }),
+    ("scheduledEvent", Failed, Refuse, |s| {
+        let done = serde_json::json!({
+            "cluster": "prod", "strategy": "Ec2InstanceRestart", "resumes": [{ "node": "esdb-2", "done": true }]
+        });
+        s.request = serde_json::from_value(done).unwrap();
+        s.world = |w| w.facts_mut().instances[1].events = vec![event("2026-01-01T20:00:00Z", "")];
+    }),
+    // An update that may last for days meets what begins in days.
+    ("scheduledEvent", Failed, Refuse, |s| in_a_week(s, serde_json::json!({ "gates": ["afterFirst"] }))),
+    ("scheduledEvent", Failed, Refuse, |s| {
+        in_a_week(s, serde_json::json!({ "window": { "cron": "0 2 * * SAT", "minutes": 60, "timeZone": "UTC" } }))
+    }),
+    ("scheduledEvent", Failed, Refuse, |s| in_a_week(s, serde_json::json!({ "dwellSeconds": 200_000 }))),
+    ("scheduledEvent", Failed, Refuse, |s| in_a_week(s, serde_json::json!({ "notBefore": "2026-01-08T00:00:00Z" }))),
+    ("scheduledEvent", Failed, Warn, |s| in_a_week(s, serde_json::json!({ "dwellSeconds": 3600, "gates": [] }))),
     ("scheduledEvent", Unknown, Warn, |s| s.world = |w| deny(w, "DescribeInstanceStatus")),
     ("fence", Failed, Refuse, |s| s.world = |w| _ = of_instance(w).tags.insert(FENCE_TAG.into(), "another@7".into())),
     ("placementGroup", Failed, Warn, |s| s.world = |w| of_instance(w).placement_group = Some("near".into())),
@@ -264,11 +303,19 @@ const TABLE: &[Row] = &[
     ("capacityReservation", Failed, Refuse, |s| {
         s.world = |w| of_instance(w).capacity_reservation = Some("cr-1".into())
     }),
+    ("creditsLost", Failed, Warn, |s| {
+        (s.config.instance_type, s.request) = ("t2.xlarge".into(), restart());
+        s.config.offered_types.push(("t2.xlarge".into(), "x86_64".into()));
+    }),
+    ("cpuOptions", Failed, Warn, |s| s.world = |w| of_instance(w).threads_per_core = Some(1)),
     ("encryptedVolumes", Unknown, Warn, |s| s.world = |w| instance(w).volumes[0].kms_key = Some("arn:key".into())),
     ("unknownInstanceType", Failed, Refuse, |s| s.request.fallback_types = Some(vec!["x9.huge".into()])),
     ("typeNotOffered", Failed, Refuse, |s| {
         s.world = |w| _ = w.facts_mut().not_offered.insert(("r6i.large".into(), "eu-west-1b".into()))
     }),
+    // The way back, and all that a restart has.
+    ("presentTypeNotOffered", Failed, Refuse, |s| s.world = no_way_back),
+    ("presentTypeNotOffered", Failed, Refuse, |s| (s.request, s.world) = (restart(), no_way_back)),
     ("virtualizationDiffers", Failed, Refuse, |s| {
         s.world = |w| of_instance(w).virtualization = Some("paravirtual".into())
     }),
@@ -283,11 +330,39 @@ const TABLE: &[Row] = &[
     }),
     ("enaMissing", Failed, Refuse, |s| s.world = |w| of_instance(w).ena = Some(false)),
     ("enaMissing", Unknown, Warn, |s| s.world = |w| of_instance(w).ena = None),
+    ("ebsOptimizedUnsupported", Failed, Refuse, |s| {
+        s.world = |w| {
+            of_instance(w).ebs_optimized = Some(true);
+            of_target(w, |t| t.ebs_optimized = Some("unsupported".into()));
+        }
+    }),
     ("tooManyInterfaces", Failed, Refuse, |s| s.world = |w| of_instance(w).interfaces = 4),
-    ("tooManyVolumes", Failed, Refuse, |s| s.world = |w| of_target(w, |t| t.max_volumes = Some(1))),
+    // The primary interface is not counted.
+    ("tooManyVolumes", Failed, Refuse, |s| {
+        s.world = |w| {
+            of_instance(w).interfaces = 2;
+            of_target(w, |t| t.max_volumes = Some(1));
+        }
+    }),
     ("hypervisorChanges", Failed, Warn, |s| {
         s.world = |w| of_type(w, "m6i.xlarge", |t| t.hypervisor = Some("xen".into()))
     }),
+    ("hypervisorChanges", Failed, Warn, |s| s.world = |w| of_target(w, |t| t.hypervisor = Some("xen".into()))),
+    ("hypervisorChanges", Failed, Warn, |s| {
+        s.world = |w| {
+            of_type(w, "m6i.xlarge", |t| t.hypervisor = Some("xen".into()));
+            of_target(w, |t| (t.hypervisor, t.bare_metal) = (None, Some(true)));
+        }
+    }),
+    ("hypervisorChanges", Failed, Warn, |s| {
+        s.world = |w| {
+            of_type(w, "m6i.xlarge", |t| (t.hypervisor, t.bare_metal) = (None, Some(true)));
+            of_target(w, |t| t.hypervisor = Some("xen".into()));
+        }
+    }),
+    ("hypervisorChanges", Failed, Warn, |s| s.world = |w| of_target(w, |t| t.instance_storage = Some(true))),
+    ("hypervisorChanges", Unknown, Warn, |s| s.world = |w| of_target(w, |t| t.hypervisor = None)),
+    ("ebsIopsShrink", Failed, Warn, |s| s.world = |w| instance(w).volumes[0].throughput = Some(500)),
     ("ebsIopsShrink", Failed, Warn, |s| s.world = |w| instance(w).volumes[0].iops = Some(16_000)),
     ("burstableType", Failed, Warn, |s| s.world = |w| of_target(w, |t| t.burstable = Some(true))),
     ("memoryShrinks", Failed, Warn, |s| s.request.target_instance_type = Some("c6i.large".into())),
@@ -296,8 +371,8 @@ const TABLE: &[Row] = &[
     ("modifyDenied", Failed, Refuse, |s| s.world = |w| deny(w, "ModifyInstanceAttribute")),
     ("modifyDenied", Failed, Refuse, |s| s.world = |w| _ = w.facts_mut().denied_types.insert("r6i.large".into())),
     ("modifyDenied", Failed, Refuse, |s| {
-        s.request.fallback_types = Some(vec!["m6id.xlarge".into()]);
-        s.world = |w| _ = w.facts_mut().denied_types.insert("m6id.xlarge".into());
+        s.request.fallback_types = Some(vec!["m6a.xlarge".into()]);
+        s.world = |w| _ = w.facts_mut().denied_types.insert("m6a.xlarge".into());
     }),
     ("rebootDenied", Failed, Refuse, |s| {
         s.request.on_silent_node = Some(OnSilentNode::Reboot);
@@ -320,6 +395,20 @@ const TOGETHER: &[(&[&str], Spoil)] = &[
     // What EC2 may not be asked is unknown, of each.
     (&["encryptedVolumes", "ebsIopsShrink"], |s| s.world = |w| deny(w, "DescribeVolumes")),
     (&["stopProtection", "terminateOnShutdown"], |s| s.world = |w| deny(w, "DescribeInstanceAttribute")),
+    // A policy that allows some instances only.
+    (&["stopDenied", "startDenied", "modifyDenied", "tagDenied"], |s| s.world = deny_the_replica),
+    // Disks of the type's own are lost, and those that stay are counted without them.
+    (&["instanceStoreData", "hypervisorChanges"], |s| {
+        s.world = |w| of_type(w, "m6i.xlarge", |t| t.instance_storage = Some(true))
+    }),
+    // Of a type that is gone nothing else is known.
+    (&["presentTypeNotOffered", "instanceStoreData"], |s| {
+        s.request = restart();
+        s.handle = |h| {
+            let (inner, asked) = (h.fleet.clone(), Arc::default());
+            h.fleet = Arc::new(Spoken { of_present: |_| Some(Ok(None)), ..Spoken::new(inner, asked) });
+        };
+    }),
 ];
 
 /// Checks that other tests show to fail, and where.
@@ -332,6 +421,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("noInstance", "tests/survey.rs"),
     ("severalInstances", "tests/survey.rs"),
     ("oneInstanceTwoNodes", "tests/survey.rs"),
+    ("instanceAddressDiffers", "tests/survey.rs"),
     ("ec2Denied", "tests/survey.rs"),
 ];
 
@@ -408,7 +498,7 @@ async fn nothing_is_objected_to_a_sound_scene_and_each_check_objects_to_its_own_
     let elections: Vec<u32> = found.steps.iter().map(|s| s.elections).collect();
     assert_eq!(elections, [0, 0, 0, 1]);
 
-    for (code, outcome, severity, spoil) in TABLE {
+    for (n, (code, outcome, severity, spoil)) in TABLE.iter().enumerate() {
         let mut scene = Scene::sound();
         spoil(&mut scene);
         if *code == "ownMachine" && scene.config.addresses[3].host == "127.0.0.1" {
@@ -426,7 +516,7 @@ async fn nothing_is_objected_to_a_sound_scene_and_each_check_objects_to_its_own_
         };
         assert!(codes.contains(code) && codes.is_subset(&allowed), "{code}: {objections:#?}");
         let of_it = objections.iter().find(|c| c.code == *code).unwrap();
-        assert_eq!((of_it.outcome, of_it.severity), (Some(*outcome), Some(*severity)), "{code}");
+        assert_eq!((of_it.outcome, of_it.severity), (Some(*outcome), Some(*severity)), "{code}, row {n}: {of_it:?}");
         assert!(of_it.remedy.as_ref().is_some_and(|r| !r.is_empty()), "{code} has a remedy");
         assert_eq!(found.reasons.iter().any(|r| r.code == *code), *severity == Refuse, "{code}: {:?}", found.reasons);
         assert_eq!(found.warnings().any(|c| c.code == *code), *severity == Warn, "{code}");
@@ -463,15 +553,51 @@ async fn variants_that_are_no_fault() {
             s.request.nodes = Some(vec!["esdb-1".into()]);
             s.world = |w| instance(w).stop_protected = true;
         },
+        |s| (s.request.nodes, s.world) = (Some(vec!["esdb-1".into()]), deny_the_replica),
+        |s| {
+            s.request = restart();
+            s.request.resumes =
+                serde_json::from_value(serde_json::json!([{ "node": "esdb-4", "done": true }])).unwrap();
+            s.world = deny_the_replica;
+        },
+        // Of the type that is the way back EC2 is asked again.
+        |s| {
+            s.handle = |h| {
+                let (inner, asked) = (h.fleet.clone(), Arc::default());
+                let of_present = |n| (n < 3).then(|| Err(failed("DescribeInstanceTypes", "RequestLimitExceeded")));
+                h.fleet = Arc::new(Spoken { of_present, ..Spoken::new(inner, asked) });
+            };
+        },
+        // Nothing is to be done, and no right is needed.
+        |s| {
+            s.request.target_instance_type = Some("m6i.xlarge".into());
+            s.world = |w| deny(w, "StopInstances");
+        },
         // A restart keeps the type: hibernation and a reservation are no hindrance, nor is a right that is not needed.
         |s| {
-            s.request =
-                serde_json::from_value(serde_json::json!({ "cluster": "prod", "strategy": "Ec2InstanceRestart" }))
-                    .unwrap();
+            s.request = restart();
             s.world = |w| {
                 instance(w).hibernation = true;
                 of_instance(w).capacity_reservation = Some("cr-1".into());
                 deny(w, "ModifyInstanceAttribute");
+            }
+        },
+        // The primary interface has a place of its own, and on Xen all have.
+        |s| s.world = |w| of_target(w, |t| t.max_volumes = Some(1)),
+        |s| {
+            s.world = |w| {
+                of_instance(w).interfaces = 3;
+                of_type(w, "m6i.xlarge", |t| t.hypervisor = Some("xen".into()));
+                of_target(w, |t| (t.hypervisor, t.max_volumes) = (Some("xen".into()), Some(1)));
+            }
+        },
+        // Bare metal names its disks as Nitro does.
+        |s| s.world = |w| of_target(w, |t| (t.hypervisor, t.bare_metal) = (None, Some(true))),
+        // Volumes that are provisioned with more than the present type sustains.
+        |s| {
+            s.world = |w| {
+                (instance(w).volumes[0].iops, instance(w).volumes[0].throughput) = (Some(16_000), Some(1000));
+                of_target(w, |t| (t.baseline_iops, t.baseline_throughput) = (Some(6000), Some(160)));
             }
         },
         // A volume of somebody else's instance.
@@ -482,6 +608,7 @@ async fn variants_that_are_no_fault() {
                     id: "vol-x".into(),
                     instance: id,
                     iops: Some(64_000),
+                    throughput: Some(4000),
                     kms_key: None,
                 });
             }
@@ -492,6 +619,26 @@ async fn variants_that_are_no_fault() {
         spoil(&mut scene);
         let found = scene.look().await;
         assert_eq!(objections(&found), Vec::<&PlannedCheck>::new(), "variant {n}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_key_of_a_nodes_volumes_is_named() {
+    let mut scene = Scene::sound();
+    scene.world = |w| {
+        let first = instance(w).volumes[0].clone();
+        let volume =
+            |id: &str, key: Option<&str>| Volume { id: id.into(), kms_key: key.map(Into::into), ..first.clone() };
+        let keys = [("vol-1", Some("key/b")), ("vol-2", Some("key/a")), ("vol-3", None), ("vol-4", Some("key/b"))];
+        instance(w).volumes = keys.map(|(id, key)| volume(id, key)).to_vec();
+        instance(w).volumes.iter_mut().for_each(|v| (v.iops, v.throughput) = (Some(100), None));
+    };
+    let found = scene.look().await;
+    let [check] = objections(&found)[..] else { panic!("{:?}", objections(&found)) };
+    assert_eq!(check.found, "volumes of esdb-4 are encrypted: vol-2 with key/a, vol-1 and vol-4 with key/b");
+    let remedy = check.remedy.as_deref().unwrap();
+    for right in ["CreateGrant", "Decrypt", "DescribeKey", "GenerateDataKeyWithoutPlaintext", "ReEncrypt*"] {
+        assert!(remedy.contains(&format!("kms:{right}")), "{remedy}");
     }
 }
 
@@ -520,7 +667,17 @@ struct Spoken {
     asked: Arc<AtomicU32>,
     /// Whether this worker runs on an instance, of which nothing tells which it is.
     from_some_instance: bool,
+    looked: AtomicU32,
+    /// What it says of the type that the instances have, each time that it is asked.
+    of_present: fn(u32) -> Option<Result<Option<TypeInfo>, FleetError>>,
     say: fn(u32, &mut Inspection),
+}
+
+impl Spoken {
+    fn new(inner: Arc<dyn Fleet>, asked: Arc<AtomicU32>) -> Self {
+        let looked = AtomicU32::new(0);
+        Spoken { inner, asked, from_some_instance: false, looked, of_present: |_| None, say: |_, _| {} }
+    }
 }
 
 #[async_trait]
@@ -535,7 +692,11 @@ impl Fleet for Spoken {
         self.inner.find(w).await
     }
     async fn type_info(&self, t: &InstanceType) -> Result<Option<TypeInfo>, FleetError> {
-        self.inner.type_info(t).await
+        let said = if t.as_str() == "m6i.xlarge" { (self.of_present)(self.looked.fetch_add(1, SeqCst)) } else { None };
+        match said {
+            Some(said) => said,
+            None => self.inner.type_info(t).await,
+        }
     }
     async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
         let mut said = self.inner.inspect(instances).await;
@@ -562,10 +723,15 @@ impl Fleet for Spoken {
     }
 }
 
-/// What a call that EC2 failed with this code answers.
-fn error(call: &str, code: &str) -> Unanswered {
+/// A call that EC2 failed with this code.
+fn failed(call: &str, code: &str) -> FleetError {
     let (call, code, message) = (call.to_owned(), code.to_owned(), String::new());
-    FleetError { call, class: classify(&code), code, message, request_id: None }.into()
+    FleetError { call, class: classify(&code), code, message, request_id: None }
+}
+
+/// What such a call answers.
+fn error(call: &str, code: &str) -> Unanswered {
+    failed(call, code).into()
 }
 
 #[tokio::test(start_paused = true)]
@@ -609,8 +775,7 @@ async fn what_ec2_leaves_unanswered_is_asked_again_and_then_unknown_and_whatever
     for (say, objects, end) in table {
         let rig = Rig::new(sound());
         let asked = Arc::new(AtomicU32::new(0));
-        let spoken =
-            Arc::new(Spoken { inner: rig.fleet.clone(), asked: asked.clone(), from_some_instance: false, say });
+        let spoken = Arc::new(Spoken { say, ..Spoken::new(rig.fleet.clone(), asked.clone()) });
         let rig = Rig { fleet: spoken, ..rig.share() };
         let (history, state) = rig.run(request("r6i.large"), Duration::from_secs(3600)).await;
         let codes = |codes: Vec<&str>| codes.into_iter().map(str::to_owned).collect::<BTreeSet<_>>();

@@ -182,7 +182,10 @@ impl Secure {
         let nodes = (0..4).map(|n| {
             let instance: InstanceId = self.cluster.world.with(|w| w.instance_of(n).clone());
             let address = Some(self.cluster.addresses[n].clone());
-            (format!("esdb-{n}").as_str().into(), esdb_rollout::worker::NodeMapping { instance, address })
+            (
+                format!("esdb-{n}").as_str().into(),
+                esdb_rollout::worker::NodeMapping { instance, address, address_translated: false },
+            )
         });
         ClusterHandle {
             seeds: self.cluster.addresses.clone(),

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use esdb_rollout::domain::ids::{Address, InstanceId, InstanceType};
 use esdb_rollout::domain::inspection::Inspection;
 use esdb_rollout::domain::instance::{Instance, TypeInfo};
 use esdb_rollout::ports::{CallClass, ClusterAdmin, Done, Fleet, FleetError, NodeError, Wanted};
+use esdb_rollout::sim::model::WorldConfig;
 use esdb_rollout::update::state::End;
-use esdb_rollout::worker::{ClusterHandle, NodeMapping, StartPoint, Stop, preview};
+use esdb_rollout::worker::{ClusterHandle, NodeMapping, StartPoint, Stop, preview, survey};
 use rig::{Rig, lines, quick_world, request};
 
 /// An EC2 that differs from the world's in what it finds.
@@ -180,20 +181,31 @@ async fn any_private_address_tells_the_instance_and_a_name_does_where_no_address
 
 type Configured = fn(&mut ClusterHandle);
 
+/// Node `n` of the configuration, with the instance of node `of`.
+fn mapping(h: &ClusterHandle, n: usize, of: usize) -> NodeMapping {
+    let instance = InstanceId(format!("i-{:017x}", 10 + of));
+    NodeMapping { instance, address: Some(h.seeds[n].clone()), address_translated: false }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_the_configuration_says_refuses_too() {
     let one_for_two = |h: &mut ClusterHandle| {
-        let mapping =
-            |n: usize| NodeMapping { instance: "i-0000000000000000a".into(), address: Some(h.seeds[n].clone()) };
-        h.nodes = [("a".into(), mapping(0)), ("b".into(), mapping(1))].into();
+        h.nodes = [("a".into(), mapping(h, 0, 0)), ("b".into(), mapping(h, 1, 0))].into();
     };
     let nobody_says = |h: &mut ClusterHandle| {
         h.voters = None;
         h.admin = Arc::new(Mute(h.admin.clone()));
     };
+    let swapped = |h: &mut ClusterHandle| {
+        h.nodes = [("a".into(), mapping(h, 0, 1)), ("b".into(), mapping(h, 1, 0))].into();
+    };
     let bounded = |h: &mut ClusterHandle| h.policy.allowed_types = vec!["r6i.*".into()];
-    let table: [(Configured, &str); 3] =
-        [(one_for_two, "oneInstanceTwoNodes"), (nobody_says, "votersUnknown"), (bounded, "typeNotAllowed")];
+    let table: [(Configured, &str); 4] = [
+        (one_for_two, "oneInstanceTwoNodes"),
+        (swapped, "instanceAddressDiffers"),
+        (nobody_says, "votersUnknown"),
+        (bounded, "typeNotAllowed"),
+    ];
     for (spoil, code) in table {
         let rig = Rig::new(quick_world(32));
         let mut worker = rig.worker(0);
@@ -205,8 +217,35 @@ async fn what_the_configuration_says_refuses_too() {
         let worker = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
         let (history, state) = rig.ended(Duration::from_secs(600)).await;
         let Some(End::Rejected(end)) = state.end else { panic!("{code}: {}", lines(&history)) };
-        assert_eq!(end.reasons.iter().map(|r| r.code.as_str()).collect::<Vec<_>>(), [code], "{:?}", end.reasons);
+        let codes: BTreeSet<&str> = end.reasons.iter().map(|r| r.code.as_str()).collect();
+        assert_eq!(codes, [code].into(), "{:?}", end.reasons);
         worker.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configured_instance_is_believed_where_no_address_can_speak_against_it() {
+    // Addresses of the nodes, whether they are translated, and what speaks against each of two instances that are swapped.
+    let table: [(&str, bool, &[&str]); 3] = [
+        ("10.0.1.", false, &["10.0.1.1:2113 is at 10.0.1.1", "10.0.1.2:2113 is at 10.0.1.2"]),
+        ("10.0.1.", true, &[]),
+        ("127.0.0.", false, &[]),
+    ];
+    for (net, address_translated, against) in table {
+        let addresses = (1..=4).map(|n| Address::new(format!("{net}{n}"), 2113)).collect();
+        let rig = Rig::new(WorldConfig { addresses, ..quick_world(34) });
+        let mut handle = rig.worker(0).clusters.values().next().unwrap().clone();
+        let node = |n: usize, of: usize| NodeMapping { address_translated, ..mapping(&handle, n, of) };
+        handle.nodes = [("a".into(), node(0, 1)), ("b".into(), node(1, 0))].into();
+        let found = survey(&handle, None).await;
+        assert_eq!(found.reasons.len(), against.len(), "{:?}", found.reasons);
+        for (reason, found) in found.reasons.iter().zip(against) {
+            assert!(reason.code == "instanceAddressDiffers" && reason.found.contains(found), "{reason:?}");
+        }
+        let named = [("a", "i-0000000000000000b"), ("b", "i-0000000000000000a")];
+        for (name, instance) in named.into_iter().filter(|_| against.is_empty()) {
+            assert_eq!(found.members[&name.into()].instance.id.as_str(), instance);
+        }
     }
 }
 

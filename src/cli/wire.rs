@@ -266,7 +266,8 @@ async fn handle(cluster: &Cluster, own: &OwnInstance) -> Result<ClusterHandle, F
         tracing::warn!(%error, "EC2 does not let this worker describe instances: requests are refused (ec2Denied) and running updates wait until it does");
     }
     let map = |(name, node): (&_, &crate::config::Node)| {
-        (Clone::clone(name), NodeMapping { instance: node.instance.clone(), address: node.address.clone() })
+        let (instance, address) = (node.instance.clone(), node.address.clone());
+        (Clone::clone(name), NodeMapping { instance, address, address_translated: node.address_translated })
     };
     Ok(ClusterHandle {
         seeds: cluster.seeds.clone(),

@@ -38,6 +38,8 @@ pub const CODES: &[(&str, CallClass)] = {
         ("BandwidthLimitExceeded", Retry),
         ("PriorRequestNotComplete", Retry),
         ("TransactionInProgressException", Retry),
+        // Somebody else changes tags of the same instance at this moment.
+        ("ConcurrentTagAccess", Retry),
         ("InternalError", Unknown),
         ("InternalFailure", Unknown),
         ("InternalServerError", Unknown),
@@ -58,6 +60,7 @@ pub const CODES: &[(&str, CallClass)] = {
         // EC2 is eventually consistent: one "not found" is no proof that an instance is gone.
         ("InvalidInstanceID.NotFound", Retry),
         ("IncorrectInstanceState", Wait),
+        ("InvalidInstanceState", Wait),
         ("IncorrectState", Wait),
         ("IncorrectSpotRequestState", Wait),
         ("ResourceNotReady", Wait),
@@ -68,6 +71,7 @@ pub const CODES: &[(&str, CallClass)] = {
         ("InsufficientHostCapacity", Capacity),
         ("InsufficientReservedInstanceCapacity", Capacity),
         ("UnfulfillableCapacity", Capacity),
+        ("InsufficientAddressCapacity", Capacity),
         ("ReservationCapacityExceeded", Capacity),
         ("UnauthorizedOperation", Denied),
         ("AccessDenied", Denied),
@@ -104,6 +108,8 @@ pub const CODES: &[(&str, CallClass)] = {
         ("OperationNotPermitted", Terminal),
         ("InvalidHostState", Terminal),
         ("AttachmentLimitExceeded", Terminal),
+        ("TagLimitExceeded", Terminal),
+        ("TagPolicyViolation", Terminal),
         ("DryRunOperation", Terminal),
         ("typeNotModified", Terminal),
         ("Client.InternalError", Terminal),

@@ -133,6 +133,8 @@ pub struct Volume {
     pub instance: InstanceId,
     /// I/O operations per second it is provisioned with.
     pub iops: Option<u32>,
+    /// Throughput it is provisioned with, MiB/s; of gp3 alone.
+    pub throughput: Option<u32>,
     /// The key it is encrypted with, if it is.
     pub kms_key: Option<String>,
 }
@@ -146,7 +148,7 @@ pub struct Inspection {
     pub events: Option<Answer<BTreeMap<InstanceId, Vec<ScheduledEvent>>>>,
     /// Volumes of all instances.
     pub volumes: Option<Answer<Vec<Volume>>>,
-    /// Dry runs: the worst answer over all instances.
+    /// Dry runs: the worst answer over all instances to which something is done.
     pub rights: BTreeMap<Verb, Right>,
 }
 

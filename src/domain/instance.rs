@@ -107,7 +107,7 @@ pub struct InstanceDetails {
     pub virtualization: Option<String>,
     /// Whether enhanced networking with ENA is enabled.
     pub ena: Option<bool>,
-    /// Boot mode that its image asks for: `uefi`, `legacy-bios`, `uefi-preferred`.
+    /// Boot mode: `uefi-preferred` where its image boots either way, else the one it was started with (`uefi`, `legacy-bios`).
     pub boot_mode: Option<String>,
     /// Private addresses of all its network interfaces, secondary ones and those of IPv6 included.
     pub addresses: BTreeSet<IpAddr>,
@@ -121,6 +121,12 @@ pub struct InstanceDetails {
     pub interfaces: u32,
     /// EBS volumes attached.
     pub volumes: Vec<String>,
+    /// Whether it is set to be optimized for EBS, which some types do not support.
+    pub ebs_optimized: Option<bool>,
+    /// Processor cores it runs with: fewer than its type's, where its CPU options say so.
+    pub cores: Option<u32>,
+    /// Threads of each, likewise.
+    pub threads_per_core: Option<u32>,
     /// Placement group.
     pub placement_group: Option<String>,
     /// `default`, `dedicated` or `host`.
@@ -133,6 +139,9 @@ pub struct InstanceDetails {
 
 /// Preference of an instance that starts with capacity that is reserved for its type, and with no other.
 pub const RESERVED_ONLY: &str = "capacity-reservations-only";
+
+/// Boot mode of an image that boots with UEFI where the type supports that, and else as x86 always did.
+pub const UEFI_PREFERRED: &str = "uefi-preferred";
 
 /// What EC2 offers under a type's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,10 +161,16 @@ pub struct TypeInfo {
 pub struct TypeDetails {
     /// Virtual processors.
     pub vcpus: Option<u32>,
+    /// Processor cores, unless CPU options say otherwise.
+    pub cores: Option<u32>,
+    /// Threads of each, likewise.
+    pub threads_per_core: Option<u32>,
     /// Memory, MiB.
     pub memory_mib: Option<u64>,
     /// `nitro` or `xen`; absent for bare metal.
     pub hypervisor: Option<String>,
+    /// Whether it is bare metal.
+    pub bare_metal: Option<bool>,
     /// `hvm`, `paravirtual`.
     pub virtualization: Vec<String>,
     /// `required`, `supported` or `unsupported`.
@@ -164,12 +179,16 @@ pub struct TypeDetails {
     pub boot_modes: Vec<String>,
     /// Most network interfaces.
     pub max_interfaces: Option<u32>,
-    /// Most EBS volumes.
+    /// Most EBS volumes, beside the primary network interface.
     pub max_volumes: Option<u32>,
-    /// Whether interfaces count against the most EBS volumes (`shared`).
+    /// Whether other interfaces count against the most EBS volumes (`shared`, of which Xen types are said to be, too, and are not).
     pub shared_attachments: bool,
+    /// Whether it is optimized for EBS: `unsupported`, `supported` or `default`.
+    pub ebs_optimized: Option<String>,
     /// I/O operations per second to EBS that it sustains.
     pub baseline_iops: Option<u32>,
+    /// Throughput to EBS that it sustains, MB/s, rounded down.
+    pub baseline_throughput: Option<u32>,
     /// Whether its processors earn and spend credits.
     pub burstable: Option<bool>,
     /// Whether it has disks of its own, which are empty after a stop.

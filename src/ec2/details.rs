@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aws_sdk_ec2::types;
 
 use super::fleet::text;
-use crate::domain::instance::{InstanceDetails, RESERVED_ONLY, TypeDetails};
+use crate::domain::instance::{InstanceDetails, RESERVED_ONLY, TypeDetails, UEFI_PREFERRED};
 
 /// Owner of addresses that a stop takes away; an Elastic IP has the account for owner.
 const AMAZON: &str = "amazon";
@@ -34,17 +34,22 @@ pub(super) fn instance(found: &types::Instance) -> InstanceDetails {
     });
     let mappings = found.block_device_mappings().iter();
     let tags = found.tags().iter();
-    // What it was started with outranks what its image prefers.
+    // An image that boots either way outranks what the instance was started with, which its next type need not support.
+    let of_image = found.boot_mode.as_ref().map(|m| m.as_str().to_owned());
     let current = found.current_instance_boot_mode.as_ref().map(|m| m.as_str().to_owned());
+    let either = of_image.clone().filter(|m| m == UEFI_PREFERRED);
     InstanceDetails {
         virtualization: found.virtualization_type.as_ref().map(|v| v.as_str().to_owned()),
         ena: found.ena_support,
-        boot_mode: current.or_else(|| found.boot_mode.as_ref().map(|m| m.as_str().to_owned())),
+        boot_mode: either.or(current).or(of_image),
         addresses: addresses.filter_map(|ip| ip.parse().ok()).collect(),
         elastic_ip: public_ip.is_some() && owner.is_some_and(|owner| owner != AMAZON),
         public_ip: public_ip.and_then(|ip| ip.parse().ok()),
         public_dns: text(&found.public_dns_name),
         interfaces: u32::try_from(interfaces.len()).unwrap_or(u32::MAX),
+        ebs_optimized: found.ebs_optimized,
+        cores: positive(found.cpu_options.as_ref().and_then(|c| c.core_count)),
+        threads_per_core: positive(found.cpu_options.as_ref().and_then(|c| c.threads_per_core)),
         volumes: mappings.filter_map(|m| text(&m.ebs.as_ref()?.volume_id)).collect(),
         placement_group: placement.and_then(|p| text(&p.group_name)),
         tenancy: placement.and_then(|p| p.tenancy.as_ref()).map(|t| t.as_str().to_owned()),
@@ -53,22 +58,32 @@ pub(super) fn instance(found: &types::Instance) -> InstanceDetails {
     }
 }
 
+fn positive(n: Option<i32>) -> Option<u32> {
+    n.and_then(|n| u32::try_from(n).ok())
+}
+
 pub(super) fn of_type(found: &types::InstanceTypeInfo) -> TypeDetails {
-    let positive = |n: Option<i32>| n.and_then(|n| u32::try_from(n).ok());
     let network = found.network_info.as_ref();
     let ebs = found.ebs_info.as_ref();
+    let processors = found.v_cpu_info.as_ref();
+    let optimized = ebs.and_then(|e| e.ebs_optimized_info.as_ref());
     let limit = ebs.and_then(|e| e.attachment_limit_type.as_ref());
     TypeDetails {
-        vcpus: positive(found.v_cpu_info.as_ref().and_then(|v| v.default_v_cpus)),
+        vcpus: positive(processors.and_then(|v| v.default_v_cpus)),
+        cores: positive(processors.and_then(|v| v.default_cores)),
+        threads_per_core: positive(processors.and_then(|v| v.default_threads_per_core)),
         memory_mib: found.memory_info.as_ref().and_then(|m| m.size_in_mib).and_then(|m| u64::try_from(m).ok()),
         hypervisor: found.hypervisor.as_ref().map(|h| h.as_str().to_owned()).filter(|h| !h.is_empty()),
+        bare_metal: found.bare_metal,
         virtualization: found.supported_virtualization_types().iter().map(|v| v.as_str().to_owned()).collect(),
         ena: network.and_then(|n| n.ena_support.as_ref()).map(|e| e.as_str().to_owned()),
         boot_modes: found.supported_boot_modes().iter().map(|m| m.as_str().to_owned()).collect(),
         max_interfaces: positive(network.and_then(|n| n.maximum_network_interfaces)),
         max_volumes: positive(ebs.and_then(|e| e.maximum_ebs_attachments)),
         shared_attachments: limit.is_some_and(|l| l.as_str() == "shared"),
-        baseline_iops: positive(ebs.and_then(|e| e.ebs_optimized_info.as_ref()).and_then(|o| o.baseline_iops)),
+        ebs_optimized: ebs.and_then(|e| e.ebs_optimized_support.as_ref()).map(|s| s.as_str().to_owned()),
+        baseline_iops: positive(optimized.and_then(|o| o.baseline_iops)),
+        baseline_throughput: optimized.and_then(|o| o.baseline_throughput_in_m_bps).map(|t| t as u32),
         burstable: found.burstable_performance_supported,
         instance_storage: found.instance_storage_supported,
     }

@@ -13,6 +13,9 @@ use crate::domain::inspection::{Answer, Attributes, Inspection, Right, Scheduled
 /// A value that no update writes: should a dry run be taken for the call, nobody's tag is removed.
 const NO_UPDATE: &str = "dry-run";
 
+/// Instances to which something is done, and the types that each may be started with.
+type Touched<'a> = BTreeMap<&'a InstanceId, &'a Vec<InstanceType>>;
+
 impl Ec2Fleet {
     pub(super) async fn inspected(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection {
         let ids: Vec<InstanceId> = instances.keys().cloned().collect();
@@ -24,8 +27,12 @@ impl Ec2Fleet {
             attributes.insert(id.clone(), self.attributes(id).await);
         }
         let mut rights = BTreeMap::new();
-        for verb in Verb::ALL {
-            rights.extend(self.right(verb, instances).await.map(|right| (verb, right)));
+        // What is only looked at need not be allowed.
+        let touched: Touched<'_> = instances.iter().filter(|(_, types)| !types.is_empty()).collect();
+        if !touched.is_empty() {
+            for verb in Verb::ALL {
+                rights.extend(self.right(verb, &touched).await.map(|right| (verb, right)));
+            }
         }
         Inspection {
             attributes,
@@ -82,6 +89,7 @@ impl Ec2Fleet {
                     id: found.volume_id.clone().unwrap_or_default(),
                     instance: InstanceId(instance),
                     iops: found.iops.and_then(|n| u32::try_from(n).ok()),
+                    throughput: found.throughput.and_then(|n| u32::try_from(n).ok()),
                     kms_key: (found.encrypted == Some(true)).then(|| text(&found.kms_key_id).unwrap_or_else(unnamed)),
                 });
             }
@@ -89,8 +97,8 @@ impl Ec2Fleet {
         Ok(volumes)
     }
 
-    /// A dry run for all instances. `None` where there is nothing to try.
-    async fn right(&self, verb: Verb, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Option<Right> {
+    /// A dry run for all of them. `None` where there is nothing to try.
+    async fn right(&self, verb: Verb, instances: &Touched<'_>) -> Option<Right> {
         let all = || Some(instances.keys().map(|id| id.0.clone()).collect());
         let ec2 = &self.client;
         Some(match verb {
@@ -111,10 +119,11 @@ impl Ec2Fleet {
 
     /// Dry runs with each type that each instance may be given, of which the worst answer counts: a policy may be bound to the type. `None`
     /// where none is to be given.
-    async fn right_to_modify(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Option<Right> {
+    async fn right_to_modify(&self, instances: &Touched<'_>) -> Option<Right> {
         let mut worst = None;
+        let changed = instances.iter().filter(|(_, types)| types.len() > 1);
         let each: Vec<(&InstanceId, &InstanceType)> =
-            instances.iter().flat_map(|(id, types)| std::iter::repeat(id).zip(types)).collect();
+            changed.flat_map(|(id, types)| std::iter::repeat(*id).zip(*types)).collect();
         for (id, to) in each {
             let value = AttributeValue::builder().value(to.as_str()).build();
             let request = self.client.modify_instance_attribute().instance_id(id.as_str()).instance_type(value);

@@ -1,6 +1,6 @@
 //! The real SDK over loopback, against a server of a few lines that speaks EC2's Query protocol.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use super::{AwsConfig, Ec2Fleet, OwnMachine};
@@ -135,7 +135,8 @@ fn with_two_interfaces() -> String {
         )
     };
     let more = format!(
-        "<ipAddress>54.1.2.3</ipAddress><dnsName>ec2-54-1-2-3.compute.amazonaws.com</dnsName>\
+        "<bootMode>uefi-preferred</bootMode><currentInstanceBootMode>uefi</currentInstanceBootMode>\
+         <ipAddress>54.1.2.3</ipAddress><dnsName>ec2-54-1-2-3.compute.amazonaws.com</dnsName>\
          <networkInterfaceSet>{}{}</networkInterfaceSet><capacityReservationSpecification>\
          <capacityReservationPreference>capacity-reservations-only</capacityReservationPreference>\
          </capacityReservationSpecification></item>",
@@ -156,6 +157,11 @@ async fn every_address_is_told_and_only_the_owner_of_the_public_one_makes_it_ela
     assert_eq!(details.public_dns.as_deref(), Some("ec2-54-1-2-3.compute.amazonaws.com"));
     assert!(!details.elastic_ip, "the Elastic IP is another one");
     assert_eq!(details.capacity_reservation.as_deref(), Some("capacity-reservations-only"));
+    assert_eq!(
+        details.boot_mode.as_deref(),
+        Some("uefi-preferred"),
+        "it boots either way, whatever it was started with"
+    );
 }
 
 #[tokio::test]
@@ -184,8 +190,19 @@ async fn rights_are_tried_with_each_type_and_any_denial_denies() {
     assert!(
         calls.lock().unwrap().iter().filter(|c| !c["Action"].starts_with("Describe")).all(|c| c["DryRun"] == "true")
     );
-    let none = fleet.inspect(&BTreeMap::from([(id("i-1"), vec![])])).await;
-    assert!(!none.rights.contains_key(&Verb::Modify), "no type is to be given");
+    let already = calls.lock().unwrap().len();
+    let some = fleet.inspect(&BTreeMap::from([(id("i-1"), vec![]), (id("i-2"), vec!["m6i.large".into()])])).await;
+    assert!(!some.rights.contains_key(&Verb::Modify), "no type is to be given");
+    assert_eq!(some.attributes.len(), 2, "all are looked at");
+    let made = calls.lock().unwrap()[already..].to_vec();
+    let dry: Vec<&Parameters> = made.iter().filter(|c| c.contains_key("DryRun")).collect();
+    let tried: BTreeSet<&str> = dry.iter().map(|c| c["Action"].as_str()).collect();
+    assert_eq!(tried.len(), 5, "{tried:?}");
+    for call in dry {
+        let named: Vec<&str> = call.iter().filter(|(k, _)| k.contains("Id.")).map(|(_, v)| v.as_str()).collect();
+        assert_eq!(named, ["i-2"], "rights are tried where something is done: {call:?}");
+    }
+    assert!(fleet.inspect(&BTreeMap::from([(id("i-1"), vec![])])).await.rights.is_empty());
 }
 
 #[tokio::test]

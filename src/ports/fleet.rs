@@ -72,7 +72,8 @@ pub trait Fleet: Send + Sync {
     async fn find(&self, wanted: &Wanted) -> Result<Vec<Instance>, FleetError>;
     /// What EC2 offers under this name; `None` if there is no such type.
     async fn type_info(&self, instance_type: &InstanceType) -> Result<Option<TypeInfo>, FleetError>;
-    /// What else bears on stopping these instances and on giving each the types that are named with it: a policy may allow some of them only.
+    /// What else bears on these instances. Each is named with the types that it may be started with: none where nothing is done to it, and one
+    /// alone where that is the type it has. Rights are tried for what is to be done: a policy may allow some instances and some types only.
     /// Changes nothing; what could not be asked is named in the answer.
     async fn inspect(&self, instances: &BTreeMap<InstanceId, Vec<InstanceType>>) -> Inspection;
     /// Stops an instance (never by force).

@@ -725,12 +725,18 @@ impl Fleet for SimPorts {
         let volumes = self.ec2("DescribeVolumes", |w| w.volumes(ids)).await;
         let mut rights = BTreeMap::new();
         for verb in Verb::ALL {
+            let least = if verb == Verb::Modify { 2 } else { 1 };
+            let touched: Vec<(&InstanceId, &Vec<InstanceType>)> =
+                instances.iter().filter(|(_, types)| types.len() >= least).collect();
+            if touched.is_empty() {
+                continue;
+            }
+            let ids: Vec<InstanceId> = touched.iter().map(|(id, _)| (*id).clone()).collect();
             let types: Vec<&InstanceType> = match verb {
-                Verb::Modify if instances.values().all(Vec::is_empty) => continue,
-                Verb::Modify => instances.values().flatten().collect(),
+                Verb::Modify => touched.iter().flat_map(|(_, types)| *types).collect(),
                 Verb::Stop | Verb::Start | Verb::Reboot | Verb::Tag | Verb::Untag => Vec::new(),
             };
-            let right = match self.ec2(verb.action(), |w| w.dry_run(verb.action(), &types)).await {
+            let right = match self.ec2(verb.action(), |w| w.dry_run(verb.action(), &ids, &types)).await {
                 Err(e) if e.code == "DryRunOperation" => Right::Allowed,
                 Err(e) => Unanswered::from(e).into(),
                 Ok(((), _)) => Right::Unknown(Unanswered::silent(format!("a dry run of {verb} was carried out"))),

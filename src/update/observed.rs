@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::action::CallOutcome;
 use crate::domain::ids::{Incarnation, InstanceId, InstanceType, NodeName, Revision, UpdateId};
-use crate::domain::inspection::{Asked, Inspection, Unanswered};
+use crate::domain::inspection::{Answer, Asked, Inspection, Unanswered};
 use crate::domain::instance::{Instance, InstanceState, TypeInfo};
 use crate::domain::quorum::Voters;
 use crate::domain::time::Moment;
@@ -71,8 +71,8 @@ pub struct Survey {
     pub members: BTreeMap<NodeName, SurveyedMember>,
     /// The wanted types: what EC2 offers under each name (`None`: no such type).
     pub types: BTreeMap<InstanceType, Option<TypeInfo>>,
-    /// The types that the instances have now, as far as EC2 describes them.
-    pub present_types: BTreeMap<InstanceType, TypeInfo>,
+    /// The types that the instances have now, those among the wanted ones aside (`None`: no such type any more).
+    pub present_types: BTreeMap<InstanceType, Answer<Option<TypeInfo>>>,
     /// What else EC2 says of the instances.
     pub inspection: Inspection,
     /// Scavenges that run, by node (`Err`: the node does not say).
@@ -88,7 +88,8 @@ pub struct Survey {
 impl Survey {
     /// Whether another survey may find what this one did not: a member or an instance, or what EC2 left unanswered for now.
     pub fn is_worth_another(&self) -> bool {
-        !self.missing.is_empty() || self.inspection.unanswered().any(Unanswered::may_pass)
+        let types = self.present_types.values().filter_map(|answer| answer.as_ref().err());
+        !self.missing.is_empty() || self.inspection.unanswered().chain(types).any(Unanswered::may_pass)
     }
 
     /// This survey; or the one before it, which found everybody, where this one was to hear more from EC2 and found less.

@@ -7,12 +7,13 @@ use super::ClusterHandle;
 use super::store::{read_all, read_update};
 use crate::codec::Admissions;
 use crate::domain::ids::{ClusterName, InstanceId, InstanceType, NodeName, Revision};
-use crate::domain::inspection::Asked;
+use crate::domain::inspection::{Asked, Unanswered};
 use crate::domain::instance::Instance;
 use crate::domain::time::Moment;
 use crate::ports::EventLog;
 use crate::update::event::UpdateRequested;
-use crate::update::observed::{PastChange, Survey};
+use crate::update::observed::{PastChange, Survey, SurveyedMember};
+use crate::update::plan::to_be_done;
 use crate::update::state::fold;
 
 /// Past updates that a prediction is made from: machines and load change, and a plan should not wait for long reads.
@@ -35,17 +36,12 @@ pub(super) async fn inspect(
     present.sort();
     present.dedup();
     for t in present.into_iter().filter(|t| !survey.types.contains_key(t)) {
-        match cluster.fleet.type_info(&t).await {
-            Ok(Some(info)) => {
-                survey.present_types.insert(t, info);
-            }
-            Ok(None) => tracing::debug!(instance_type = %t, "EC2 does not describe a type that an instance has"),
-            // What is not known of it, the checks say.
-            Err(error) => tracing::debug!(%error, "the type that an instance has is not described"),
-        }
+        let described = cluster.fleet.type_info(&t).await.map_err(Unanswered::from);
+        survey.present_types.insert(t, described);
     }
-    let instances: BTreeMap<InstanceId, Vec<InstanceType>> =
-        survey.members.iter().map(|(name, m)| (m.instance.id.clone(), given(request, name, &m.instance))).collect();
+    let of_member =
+        |(name, m): (&NodeName, &SurveyedMember)| (m.instance.id.clone(), started_with(request, name, &m.instance));
+    let instances: BTreeMap<InstanceId, Vec<InstanceType>> = survey.members.iter().map(of_member).collect();
     survey.inspection = cluster.fleet.inspect(&instances).await;
     let mut scavenges = BTreeMap::new();
     for (name, member) in &survey.members {
@@ -59,11 +55,12 @@ pub(super) async fn inspect(
     };
 }
 
-/// The types that an instance may be given; its own, with which it goes back, among them. None where its type is not changed.
-fn given(request: &UpdateRequested, node: &NodeName, instance: &Instance) -> Vec<InstanceType> {
-    let present = &instance.instance_type;
-    let types = request.strategy.change(request, node, instance, present).return_types;
-    if types.iter().all(|t| t == present) { Vec::new() } else { types }
+/// The types that an instance may be started with; its own, with which it goes back, among them. None where nothing is done to it.
+fn started_with(request: &UpdateRequested, node: &NodeName, instance: &Instance) -> Vec<InstanceType> {
+    if !to_be_done(request, node, instance) {
+        return Vec::new();
+    }
+    request.strategy.change(request, node, instance, &instance.instance_type).return_types
 }
 
 /// How long each node was out of service in the last updates of the cluster.

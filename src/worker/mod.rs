@@ -64,6 +64,8 @@ pub struct NodeMapping {
     pub instance: InstanceId,
     /// Its address in gossip, where that cannot be matched with the instance's.
     pub address: Option<Address>,
+    /// Whether that address is none of the instance's own, since something between them translates it (NAT).
+    pub address_translated: bool,
 }
 
 /// A worker.

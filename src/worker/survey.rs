@@ -164,6 +164,30 @@ fn is_named(instance: &Instance, host: &str, resolved: &[IpAddr]) -> bool {
     named && resolved.iter().all(|ip| ip.is_loopback() || Some(*ip) == public)
 }
 
+/// Why an instance that is configured for a node is not the one that listens at its address, if addresses speak against it. Loopback proves
+/// nothing, and neither does an instance of which no address is known.
+fn is_elsewhere(instance: &Instance, address: &Address, resolved: &[IpAddr]) -> Option<Reason> {
+    let own: BTreeSet<IpAddr> = instance.addresses().chain(instance.details.public_ip).collect();
+    let told: Vec<&IpAddr> = resolved.iter().filter(|ip| !ip.is_loopback()).collect();
+    if own.is_empty() || told.is_empty() || told.iter().any(|ip| own.contains(ip)) {
+        return None;
+    }
+    let list = |ips: Vec<String>| ips.join(", ");
+    Some(Reason {
+        code: "instanceAddressDiffers".into(),
+        found: format!(
+            "{address} is at {}, {} has {}",
+            list(told.iter().map(|ip| ip.to_string()).collect()),
+            instance.id,
+            list(own.iter().map(IpAddr::to_string).collect())
+        ),
+        wanted: "for each configured node the instance that has its address".into(),
+        remedy: "correct instance_id or address in [clusters.<name>.nodes.<node>] of the worker's configuration; where NAT gives the \
+                 instance this address, set address_translated = true there"
+            .into(),
+    })
+}
+
 async fn match_instances(
     cluster: &ClusterHandle,
     addresses: &BTreeSet<Address>,
@@ -203,10 +227,10 @@ async fn match_instances(
 
     let mut owner: BTreeMap<InstanceId, Address> = BTreeMap::new();
     for address in addresses {
-        let by_config = cluster.nodes.values().find(|n| n.address.as_ref() == Some(address)).map(|n| &n.instance);
+        let by_config = cluster.nodes.values().find(|n| n.address.as_ref() == Some(address));
         let resolved = &ips[address];
         let matching: Vec<&Instance> = match by_config {
-            Some(id) => candidates.get(id).into_iter().collect(),
+            Some(node) => candidates.get(&node.instance).into_iter().collect(),
             None => {
                 let by_ip: Vec<&Instance> =
                     candidates.values().filter(|i| resolved.iter().any(|ip| i.has_address(*ip))).collect();
@@ -237,6 +261,12 @@ async fn match_instances(
                 wanted: "exactly one instance for each member".into(),
                 remedy: "name them: [clusters.<name>.nodes.<node>] with instance_id and address in the worker's configuration".into(),
             });
+            continue;
+        }
+        if by_config.is_some_and(|node| !node.address_translated)
+            && let Some(reason) = is_elsewhere(instance, address, resolved)
+        {
+            survey.reasons.push(reason);
             continue;
         }
         let configured_name =

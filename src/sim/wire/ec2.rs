@@ -97,7 +97,15 @@ fn perform(world: &mut World, action: &str, parameters: &Parameters) -> Result<S
             "ModifyInstanceAttribute" => vec![wanted_type(parameters)?],
             _ => Vec::new(),
         };
-        return world.dry_run(action, &types.iter().collect::<Vec<_>>()).map(|()| String::new());
+        let named = parameters.get("InstanceId").map(str::to_owned);
+        let ids: Vec<InstanceId> = match action {
+            "CreateTags" | "DeleteTags" => parameters.list("ResourceId"),
+            _ => named.into_iter().chain(parameters.list("InstanceId")).collect(),
+        }
+        .into_iter()
+        .map(InstanceId)
+        .collect();
+        return world.dry_run(action, &ids, &types.iter().collect::<Vec<_>>()).map(|()| String::new());
     }
     match action {
         "DescribeInstances" => describe_instances(world, parameters),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::ec2::{Parameters, element, fault, paged, text};
 use crate::domain::ids::InstanceId;
-use crate::domain::instance::{Instance, RESERVED_ONLY, TypeDetails};
+use crate::domain::instance::{Instance, RESERVED_ONLY, TypeDetails, UEFI_PREFERRED};
 use crate::sim::model::Ec2Fault;
 use crate::sim::world::World;
 
@@ -64,6 +64,7 @@ pub(super) fn volumes(world: &mut World, parameters: &Parameters) -> Result<Stri
             + &text("status", "in-use")
             + &text("volumeType", "gp3")
             + &of("iops", v.iops)
+            + &of("throughput", v.throughput)
             + &text("encrypted", &v.kms_key.is_some().to_string())
             + &of("kmsKeyId", v.kms_key.as_ref())
             + &element("attachmentSet", &element("item", &attachment));
@@ -75,9 +76,13 @@ pub(super) fn volumes(world: &mut World, parameters: &Parameters) -> Result<Stri
 /// What `DescribeInstances` says beside what every caller asks for. The placement is told by [`placement`].
 pub(super) fn instance_details(i: &Instance) -> String {
     let d = &i.details;
+    let started_with = d.boot_mode.as_ref().map(|m| if m == UEFI_PREFERRED { "uefi" } else { m });
     let mut xml = of("virtualizationType", d.virtualization.as_ref())
         + &of("enaSupport", d.ena)
+        + &of("ebsOptimized", d.ebs_optimized)
+        + &element("cpuOptions", &(of("coreCount", d.cores) + &of("threadsPerCore", d.threads_per_core)))
         + &of("bootMode", d.boot_mode.as_ref())
+        + &of("currentInstanceBootMode", started_with)
         + &of("ipAddress", d.public_ip)
         + &of("dnsName", d.public_dns.as_ref());
     let mut mappings = String::new();
@@ -129,18 +134,23 @@ pub(super) fn placement(i: &Instance) -> String {
 
 pub(super) fn type_details(d: &TypeDetails) -> String {
     let mut xml = of("hypervisor", d.hypervisor.as_ref())
+        + &of("bareMetal", d.bare_metal)
         + &element("supportedVirtualizationTypes", &items(&d.virtualization))
         + &element("supportedBootModes", &items(&d.boot_modes))
         + &of("burstablePerformanceSupported", d.burstable)
         + &of("instanceStorageSupported", d.instance_storage);
-    xml += &element("vCpuInfo", &of("defaultVCpus", d.vcpus));
+    let processors =
+        of("defaultVCpus", d.vcpus) + &of("defaultCores", d.cores) + &of("defaultThreadsPerCore", d.threads_per_core);
+    xml += &element("vCpuInfo", &processors);
     xml += &element("memoryInfo", &of("sizeInMiB", d.memory_mib));
     xml += &element(
         "networkInfo",
         &(of("maximumNetworkInterfaces", d.max_interfaces) + &of("enaSupport", d.ena.as_ref())),
     );
     let limit = if d.shared_attachments { "shared" } else { "dedicated" };
-    let ebs = element("ebsOptimizedInfo", &of("baselineIops", d.baseline_iops))
+    let sustains = of("baselineIops", d.baseline_iops) + &of("baselineThroughputInMBps", d.baseline_throughput);
+    let ebs = of("ebsOptimizedSupport", d.ebs_optimized.as_ref())
+        + &element("ebsOptimizedInfo", &sustains)
         + &of("maximumEbsAttachments", d.max_volumes)
         + &text("attachmentLimitType", limit);
     xml + &element("ebsInfo", &ebs)

@@ -152,13 +152,19 @@ impl World {
     }
 
     fn described(&self, n: NodeIx) -> Instance {
-        self.nodes[n].machine.describe(&self.facts.instances[n])
+        let m = &self.nodes[n].machine;
+        let mut described = m.describe(&self.facts.instances[n]);
+        let of_type = self.facts.type_details(&m.instance_type, &m.architecture);
+        let details = &mut described.details;
+        details.cores = details.cores.or(of_type.cores);
+        details.threads_per_core = details.threads_per_core.or(of_type.threads_per_core);
+        described
     }
 
     /// `StopInstances`, without force. An instance that is stopped or stopping stays so, without error.
     pub fn stop_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<StateChange>, Ec2Fault> {
         self.throttle()?;
-        self.authorize("StopInstances")?;
+        self.authorize_on("StopInstances", ids)?;
         self.refuse("StopInstances")?;
         let nodes = self.machines(ids)?;
         for &n in &nodes {
@@ -181,7 +187,7 @@ impl World {
     /// `StartInstances`. An instance that is running or pending stays so, without error.
     pub fn start_instances(&mut self, ids: &[InstanceId]) -> Result<Vec<StateChange>, Ec2Fault> {
         self.throttle()?;
-        self.authorize("StartInstances")?;
+        self.authorize_on("StartInstances", ids)?;
         self.refuse("StartInstances")?;
         let nodes = self.machines(ids)?;
         for &n in &nodes {
@@ -202,6 +208,7 @@ impl World {
     /// `ModifyInstanceAttribute` of the type; the instance must be stopped.
     pub fn modify_instance_type(&mut self, id: &InstanceId, to: &InstanceType) -> Result<(), Ec2Fault> {
         self.throttle()?;
+        self.authorize_on("ModifyInstanceAttribute", std::slice::from_ref(id))?;
         self.authorize_type(to)?;
         self.refuse("ModifyInstanceAttribute")?;
         let n = self.machine(id)?;
@@ -221,6 +228,9 @@ impl World {
             return Err(fault("InvalidParameterValue", message));
         }
         m.instance_type.clone_from(&to.0);
+        // The CPU options become those of the new type.
+        let details = &mut self.facts.instances[n].details;
+        (details.cores, details.threads_per_core) = (None, None);
         self.touch();
         Ok(())
     }
@@ -246,7 +256,8 @@ impl World {
     /// `CreateTags`: what a key said before is lost, and nothing is compared.
     pub fn create_tags(&mut self, ids: &[InstanceId], tags: &[(String, String)]) -> Result<(), Ec2Fault> {
         self.throttle()?;
-        self.authorize("CreateTags")?;
+        self.authorize_on("CreateTags", ids)?;
+        self.refuse("CreateTags")?;
         for n in self.machines(ids)? {
             self.facts.instances[n].details.tags.extend(tags.iter().cloned());
         }
@@ -257,7 +268,8 @@ impl World {
     /// `DeleteTags`: a tag given with a value is removed if it has that value. One that is not there is no error.
     pub fn delete_tags(&mut self, ids: &[InstanceId], tags: &[(String, Option<String>)]) -> Result<(), Ec2Fault> {
         self.throttle()?;
-        self.authorize("DeleteTags")?;
+        self.authorize_on("DeleteTags", ids)?;
+        self.refuse("DeleteTags")?;
         for n in self.machines(ids)? {
             let there = &mut self.facts.instances[n].details.tags;
             for (key, value) in tags {

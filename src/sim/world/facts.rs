@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::World;
 use crate::domain::ids::{InstanceId, InstanceType};
 use crate::domain::inspection::{ScheduledEvent, Volume};
-use crate::domain::instance::{InstanceDetails, TypeDetails};
+use crate::domain::instance::{InstanceDetails, TypeDetails, UEFI_PREFERRED};
 use crate::sim::model::{Ec2Fault, NodeIx, WorldConfig};
 
 /// What is said of one instance.
@@ -42,6 +42,8 @@ pub struct Facts {
     pub not_offered: BTreeSet<(String, String)>,
     /// Actions that are not authorized.
     pub denied: BTreeSet<String>,
+    /// Instances that IAM lets nobody change in any way.
+    pub denied_instances: BTreeSet<InstanceId>,
     /// Types that IAM lets nobody give an instance.
     pub denied_types: BTreeSet<String>,
     /// Scavenges that run, by node.
@@ -61,16 +63,17 @@ impl Facts {
                 details: InstanceDetails {
                     virtualization: Some("hvm".into()),
                     ena: Some(true),
-                    boot_mode: Some("uefi-preferred".into()),
+                    boot_mode: Some(UEFI_PREFERRED.into()),
                     interfaces: 1,
                     volumes: vec![volume.clone()],
+                    ebs_optimized: Some(false),
                     tenancy: Some("default".into()),
                     ..InstanceDetails::default()
                 },
                 stop_protected: false,
                 shutdown_behavior: "stop".into(),
                 events: Vec::new(),
-                volumes: vec![Volume { id: volume, instance, iops: Some(3000), kms_key: None }],
+                volumes: vec![Volume { id: volume, instance, iops: Some(3000), throughput: Some(125), kms_key: None }],
             }
         });
         Facts {
@@ -78,6 +81,7 @@ impl Facts {
             types: BTreeMap::new(),
             not_offered: BTreeSet::new(),
             denied: BTreeSet::new(),
+            denied_instances: BTreeSet::new(),
             denied_types: BTreeSet::new(),
             scavenges: BTreeMap::new(),
         }
@@ -97,6 +101,7 @@ fn by_name(instance_type: &str, architecture: &str) -> TypeDetails {
         Some(times) => times.parse::<u32>().unwrap_or(1) * 4,
         None => 2,
     };
+    let metal = size.starts_with("metal");
     let xen = ["t2", "m4", "c4", "r4"].contains(&family);
     let gib_each = match family.as_bytes().first() {
         Some(b'c') => 2,
@@ -106,15 +111,20 @@ fn by_name(instance_type: &str, architecture: &str) -> TypeDetails {
     let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect();
     TypeDetails {
         vcpus: Some(vcpus),
+        cores: Some(vcpus / 2),
+        threads_per_core: Some(2),
         memory_mib: Some(u64::from(vcpus) * gib_each * 1024),
-        hypervisor: Some(if xen { "xen" } else { "nitro" }.into()),
+        hypervisor: Some(if xen { "xen" } else { "nitro" }.into()).filter(|_| !metal),
+        bare_metal: Some(metal),
         virtualization: words(&["hvm"]),
         ena: Some(if xen { "supported" } else { "required" }.into()),
         boot_modes: if architecture == "arm64" { words(&["uefi"]) } else { words(&["legacy-bios", "uefi"]) },
         max_interfaces: Some(if vcpus > 2 { 4 } else { 3 }),
-        max_volumes: Some(if xen { 40 } else { 28 }),
-        shared_attachments: !xen,
+        max_volumes: Some(if xen { 39 } else { 27 }),
+        shared_attachments: true,
+        ebs_optimized: Some(if family == "t2" { "unsupported" } else { "default" }.into()),
         baseline_iops: Some((vcpus * 1500).max(3600)),
+        baseline_throughput: Some((vcpus * 40).max(125)),
         burstable: Some(family.starts_with('t')),
         instance_storage: Some(family.ends_with('d')),
     }
@@ -143,9 +153,20 @@ impl World {
         Ok(())
     }
 
+    /// Whether IAM lets this action change these instances.
+    pub fn authorize_on(&self, action: &str, ids: &[InstanceId]) -> Result<(), Ec2Fault> {
+        self.authorize(action)?;
+        match ids.iter().find(|id| self.facts.denied_instances.contains(id)) {
+            Some(id) => {
+                let message = format!("You are not authorized to perform this operation on {id}.");
+                Err(fault("UnauthorizedOperation", message))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether IAM lets an instance be given this type.
     pub fn authorize_type(&self, to: &InstanceType) -> Result<(), Ec2Fault> {
-        self.authorize("ModifyInstanceAttribute")?;
         if self.facts.denied_types.contains(to.as_str()) {
             let message = format!("You are not authorized to perform this operation with InstanceType {to}.");
             return Err(fault("UnauthorizedOperation", message));
@@ -153,10 +174,10 @@ impl World {
         Ok(())
     }
 
-    /// An action with `DryRun`, which gives these types: an error in any case, and which one is the answer.
-    pub fn dry_run(&mut self, action: &str, types: &[&InstanceType]) -> Result<(), Ec2Fault> {
+    /// An action with `DryRun`, which gives these instances these types: an error in any case, and which one is the answer.
+    pub fn dry_run(&mut self, action: &str, ids: &[InstanceId], types: &[&InstanceType]) -> Result<(), Ec2Fault> {
         self.throttle()?;
-        self.authorize(action)?;
+        self.authorize_on(action, ids)?;
         types.iter().try_for_each(|to| self.authorize_type(to))?;
         Err(fault("DryRunOperation", "Request would have succeeded, but DryRun flag is set."))
     }

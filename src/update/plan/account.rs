@@ -1,12 +1,12 @@
 //! Rights and quotas of the account.
 
-use super::check::{Scene, Verdict};
+use super::check::{Scene, Verdict, to_be_done};
 use crate::domain::ids::InstanceType;
 use crate::domain::inspection::{Right, Verb};
 use crate::update::event::OnSilentNode;
 
 fn right(scene: &Scene<'_>, verb: Verb) -> Verdict {
-    if scene.order.is_empty() {
+    if scene.survey.members.iter().all(|(node, m)| !to_be_done(scene.request, node, &m.instance)) {
         return Verdict::NotApplicable;
     }
     match scene.survey.inspection.rights.get(&verb) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::catalogue::{self, CATALOGUE};
-use super::check::{Check, Find, OneNode, Scene, Verdict};
+use super::check::{Check, Find, OneNode, Scene, Verdict, chosen, to_be_done};
 use super::digest::digest;
 use super::outlook::exposure;
 use super::waiver::Waiver;
@@ -207,10 +207,6 @@ pub fn rank(role: Role) -> u8 {
     }
 }
 
-fn chosen(request: &UpdateRequested, node: &NodeName) -> bool {
-    request.nodes.as_ref().is_none_or(|nodes| nodes.contains(node))
-}
-
 fn order(request: &UpdateRequested, members: &[PlannedMember]) -> Vec<NodeName> {
     let mut order: Vec<&PlannedMember> = members.iter().filter(|m| chosen(request, &m.node)).collect();
     order.sort_by_key(|m| (rank(m.role), m.node.clone()));
@@ -324,7 +320,7 @@ fn look(check: &Check, scene: &Scene<'_>, into: &mut Vec<PlannedCheck>, missing:
         Find::Survey(passed) => vec![(None, Verdict::Passed(passed.into()))],
         Find::Cluster(find) => vec![(None, find(scene))],
         Find::Member(find) => each_node(scene, find, |_| true),
-        Find::Node(find) => each_node(scene, find, |n| to_be_done(scene, n)),
+        Find::Node(find) => each_node(scene, find, |n| n.to_be_done),
     };
     let mut passed: BTreeMap<String, Vec<&NodeName>> = BTreeMap::new();
     for (node, verdict) in found {
@@ -373,26 +369,17 @@ fn told(passed: &BTreeMap<String, Vec<&NodeName>>) -> String {
     texts.collect::<Vec<_>>().join("; ")
 }
 
-/// Whether anything will be done to a node.
-fn to_be_done(scene: &Scene<'_>, node: &NodeName) -> bool {
-    let instance = scene.survey.members.get(node).map(|m| &m.instance);
-    let change = instance.map(|i| scene.request.strategy.change(scene.request, node, i, &i.instance_type));
-    chosen(scene.request, node) && change.is_some_and(|c| c.already.is_none())
-}
-
 fn each_node<'a>(
     scene: &'a Scene<'_>,
     find: fn(&Scene<'_>, &OneNode<'_>) -> Verdict,
-    keep: impl Fn(&NodeName) -> bool,
+    keep: impl Fn(&OneNode<'_>) -> bool,
 ) -> Vec<(Option<&'a NodeName>, Verdict)> {
-    let members = scene.survey.members.iter().filter(|(name, _)| keep(name));
-    members
-        .map(|(name, member)| {
-            let instance = &member.instance;
-            let change = scene.request.strategy.change(scene.request, name, instance, &instance.instance_type);
-            let new_types: Vec<InstanceType> =
-                change.return_types.into_iter().filter(|t| *t != instance.instance_type).collect();
-            (Some(name), find(scene, &OneNode { name, member, instance, new_types }))
-        })
-        .collect()
+    let nodes = scene.survey.members.iter().map(|(name, member)| {
+        let instance = &member.instance;
+        let change = scene.request.strategy.change(scene.request, name, instance, &instance.instance_type);
+        let new_types: Vec<InstanceType> =
+            change.return_types.into_iter().filter(|t| *t != instance.instance_type).collect();
+        OneNode { name, member, instance, to_be_done: to_be_done(scene.request, name, instance), new_types }
+    });
+    nodes.filter(keep).map(|node| (Some(node.name), find(scene, &node))).collect()
 }

@@ -225,6 +225,16 @@ pub const CATALOGUE: &[Check] = &[
     ),
     check(
         Theme::Mapping,
+        "instanceAddressDiffers",
+        Refuse,
+        0,
+        Survey("no address speaks against a configured instance"),
+        "for each configured node the instance that has its address",
+        "correct instance_id or address in [clusters.<name>.nodes.<node>] of the worker's configuration; where NAT gives the instance this \
+         address, set address_translated = true there",
+    ),
+    check(
+        Theme::Mapping,
         "ownMachine",
         Refuse,
         0,
@@ -319,9 +329,11 @@ pub const CATALOGUE: &[Check] = &[
         "scheduledEvent",
         Refuse,
         W | D,
-        Node(instance::scheduled_event),
-        "no event of AWS that may begin within a day",
-        "wait until it is over; where a stop and a start are what it asks for, waive this check",
+        Member(instance::scheduled_event),
+        "no event of AWS for any instance of the cluster that may begin while the update goes on: within a day, and at any time with a window \
+         or a gate",
+        "wait until it is over: it would take that node down while another is in hand. Where a stop and a start are what it asks for, and \
+         the update does that to this node, waive this check",
     ),
     check(
         Theme::Instance,
@@ -367,7 +379,26 @@ pub const CATALOGUE: &[Check] = &[
         W | D,
         Node(instance::encrypted_volumes),
         "volumes that whoever starts the instance may decrypt",
-        "make sure that the worker's role may use the key and has kms:CreateGrant; without it a start falls back to stopped",
+        "where the key is not AWS's own (aws/ebs), allow the worker's role kms:CreateGrant (for AWS resources), kms:Decrypt, kms:DescribeKey, \
+         kms:GenerateDataKeyWithoutPlaintext and kms:ReEncrypt* with it, in the key's policy as well; without them a start falls back to stopped",
+    ),
+    check(
+        Theme::Instance,
+        "creditsLost",
+        Warn,
+        W | D,
+        Node(instance::credits_lost),
+        "processor credits that outlive a stop",
+        "expect a slow start and catch-up, or set its credits to unlimited",
+    ),
+    check(
+        Theme::Instance,
+        "cpuOptions",
+        Warn,
+        W | D,
+        Node(instance::cpu_options),
+        "the CPU options that the type has by itself",
+        "know that a change of the type resets them, and that the way back does not restore them",
     ),
     // The wanted types.
     check(
@@ -387,6 +418,16 @@ pub const CATALOGUE: &[Check] = &[
         Node(types::not_offered),
         "a type offered in every node's zone",
         ANOTHER_TYPE,
+    ),
+    check(
+        Theme::Type,
+        "presentTypeNotOffered",
+        Refuse,
+        W | D,
+        Node(types::present_not_offered),
+        "the type that a node has still offered in its zone: it is the way back, and all there is for a restart",
+        "for a restart ask for a change of the type instead; for a change name a fallback type that is offered, and waive this check, which \
+         accepts that there may be no way back",
     ),
     check(
         Theme::Type,
@@ -426,6 +467,15 @@ pub const CATALOGUE: &[Check] = &[
     ),
     check(
         Theme::Type,
+        "ebsOptimizedUnsupported",
+        Refuse,
+        D,
+        Node(types::ebs_optimized),
+        "a type that supports EBS optimization where the instance is set to it",
+        "choose another type, or turn ebsOptimized off while the instance is stopped",
+    ),
+    check(
+        Theme::Type,
         "tooManyInterfaces",
         Refuse,
         D,
@@ -457,7 +507,7 @@ pub const CATALOGUE: &[Check] = &[
         Warn,
         W | D,
         Node(types::ebs_iops),
-        "a type that sustains what its volumes are provisioned with",
+        "a type that sustains the operations and the throughput that its volumes are provisioned with, or those of the present type",
         "choose a larger type, or expect a slower catch-up",
     ),
     check(

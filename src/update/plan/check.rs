@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::domain::ids::{InstanceType, NodeName};
 use crate::domain::inspection::Unanswered;
-use crate::domain::instance::{Instance, TypeInfo};
+use crate::domain::instance::{Instance, InstanceState, TypeInfo};
 use crate::domain::quorum::Voters;
 use crate::domain::time::Moment;
 use crate::update::event::{PlannedMember, Severity, UpdateRequested};
@@ -83,7 +83,7 @@ impl Verdict {
 pub(super) enum Find {
     /// At the cluster as a whole.
     Cluster(fn(&Scene<'_>) -> Verdict),
-    /// At each node that something will be done to.
+    /// At each node that something will be done to ([`to_be_done`]).
     Node(fn(&Scene<'_>, &OneNode<'_>) -> Verdict),
     /// At every member.
     Member(fn(&Scene<'_>, &OneNode<'_>) -> Verdict),
@@ -153,11 +153,28 @@ impl Scene<'_> {
         }
     }
 
+    /// What EC2 offers under the name of the type that an instance has (`None`: no such type any more), if it was asked.
+    pub fn offered_as_present(&self, instance: &Instance) -> Option<Result<Option<&TypeInfo>, &Unanswered>> {
+        let wanted = || self.survey.types.get(&instance.instance_type).map(|t| Ok(t.as_ref()));
+        let present = self.survey.present_types.get(&instance.instance_type);
+        present.map(|answer| answer.as_ref().map(Option::as_ref)).or_else(wanted)
+    }
+
     /// What EC2 says of the type that an instance has.
     pub fn present_type(&self, instance: &Instance) -> Option<&TypeInfo> {
-        let wanted = || self.survey.types.get(&instance.instance_type).and_then(Option::as_ref);
-        self.survey.present_types.get(&instance.instance_type).or_else(wanted)
+        self.offered_as_present(instance)?.ok().flatten()
     }
+}
+
+pub(super) fn chosen(request: &UpdateRequested, node: &NodeName) -> bool {
+    request.nodes.as_ref().is_none_or(|nodes| nodes.contains(node))
+}
+
+/// Whether anything will be done to a node: it is among those asked for, and does not run as it shall already.
+pub fn to_be_done(request: &UpdateRequested, node: &NodeName, instance: &Instance) -> bool {
+    let change = request.strategy.change(request, node, instance, &instance.instance_type);
+    let runs = instance.state == InstanceState::Running;
+    chosen(request, node) && !(change.already.is_some() && runs)
 }
 
 /// One member, and what will be done to it.
@@ -165,6 +182,8 @@ pub(super) struct OneNode<'a> {
     pub name: &'a NodeName,
     pub member: &'a SurveyedMember,
     pub instance: &'a Instance,
+    /// Whether anything will be done to it.
+    pub to_be_done: bool,
     /// Types it may be started with that it does not have.
     pub new_types: Vec<InstanceType>,
 }

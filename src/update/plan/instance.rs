@@ -1,12 +1,15 @@
 //! The instances: whether they can be stopped, and come back with their data.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 
 use super::check::{OneNode, Scene, Verdict};
 use crate::domain::inspection::{Answer, Attributes};
 use crate::domain::instance::{FENCE_TAG, InstanceState};
 
-/// An event that AWS may begin within this time is as good as begun: an update of a few nodes takes hours at most.
+/// An event that AWS may begin within this time, beside the rests that are asked for, is as good as begun: an update of a few nodes takes
+/// hours at most.
 const EVENT_IS_NEAR: SignedDuration = SignedDuration::from_hours(24);
 
 pub(super) fn instance_state(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
@@ -108,6 +111,19 @@ pub(super) fn auto_scaling_group(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     }
 }
 
+/// Until when the update may go on; `None` where a window or a gate may hold it for any time. Events are read once, before the plan.
+fn may_last_until(scene: &Scene<'_>) -> Option<jiff::Timestamp> {
+    let request = scene.request;
+    if request.window.is_some() || request.gates.as_ref().is_some_and(|gates| !gates.is_empty()) {
+        return None;
+    }
+    let begins = request.not_before.map_or(scene.observed.wall, |at| at.max(scene.observed.wall));
+    let rests = request.dwell_seconds.unwrap_or(0.0) * scene.order.len() as f64;
+    let lasts = SignedDuration::try_from_secs_f64(rests).ok()?.checked_add(EVENT_IS_NEAR)?;
+    begins.checked_add(lasts).ok()
+}
+
+/// Of every member: what AWS does to another voter than the one in hand costs the quorum as well.
 pub(super) fn scheduled_event(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     let events = match &scene.survey.inspection.events {
         None => return Verdict::Unknown(format!("{} was not asked about", node.instance.id)),
@@ -118,10 +134,11 @@ pub(super) fn scheduled_event(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict 
     let over = |text: &str| text.starts_with("[Completed]") || text.starts_with("[Canceled]");
     let judge = |e: &crate::domain::inspection::ScheduledEvent| {
         let when = e.not_before.map_or("at a time not told".into(), |at| format!("not before {at}"));
-        let found = format!("{} of {}: {} {when}", node.instance.id, node.name, e.code);
-        match e.not_before {
-            Some(at) if at.duration_since(scene.observed.wall) > EVENT_IS_NEAR => Verdict::Warned(found),
-            Some(_) | None => Verdict::Failed(found),
+        let left_alone = if node.to_be_done { "" } else { ", to which nothing is to be done" };
+        let found = format!("{} of {}: {} {when}{left_alone}", node.instance.id, node.name, e.code);
+        match (e.not_before, may_last_until(scene)) {
+            (Some(at), Some(until)) if at > until => Verdict::Warned(found),
+            (Some(_) | None, _) => Verdict::Failed(found),
         }
     };
     let live = events.into_iter().flatten().filter(|e| !over(&e.description)).map(judge);
@@ -166,15 +183,55 @@ pub(super) fn capacity_reservation(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict
     }
 }
 
+/// Credits of T3 and later are kept for a week.
+pub(super) fn credits_lost(_: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    let present = &node.instance.instance_type;
+    if present.as_str().starts_with("t2.") {
+        Verdict::Failed(format!("{} is {present}: a stop takes the credits that it has earned", node.name))
+    } else {
+        Verdict::Passed("none that a stop takes".into())
+    }
+}
+
+/// A change of the type sets CPU options to what the new one has, and so does the way back.
+pub(super) fn cpu_options(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    if node.new_types.is_empty() {
+        return Verdict::NotApplicable;
+    }
+    let present = &node.instance.instance_type;
+    let details = &node.instance.details;
+    let usual = scene.present_type(node.instance).map(|t| &t.details);
+    let cores = details.cores.zip(usual.and_then(|t| t.cores));
+    let threads = details.threads_per_core.zip(usual.and_then(|t| t.threads_per_core));
+    match (cores, threads) {
+        (Some((cores, usual_cores)), Some((threads, usual_threads))) => {
+            let found = format!(
+                "{} has {cores} cores with {threads} threads each, {present} by itself {usual_cores} with {usual_threads}",
+                node.name
+            );
+            Verdict::failed_if((cores, threads) != (usual_cores, usual_threads), found)
+        }
+        (None, _) | (_, None) => {
+            Verdict::Unknown(format!("EC2 does not say the processor cores of {} and {present}", node.instance.id))
+        }
+    }
+}
+
 pub(super) fn encrypted_volumes(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     let volumes = match &scene.survey.inspection.volumes {
         None => return Verdict::Unknown(format!("the volumes of {} were not asked about", node.name)),
         Some(Err(error)) => return scene.unanswered(error),
         Some(Ok(volumes)) => volumes,
     };
-    let mine = volumes.iter().filter(|v| v.instance == node.instance.id);
-    match mine.filter_map(|v| Some((&v.id, v.kms_key.as_ref()?))).next() {
-        None => Verdict::Passed("no encrypted volume".into()),
-        Some((id, key)) => Verdict::Unknown(format!("{id} of {} is encrypted with {key}", node.name)),
+    let mut keys: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for v in volumes.iter().filter(|v| v.instance == node.instance.id) {
+        if let Some(key) = &v.kms_key {
+            keys.entry(key).or_default().push(&v.id);
+        }
     }
+    if keys.is_empty() {
+        return Verdict::Passed("no encrypted volume".into());
+    }
+    let by_key = keys.iter().map(|(key, volumes)| format!("{} with {key}", volumes.join(" and ")));
+    Verdict::Unknown(format!("volumes of {} are encrypted: {}", node.name, by_key.collect::<Vec<_>>().join(", ")))
 }

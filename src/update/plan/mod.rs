@@ -17,6 +17,6 @@ mod waiver;
 
 pub use assess::{Assessment, Planning, Step, assess, plan, rank};
 pub use catalogue::{CATALOGUE, find};
-pub use check::{Check, Theme};
+pub use check::{Check, Theme, to_be_done};
 pub use request::{check_request, matches_pattern};
 pub use waiver::{Waiver, answer as answer_waiver, refusal as waiver_refusal};

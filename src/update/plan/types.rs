@@ -1,13 +1,14 @@
 //! The wanted types: whether each instance will start with them, and serve as well as before.
 
 use super::check::{OneNode, Scene, Verdict};
-use crate::domain::instance::TypeInfo;
+use crate::domain::ids::InstanceType;
+use crate::domain::inspection::Volume;
+use crate::domain::instance::{TypeDetails, TypeInfo, UEFI_PREFERRED};
 
 pub(super) fn unknown_type(scene: &Scene<'_>) -> Verdict {
     let (known, unknown): (Vec<_>, Vec<_>) = scene.survey.types.iter().partition(|(_, info)| info.is_some());
-    let names = |of: &[(&crate::domain::ids::InstanceType, &Option<TypeInfo>)]| {
-        of.iter().map(|(t, _)| t.as_str()).collect::<Vec<_>>().join(", ")
-    };
+    let names =
+        |of: &[(&InstanceType, &Option<TypeInfo>)]| of.iter().map(|(t, _)| t.as_str()).collect::<Vec<_>>().join(", ");
     match (known.is_empty(), unknown.is_empty()) {
         (true, true) => Verdict::NotApplicable,
         (_, false) => Verdict::Failed(format!("EC2 knows no type {} here", names(&unknown))),
@@ -15,19 +16,33 @@ pub(super) fn unknown_type(scene: &Scene<'_>) -> Verdict {
     }
 }
 
-pub(super) fn not_offered(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+/// Whether a type is offered in the zone of a node.
+fn offered(node: &OneNode<'_>, t: &TypeInfo) -> Verdict {
     let Some(zone) = &node.instance.zone else {
         return Verdict::Unknown(format!("EC2 does not say in which zone {} is", node.name));
     };
-    node.each_type(scene, |t| {
-        if t.zones.is_empty() {
-            Verdict::Unknown(format!("EC2 does not say where {} is offered", t.instance_type))
-        } else if t.zones.contains(zone) {
-            Verdict::Passed(format!("{} in {zone}", t.instance_type))
-        } else {
-            Verdict::Failed(format!("{} is not offered in {zone}, where {} is", t.instance_type, node.name))
-        }
-    })
+    if t.zones.is_empty() {
+        Verdict::Unknown(format!("EC2 does not say where {} is offered", t.instance_type))
+    } else if t.zones.contains(zone) {
+        Verdict::Passed(format!("{} in {zone}", t.instance_type))
+    } else {
+        Verdict::Failed(format!("{} is not offered in {zone}, where {} is", t.instance_type, node.name))
+    }
+}
+
+pub(super) fn not_offered(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    node.each_type(scene, |t| offered(node, t))
+}
+
+/// The type it has is what an instance is started with in the end, and all that one which is only restarted is started with.
+pub(super) fn present_not_offered(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    let present = &node.instance.instance_type;
+    match scene.offered_as_present(node.instance) {
+        None => Verdict::Unknown(format!("{present} of {} was not asked about", node.name)),
+        Some(Err(error)) => scene.unanswered(error),
+        Some(Ok(None)) => Verdict::Failed(format!("EC2 offers no {present} any more, which {} has", node.name)),
+        Some(Ok(Some(t))) => offered(node, t),
+    }
 }
 
 /// A property of the instance that the type must list.
@@ -62,8 +77,8 @@ pub(super) fn virtualization(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
 pub(super) fn boot_mode(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     let mode = node.instance.details.boot_mode.as_deref();
     // An image that only prefers UEFI boots either way; one that says nothing boots as x86 always did.
-    if mode == Some("uefi-preferred") {
-        return node.each_type(scene, |_| Verdict::Passed("uefi-preferred".into()));
+    if mode == Some(UEFI_PREFERRED) {
+        return node.each_type(scene, |_| Verdict::Passed(UEFI_PREFERRED.into()));
     }
     let arm = node.instance.architecture.as_deref() == Some("arm64");
     let mode = mode.or(Some(if arm { "uefi" } else { "legacy-bios" }));
@@ -84,22 +99,49 @@ pub(super) fn ena(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     })
 }
 
+pub(super) fn ebs_optimized(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
+    node.each_type(scene, |t| match (node.instance.details.ebs_optimized, t.details.ebs_optimized.as_deref()) {
+        (Some(false), _) => Verdict::Passed("not set".into()),
+        (Some(true), Some("unsupported")) => Verdict::Failed(format!(
+            "{} of {} is set to be EBS-optimized, {} does not support it",
+            node.instance.id, node.name, t.instance_type
+        )),
+        (_, Some(support)) if support != "unsupported" => Verdict::Passed(support.to_owned()),
+        (Some(true) | None, _) => Verdict::Unknown(format!(
+            "EC2 does not say whether {} is set to be EBS-optimized, or whether {} supports it",
+            node.instance.id, t.instance_type
+        )),
+    })
+}
+
+/// As whose the disks of a type are named: bare metal has no hypervisor, and names them as nitro does.
+fn names_disks_as(t: &TypeInfo) -> Option<&str> {
+    let bare = || Some("nitro").filter(|_| t.details.bare_metal == Some(true));
+    t.details.hypervisor.as_deref().or_else(bare)
+}
+
+/// Another hypervisor names disks otherwise, and disks of the type's own are counted among the others'.
 pub(super) fn hypervisor(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     let present = scene.present_type(node.instance);
     node.each_type(scene, |t| {
-        let from = present.and_then(|p| p.details.hypervisor.as_deref());
-        match (from, t.details.hypervisor.as_deref()) {
-            (Some("xen"), Some("nitro")) => Verdict::Failed(format!(
-                "{} is xen, {} is nitro: disks of {} change their names",
-                node.instance.instance_type, t.instance_type, node.name
+        let types = format!("{} and {}", node.instance.instance_type, t.instance_type);
+        let own_disks = |t: &TypeInfo| t.details.instance_storage;
+        match (present.and_then(names_disks_as), names_disks_as(t)) {
+            (Some(from), Some(to)) if from != to => Verdict::Failed(format!(
+                "{types} name disks as {from} and {to}: those of {} change their names",
+                node.name
             )),
-            (Some(from), Some(to)) => Verdict::Passed(format!("{from} to {to}")),
-            // Bare metal has none, and names its disks as nitro does.
-            (None, Some(_)) if present.is_some() => Verdict::Passed("from bare metal".into()),
-            (_, None) | (None, _) => Verdict::Unknown(format!(
-                "EC2 does not say the hypervisors of {} and {}",
-                node.instance.instance_type, t.instance_type
-            )),
+            (Some(_), Some(to)) => match (present.and_then(own_disks), own_disks(t)) {
+                (Some(before), Some(after)) if before != after => Verdict::Failed(format!(
+                    "one of {types} has disks of its own: names of those of {} may change",
+                    node.name
+                )),
+                (Some(_), Some(_)) => Verdict::Passed(format!("as {to}")),
+                (None, _) | (_, None) => {
+                    Verdict::Unknown(format!("EC2 does not say which of {types} has disks of its own"))
+                }
+            },
+            (None, _) | (_, None) => Verdict::Unknown(format!("EC2 does not say the hypervisors of {types}")),
         }
     })
 }
@@ -119,7 +161,8 @@ pub(super) fn too_many_volumes(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict
     let details = &node.instance.details;
     let volumes = u32::try_from(details.volumes.len()).unwrap_or(u32::MAX);
     node.each_type(scene, |t| {
-        let has = if t.details.shared_attachments { volumes.saturating_add(details.interfaces) } else { volumes };
+        let shared = t.details.shared_attachments && t.details.hypervisor.as_deref() != Some("xen");
+        let has = if shared { volumes.saturating_add(details.interfaces.saturating_sub(1)) } else { volumes };
         match t.details.max_volumes {
             None => Verdict::Unknown(format!("EC2 does not say how many volumes {} takes", t.instance_type)),
             Some(most) if has > most => {
@@ -136,16 +179,43 @@ pub(super) fn ebs_iops(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
         Some(Err(error)) => return scene.unanswered(error),
         Some(Ok(volumes)) => volumes,
     };
-    let provisioned: u32 =
-        volumes.iter().filter(|v| v.instance == node.instance.id).filter_map(|v| v.iops).fold(0, u32::saturating_add);
-    node.each_type(scene, |t| match t.details.baseline_iops {
-        None => Verdict::Unknown(format!("EC2 does not say how many IOPS {} sustains", t.instance_type)),
-        Some(baseline) if baseline < provisioned => Verdict::Failed(format!(
-            "the volumes of {} are provisioned with {provisioned} IOPS, {} sustains {baseline}",
-            node.name, t.instance_type
-        )),
-        Some(baseline) => Verdict::Passed(format!("{provisioned} of {baseline}")),
+    let sum = |of: fn(&Volume) -> Option<u32>| -> u32 {
+        let mine = volumes.iter().filter(|v| v.instance == node.instance.id);
+        mine.filter_map(of).fold(0, u32::saturating_add)
+    };
+    let (iops, throughput) = (sum(|v| v.iops), sum(|v| v.throughput));
+    node.each_type(scene, |t| {
+        Verdict::worst([
+            sustained(scene, node, t, "IOPS", iops, |t| t.baseline_iops),
+            sustained(scene, node, t, "MB/s", throughput, |t| t.baseline_throughput),
+        ])
     })
+}
+
+/// Whether a type sustains what the volumes of a node are provisioned with, or at least what the present type does.
+fn sustained(
+    scene: &Scene<'_>,
+    node: &OneNode<'_>,
+    t: &TypeInfo,
+    unit: &str,
+    provisioned: u32,
+    of: fn(&TypeDetails) -> Option<u32>,
+) -> Verdict {
+    let present = &node.instance.instance_type;
+    let unknown = |t: &InstanceType| Verdict::Unknown(format!("EC2 does not say how many {unit} {t} sustains"));
+    match (of(&t.details), scene.present_type(node.instance).and_then(|p| of(&p.details))) {
+        _ if provisioned == 0 => Verdict::Passed(format!("no {unit} are provisioned")),
+        (None, _) => unknown(&t.instance_type),
+        (Some(after), _) if after >= provisioned => Verdict::Passed(format!("{provisioned} of {after} {unit}")),
+        (Some(_), None) => unknown(present),
+        (Some(after), Some(before)) => {
+            let found = format!(
+                "the volumes of {} are provisioned with {provisioned} {unit}, {present} sustains {before}, {} {after}",
+                node.name, t.instance_type
+            );
+            Verdict::failed_if(after < before, found)
+        }
+    }
 }
 
 pub(super) fn burstable(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
