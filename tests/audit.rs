@@ -53,6 +53,7 @@ struct Scene {
     me: Incarnation,
     own_instance: Option<InstanceId>,
     took_over_at: Option<Moment>,
+    ticket_spent: bool,
     action: Action,
 }
 
@@ -107,6 +108,7 @@ fn sound() -> Scene {
         me: ME,
         own_instance: None,
         took_over_at: None,
+        ticket_spent: false,
         action: Action { node: name(0), call: stop(0), warrant: Warrant::Intent(Revision(5)) },
     }
 }
@@ -233,6 +235,7 @@ impl Scene {
             },
             own_instance: self.own_instance.as_ref(),
             took_over_at: self.took_over_at,
+            ticket_spent: self.ticket_spent,
             wall: jiff::Timestamp::UNIX_EPOCH,
         };
         look(&state, &observed)
@@ -471,7 +474,13 @@ fn a_return_ticket_brings_back_and_does_nothing_else() {
         scene.took_over_at = Some(Moment(Duration::from_secs(1)));
         scene
     };
+    let open = || ticket(start(), away(10, Some(false), true), InstanceState::Stopped);
     let table = [
+        (Scene { ticket_spent: true, ..open() }, Some("S4")),
+        (Scene { described: 6, ..open() }, Some("S6")),
+        (Scene { tags: [Some(tag(OTHER, 4)), None], ..open() }, Some("S9")),
+        (Scene { tags: [Some(tag(OTHER, 4)), None], fence: false, ..open() }, None),
+        (Scene { tags: [None, None], ..open() }, None),
         (ticket(start(), away(10, Some(false), false), stopped), None),
         (ticket(modify("a.old"), away(10, Some(false), true), stopped), None),
         (ticket(start(), away(9, Some(false), true), stopped), Some("S4")),
@@ -502,9 +511,12 @@ fn a_replacement_waits_longer_and_starts_the_instance_as_it_is() {
     let state = sound().state();
     let judge = |call: Call, revision: u64, away: u64, times: u32| {
         let action = Action { node: name(0), call, warrant: Warrant::ReturnTicket(Revision(revision)) };
-        let scene = Stranded { away_for: Duration::from_secs(away), stopped_times: times, leaderless: true };
+        let scene =
+            Stranded { away_for: Duration::from_secs(away), stopped_times: times, leaderless: true, anothers: false };
         let led = Stranded { leaderless: false, ..scene };
         assert!(audit_rescue(&action, &state, &led).is_err(), "the store has a leader again");
+        let anothers = Stranded { anothers: true, ..scene };
+        assert!(audit_rescue(&action, &state, &anothers).is_err(), "somebody else has it in hand");
         audit_rescue(&action, &state, &scene).is_ok()
     };
     let start = |n: usize| Call::StartInstance { instance: id(n) };

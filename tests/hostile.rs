@@ -275,6 +275,7 @@ fn look(history: &[Recorded], state: &State, instance_state: InstanceState, now:
         },
         own_instance: None,
         took_over_at: None,
+        ticket_spent: false,
         wall: jiff::Timestamp::UNIX_EPOCH,
     };
     let next = react(state, &observed, now);

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use esdb_rollout::domain::ids::{ADMISSION_PREFIX, ClusterName};
 use esdb_rollout::domain::instance::InstanceState;
 use esdb_rollout::domain::time::Moment;
+use esdb_rollout::sim::model::{ExpectedRevision, ProposedEvent, Write, WriteOutcome};
 use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::Event;
 use esdb_rollout::update::state::{Body, End, Recorded};
@@ -180,4 +181,111 @@ async fn whoever_finds_a_leader_again_leaves_the_node_to_its_holder() {
     let (_successor, _stop) = tapped(&rig, Arc::new(returns)).spawn(1);
     let (history, _) = rig.ended(Duration::from_secs(3600)).await;
     assert_eq!(started_by_ticket(&history), 0, "{}", lines(&history));
+}
+
+/// The store, which may be out of reach for one worker, or deny it the update's stream.
+#[derive(Default)]
+struct Door {
+    shut: AtomicBool,
+    denies: AtomicBool,
+}
+
+#[async_trait]
+impl Tap for Door {
+    async fn before(&self, _: Kind, _: &str) -> usize {
+        0
+    }
+    async fn after(&self, _: usize) {}
+    fn is_away(&self, _: &str) -> bool {
+        self.shut.load(Ordering::Relaxed)
+    }
+    fn denies(&self, _: Kind, stream: &str) -> bool {
+        self.denies.load(Ordering::Relaxed) && stream.starts_with("clusterUpdate-")
+    }
+}
+
+async fn until_state(rig: &Rig, n: usize, state: InstanceState) {
+    for _ in 0..6_000 {
+        if rig.world.with(|w| w.instance_state(n)) == state {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("never {state}");
+}
+
+/// It goes on believing that it holds the update, for as long as it lives.
+#[tokio::test(start_paused = true)]
+async fn whoever_is_cut_off_brings_its_node_back_once_and_no_stop_of_anybody_after_it() {
+    let rig = slow_to_stop();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let door = Arc::new(Door::default());
+    let (_cut_off, _stop) = tapped(&rig, door.clone()).spawn(0);
+    rig.until("InstanceStopRequested", 1).await;
+    door.shut.store(true, Ordering::Relaxed);
+    until_state(&rig, 3, InstanceState::Stopped).await;
+    until_state(&rig, 3, InstanceState::Running).await;
+    // Another takes the update over and ends it.
+    let (_successor, _stop) = rig.spawn(1);
+    let (history, state) = rig.ended(Duration::from_secs(3600)).await;
+    assert!(state.end.is_some(), "{}", lines(&history));
+    // Then somebody stops the instance for reasons of their own.
+    rig.world.with(|w| {
+        let id = w.instance_of(3).clone();
+        w.stop_instances(&[id]).unwrap();
+    });
+    until_state(&rig, 3, InstanceState::Stopped).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(rig.world.with(|w| w.instance_state(3)), InstanceState::Stopped, "their stop is undone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_denies_is_there_and_opens_no_ticket() {
+    let rig = slow_to_stop();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let door = Arc::new(Door::default());
+    let (_worker, _stop) = tapped(&rig, door.clone()).spawn(0);
+    rig.until("InstanceStopRequested", 1).await;
+    door.shut.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    door.denies.store(true, Ordering::Relaxed);
+    door.shut.store(false, Ordering::Relaxed);
+    until_state(&rig, 3, InstanceState::Stopped).await;
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(rig.world.with(|w| w.instance_state(3)), InstanceState::Stopped, "started on a ticket");
+    door.denies.store(false, Ordering::Relaxed);
+    let (history, state) = rig.ended(Duration::from_secs(3600)).await;
+    let shown = lines(&history);
+    assert!(matches!(state.end, Some(End::Completed(_))), "{shown}");
+    assert_eq!(started_by_ticket(&history), 0, "{shown}");
+}
+
+/// Its holder had only to read what was new.
+#[tokio::test(start_paused = true)]
+async fn a_stream_longer_than_anybody_holds_keeps_no_successor_from_bringing_its_node_back() {
+    let rig = slow_to_stop();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let (worker, _stop) = rig.spawn(0);
+    rig.until("InstanceStopRequested", 1).await;
+    let stream = rig.update.stream();
+    for n in 0..70 {
+        let leader = rig.world.with(|w| w.leader()).unwrap();
+        let data = format!("{{\"of\":\"{}\"}}", "x".repeat(1_000_000)).into_bytes();
+        let (id, event_type) = (uuid::Uuid::from_u128(1_000 + n), "SomethingElse".into());
+        let event = ProposedEvent { id, event_type, is_json: true, data, metadata: vec![] };
+        let write = Write::Append(vec![event]);
+        let done = rig.world.write(leader, true, stream.as_str(), ExpectedRevision::Any, write).await;
+        assert!(matches!(done, WriteOutcome::Done { .. }), "{done:?}");
+    }
+    worker.abort();
+    until_state(&rig, 3, InstanceState::Stopped).await;
+    let (_successor, _stop) = rig.spawn(1);
+    until_state(&rig, 3, InstanceState::Running).await;
+    for _ in 0..3600 {
+        if rig.world.with(|w| (0..4).all(|n| w.instance_type(n) == "m6i.xlarge")) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    panic!("the update does not go on");
 }

@@ -97,7 +97,7 @@ fn evaluate(known: &Known, hosts: &[Address], views: &[(Address, View)]) -> Prob
         }
     }
     let voting_hosts = hosts.iter().filter(|h| known.members.get(*h) != Some(&false)).count();
-    let guessed = if known.most_voters == 0 { voting_hosts } else { known.most_voters };
+    let guessed = known.most_voters.max(voting_hosts);
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let probe = StoreProbe {
         voters: known.cluster_size.unwrap_or_else(|| count(guessed)),
@@ -107,19 +107,27 @@ fn evaluate(known: &Known, hosts: &[Address], views: &[(Address, View)]) -> Prob
     Probed { probe, reached: answered.into_values().collect() }
 }
 
+/// A runtime that is put away in the background, also where whoever waits for it is cancelled: in async code it must not be dropped.
+struct Aside(Option<tokio::runtime::Runtime>);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Reads the stream from every voting node that answers, all at once. A node that does not give the whole stream in time is
 /// left out: half a history is worse than none.
 pub(super) async fn read(inner: &Inner, stream: &StreamName) -> Vec<LocalRead> {
     let nodes = probe(inner).await.reached;
     let deadline = Instant::now() + READ_TIME;
     // One runtime for these clients, put away with what they leak.
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("esdb-nodes")
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
+    let built =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("esdb-nodes").enable_all().build();
+    let runtime = match built {
+        Ok(runtime) => Aside(Some(runtime)),
         Err(error) => {
             tracing::warn!(%error, "no runtime to read the store's nodes one by one");
             return Vec::new();
@@ -135,16 +143,17 @@ pub(super) async fn read(inner: &Inner, stream: &StreamName) -> Vec<LocalRead> {
             }
         };
         let options = stream_options(StreamPosition::Start, usize::MAX, inner.credentials());
-        let (stream, handle) = (stream.0.clone(), runtime.handle().clone());
+        let Some(handle) = runtime.0.as_ref().map(|r| r.handle().clone()) else { break };
+        let (stream, of_client) = (stream.0.clone(), handle.clone());
         let reading = async move {
             let read = async {
-                let client = Client::with_runtime_handle(handle, settings)?;
+                let client = Client::with_runtime_handle(of_client, settings)?;
                 read_stream(&client, &stream, &options).await
             };
             let read = timeout_at(deadline, read).await;
             (node, read)
         };
-        tasks.spawn_on(reading, runtime.handle());
+        tasks.spawn_on(reading, &handle);
     }
     let mut reads = Vec::new();
     while let Ok(Some(ended)) = timeout_at(deadline, tasks.join_next()).await {
@@ -157,8 +166,6 @@ pub(super) async fn read(inner: &Inner, stream: &StreamName) -> Vec<LocalRead> {
             Err(error) => tracing::warn!(%error, "the client library failed while reading a node of the store"),
         }
     }
-    drop(tasks);
-    runtime.shutdown_background();
     reads.sort_by(|a, b| a.node.cmp(&b.node));
     reads
 }

@@ -80,6 +80,16 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S4", observed.store.leader_reported == Some(false), &|| {
                 "a node of the store may have a leader".into()
             });
+            check("S4", !observed.ticket_spent, &|| "the node has been back since its stop".into());
+            let seen = observed.instances.get(&hand.instance);
+            check("S6", seen.is_some_and(|s| now.since(s.at) <= FENCE_LOOK), &|| {
+                format!("{} has not been described for a while", hand.instance)
+            });
+            let tag = seen.and_then(|s| s.instance.fence()).filter(|_| observed.policy.fence);
+            let stale = state.member(&hand.node).and_then(|m| m.stale_fence.as_deref());
+            check("S9", tag.is_none_or(|t| names_update(t, observed) || stale == Some(t)), &|| {
+                format!("{} carries another's tag", hand.instance)
+            });
             check("S4", matches!(action.call, Call::ModifyType { .. } | Call::StartInstance { .. }), &|| {
                 "a return ticket brings a node back and nothing else".into()
             });
@@ -341,6 +351,8 @@ pub struct Stranded {
     pub stopped_times: u32,
     /// Whether the store has no leader, asked just now.
     pub leaderless: bool,
+    /// Whether the instance carries the tag of another update.
+    pub anothers: bool,
 }
 
 /// Judges a start by a worker that does not hold the update, while the store has no leader: as it is, of the one instance that the
@@ -364,6 +376,7 @@ pub fn audit_rescue(action: &Action, state: &State, scene: &Stranded) -> Result<
     let waited = scene.away_for >= TICKET_AFTER_REPLACEMENT;
     check("S4", waited, format!("the store has been away for {} s", scene.away_for.as_secs()));
     check("S4", scene.leaderless, "the store may have a leader".into());
+    check("S9", !scene.anothers, "the instance carries another's tag".into());
     check("S6", scene.stopped_times >= 2, format!("EC2 said stopped {} times", scene.stopped_times));
     if found.is_empty() { Ok(()) } else { Err(found) }
 }

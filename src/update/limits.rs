@@ -100,8 +100,8 @@ pub const SURVEY_TIMEOUT: Duration = Duration::from_secs(60);
 /// makes progress.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 
-/// A description on which the fence's tag is written, or an instance stopped, is no older than this: what two installations may miss of each
-/// other is what happened since.
+/// A description on which the fence's tag is written, or an instance stopped, or started on the return ticket, is no older than this: what
+/// two installations may miss of each other is what happened since.
 pub const FENCE_FRESH: Duration = Duration::from_secs(3);
 
 /// Between the first description that says so of an instance's tag and the one that is believed: a tag that was written at the same moment

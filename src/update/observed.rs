@@ -163,6 +163,8 @@ pub struct Observed<'a> {
     pub own_instance: Option<&'a InstanceId>,
     /// When this worker's `WorkerAssigned` was first sent, if it took the update over from another.
     pub took_over_at: Option<Moment>,
+    /// Whether the node in hand was back once since its stop: then the return ticket has done what it is for.
+    pub ticket_spent: bool,
     /// The calendar, for `notBefore` only.
     pub wall: jiff::Timestamp,
 }

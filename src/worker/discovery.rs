@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::store::{read_all, read_update};
+use super::store::{Folded, fold_update, read_all};
 use super::supersede::{Turn, turn};
 use super::{Found, Shared, Worker, WorkerError};
 use crate::codec::{
@@ -24,7 +24,7 @@ use crate::lease::{HEARTBEAT_EVERY, LEASE};
 use crate::ports::{AppendError, Expected, Feed, Position, ReadError, StartFrom};
 use crate::update::event::{self, AdmissionEvent, Event, Kind, Reason, UpdateRejected, UpdateRequested};
 use crate::update::react::{answer_command, not_wanted};
-use crate::update::state::{State, fold};
+use crate::update::state::State;
 
 /// Rest between two looks at the admission streams: a look is one small read a cluster.
 const ADMISSIONS_EVERY: Duration = Duration::from_secs(5);
@@ -556,8 +556,7 @@ async fn look_at(
     patient: bool,
 ) -> Result<Handled, Trouble> {
     let update = command.update;
-    let history = read_update(&*worker.log, update, Revision(0), worker.clock.now()).await?;
-    let state = fold(&history);
+    let Folded { state, first } = fold_update(&*worker.log, update, worker.clock.now()).await?;
     *seen = state.last_revision();
     if seen.is_none_or(|last| last < command.at) {
         return Ok(Handled::NotYet("no read shows it; was it deleted?".into()));
@@ -592,8 +591,7 @@ async fn look_at(
         }
         return Ok(Handled::Stranger(Box::new((state, cluster))));
     }
-    let cause = history.first().map(|first| first.id);
-    let why = match admit(worker, update, request, cause).await {
+    let why = match admit(worker, update, request, first).await {
         Ok(Admission::Admitted) => return Ok(Handled::Drive),
         Ok(Admission::Waits(active)) => return Ok(Handled::Waits(active)),
         Ok(Admission::Again) => return Ok(Handled::Again),
@@ -737,7 +735,7 @@ pub(super) fn rest_after_all(worker: &Worker) -> Duration {
 
 /// Whether somebody has begun an update, or it has ended.
 async fn is_begun_or_ended(worker: &Worker, update: UpdateId) -> Result<bool, ReadError> {
-    let state = fold(&read_update(&*worker.log, update, Revision(0), worker.clock.now()).await?);
+    let Folded { state, .. } = fold_update(&*worker.log, update, worker.clock.now()).await?;
     Ok(state.holder.is_some() || state.end.is_some())
 }
 

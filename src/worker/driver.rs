@@ -13,7 +13,7 @@ use super::own_machine::is_own_machine;
 use super::perform::perform;
 use super::queue::Waits;
 use super::remains::Remains;
-use super::store::read_update;
+use super::store::{Page, read_page};
 use super::{ClusterHandle, Rung, Shared, Stop, Worker, asked, survey};
 use crate::codec::{decode, encode_facts};
 use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, Revision, UpdateId};
@@ -78,6 +78,11 @@ pub(super) struct Driver {
     unacknowledged: BTreeMap<uuid::Uuid, Moment>,
     /// The return ticket that was used last, by the revision of its stop intent, and when.
     ticket_called: Option<(Revision, Moment)>,
+    /// The ticket whose node EC2 has said to be stopped, and the one whose node was seen to run again since.
+    seen_down: Option<Revision>,
+    ticket_spent: Option<Revision>,
+    /// The last revision that was folded when an append met another.
+    conflicted_at: Option<Revision>,
     store: StoreSeen,
     survey: Option<(Moment, Survey)>,
     eyes: Option<Observer>,
@@ -135,6 +140,9 @@ impl Driver {
             intent: None,
             unacknowledged: BTreeMap::new(),
             ticket_called: None,
+            seen_down: None,
+            ticket_spent: None,
+            conflicted_at: None,
             store: StoreSeen::default(),
             survey: None,
             eyes: None,
@@ -253,8 +261,28 @@ impl Driver {
                 seen.instance = instance;
             }
             None => {
-                self.instances.insert(id, InstanceSeen::first(instance, at));
+                self.instances.insert(id.clone(), InstanceSeen::first(instance, at));
             }
+        }
+        self.note_return(&id);
+    }
+
+    /// Notices that the node in hand, which was stopped, is back, by whomever.
+    fn note_return(&mut self, id: &InstanceId) {
+        let hand = self.state.in_hand.as_ref().filter(|h| h.step.out_of_service() && h.instance == *id);
+        let Some((ticket, seen)) = hand.and_then(|h| h.ticket).zip(self.instances.get(id)) else { return };
+        match seen.instance.state {
+            InstanceState::Stopped => self.seen_down = Some(ticket),
+            // Said once, it may be what was true before the stop.
+            InstanceState::Running if seen.times >= 2 && self.seen_down == Some(ticket) => {
+                self.ticket_spent = Some(ticket);
+            }
+            InstanceState::Running
+            | InstanceState::Pending
+            | InstanceState::Stopping
+            | InstanceState::ShuttingDown
+            | InstanceState::Terminated
+            | InstanceState::Unrecognized => {}
         }
     }
 
@@ -333,6 +361,7 @@ impl Driver {
             policy: &self.handle.policy,
             own_instance: self.own_instance.as_ref(),
             took_over_at: self.took_over.map(|(_, at)| at),
+            ticket_spent: self.ticket_spent.is_some() && self.ticket_spent == ticket,
             wall: self.worker.clock.wall(),
         }
     }
@@ -401,12 +430,16 @@ impl Driver {
         if !due {
             return None;
         }
-        let from = self.state.last_revision().map_or(Revision(0), Revision::next);
-        match read_update(&*self.worker.log, self.update, from, began).await {
-            Ok(news) => {
+        let read = self.read_pages(began).await;
+        // Reading takes time, and what was seen meanwhile is newer than what was seen before.
+        self.take_sights();
+        match read {
+            Ok(()) => {
                 self.store = StoreSeen::default();
                 self.read_at = Some(self.now());
-                self.fold_on(news);
+                if self.conflicted_at.take().is_some_and(|last| Some(last) == self.state.last_revision()) {
+                    return Some(self.fold_anew());
+                }
                 if self.state.end.is_none() {
                     self.put_aside(false).await;
                 }
@@ -417,13 +450,36 @@ impl Driver {
                 self.store_away(began).await;
                 self.state.last.is_none().then_some(After::Rest(READ_EVERY))
             }
-            // That is an answer: the store is there, and the rights may be given again.
+            // That is an answer, and the rights may be given again.
             Err(error @ ReadError::Denied { .. }) => {
                 tracing::error!(%error, "the update's stream cannot be read");
+                self.store_answers().await;
                 self.state.last.is_none().then_some(After::Rest(READ_EVERY))
             }
             Err(error @ ReadError::Refused { .. }) => Some(self.set_aside(error).await),
         }
+    }
+
+    /// Folds what came after the last that is known.
+    async fn read_pages(&mut self, seen: Moment) -> Result<(), ReadError> {
+        loop {
+            let last = self.state.last_revision();
+            let Page { events, is_last } = read_page(&*self.worker.log, self.update, last, seen).await?;
+            self.fold_on(events);
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// An append met another revision than the one that was folded, and nothing came after that: what was folded is not, or not yet again,
+    /// what the store holds. Perhaps it was restored from a backup.
+    fn fold_anew(&mut self) -> After {
+        tracing::warn!(last = ?self.state.last_revision(), "the stream is not what was folded; it is read from its beginning");
+        (self.state, self.events, self.intent) = (State::default(), 0, None);
+        self.unacknowledged.clear();
+        self.read_at = None;
+        After::Rest(READ_EVERY)
     }
 
     /// The store refuses the update's stream for good. No fact can be recorded there any more, so that nothing is done for it. It holds
@@ -500,6 +556,13 @@ impl Driver {
         let probe = self.worker.log.probe().await;
         // A store of which nobody answers may be cut off from us alone: that counts as leaderless only where a node of ours is down.
         self.store.leader_reported = Some(probe.leader_reported || probe.answered == 0 && !self.node_in_hand_is_down());
+    }
+
+    /// The store answered a call, though with no. It is there again where a leader is: a node that starts says no by itself.
+    async fn store_answers(&mut self) {
+        if self.store.away_since.is_some() && self.worker.log.probe().await.leader_reported {
+            self.store = StoreSeen::default();
+        }
     }
 
     fn node_in_hand_is_down(&self) -> bool {
@@ -746,6 +809,7 @@ impl Driver {
             // No verdict: read on, fold, decide again.
             Err(AppendError::Conflict { .. }) => {
                 self.read_at = None;
+                self.conflicted_at = self.state.last_revision();
                 After::Again
             }
             Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => {
@@ -757,6 +821,7 @@ impl Driver {
             }
             Err(error @ (AppendError::Denied { .. } | AppendError::Refused { .. })) => {
                 tracing::error!(%error, "the store refuses this update's facts");
+                self.store_answers().await;
                 // Whether it is deleted is told by reading.
                 self.read_at = None;
                 After::Rest(Duration::from_secs(5))

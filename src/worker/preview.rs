@@ -84,6 +84,7 @@ pub async fn preview(
             policy: &cluster.policy,
             own_instance: None,
             took_over_at: None,
+            ticket_spent: false,
             wall: clock.wall(),
         };
         let assessment = assess(request, &survey, waivers, &observed, since, now);

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::store::{read_all, read_update};
+use super::store::{fold_update, read_all};
 use crate::codec::decode_admission;
 use crate::domain::ids::{ClusterName, Revision, StreamName, UpdateId};
 use crate::ports::{Clock, EventLog, Position, ReadError, StoredEvent};
 use crate::update::event::AdmissionEvent;
-use crate::update::state::{End, fold};
+use crate::update::state::End;
 
 /// Stream of [`FailuresReviewed`].
 pub const REVIEW_STREAM: &str = "updateFailures";
@@ -277,8 +277,8 @@ impl Queue {
         if let Some(known) = self.ended.get(&update) {
             return Ok(*known);
         }
-        let ended = match read_update(log, update, Revision(0), clock.now()).await {
-            Ok(history) => match fold(&history).end {
+        let ended = match fold_update(log, update, clock.now()).await {
+            Ok(folded) => match folded.state.end {
                 Some(End::Completed(_)) => Ended::Well,
                 Some(End::Failed(_)) => Ended::Failed,
                 Some(End::Cancelled(_) | End::Rejected(_) | End::Superseded(_)) | None => Ended::Otherwise,

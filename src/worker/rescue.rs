@@ -10,7 +10,7 @@ use super::perform::perform;
 use super::{ClusterHandle, Worker, WorkerError};
 use crate::codec::{Admissions, decode};
 use crate::domain::ids::{ClusterName, InstanceId, StreamName, UpdateId};
-use crate::domain::instance::InstanceState;
+use crate::domain::instance::{Instance, InstanceState};
 use crate::domain::time::Moment;
 use crate::ports::{ReadError, StoredEvent};
 use crate::update::action::{Action, Call, Warrant};
@@ -107,10 +107,7 @@ async fn look(
     let history: Vec<_> = longest(worker, &update.stream()).await.iter().map(|e| decode(e, seen)).collect();
     let state = fold(&history);
     let (instance, ticket) = stranded(&state)?;
-    if state.holder.as_ref().is_some_and(|h| h.incarnation == worker.writer.incarnation) {
-        // Our own update: its driver holds the ticket.
-        return None;
-    }
+    // Also of an update of our own: its driver may not know that it holds it, and a start beside the driver's does no harm.
     let last = last.filter(|last| last.instance == instance);
     let mut sighting = last.unwrap_or(Sighting { instance: instance.clone(), stopped_times: 0 });
     let described = match cluster.fleet.describe(std::slice::from_ref(&instance)).await {
@@ -120,7 +117,9 @@ async fn look(
             return Some(sighting);
         }
     };
-    let is_stopped = described.iter().any(|i| i.id == instance && i.state == InstanceState::Stopped);
+    let described = described.iter().find(|i| i.id == instance);
+    let is_stopped = described.is_some_and(|i| i.state == InstanceState::Stopped);
+    let tag = described.and_then(Instance::fence).filter(|_| cluster.policy.fence);
     sighting.stopped_times = if is_stopped { sighting.stopped_times + 1 } else { 0 };
     let hand = state.in_hand.as_ref()?;
     let action = Action {
@@ -132,6 +131,7 @@ async fn look(
         away_for: worker.clock.now().since(away_since),
         stopped_times: sighting.stopped_times,
         leaderless: true,
+        anothers: tag.is_some_and(|tag| tag.split_once('@').is_none_or(|(of, _)| of != update.to_string())),
     };
     if audit_rescue(&action, &state, &scene).is_ok() {
         // That was so when the round began: by now the store may have a leader, and the node somebody who brings it back.

@@ -1,12 +1,13 @@
 //! Reading the store.
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::codec::decode;
 use crate::domain::ids::{Revision, StreamName, UpdateId};
 use crate::domain::time::Moment;
 use crate::ports::{EventLog, ReadError, StoredEvent};
-use crate::update::state::Recorded;
+use crate::update::state::{Recorded, State};
 
 /// Events asked for at once: the store takes up to 1 MiB each, and all of a page is held.
 const PAGE: usize = 100;
@@ -50,6 +51,47 @@ pub async fn read_all(log: &dyn EventLog, stream: &StreamName, from: Revision) -
             return Ok(events);
         }
     }
+}
+
+/// What is left of a history, however long it is.
+#[derive(Debug, Default)]
+pub(super) struct Folded {
+    /// What it comes to.
+    pub state: State,
+    /// The id of its first event.
+    pub first: Option<Uuid>,
+}
+
+/// Folds an update page by page: whoever floods its stream keeps nobody from bringing its node back.
+pub(super) async fn fold_update(log: &dyn EventLog, update: UpdateId, seen: Moment) -> Result<Folded, ReadError> {
+    let mut folded = Folded::default();
+    loop {
+        let Page { events, is_last } = read_page(log, update, folded.state.last_revision(), seen).await?;
+        folded.first = folded.first.or(events.first().map(|first| first.id));
+        events.iter().for_each(|recorded| folded.state.evolve(recorded));
+        if is_last {
+            return Ok(folded);
+        }
+    }
+}
+
+/// A part of a history.
+pub(super) struct Page {
+    /// Its events, in order.
+    pub events: Vec<Recorded>,
+    /// Whether nothing came after it.
+    pub is_last: bool,
+}
+
+/// The next events of an update after the last that is known, as first seen at `seen`.
+pub(super) async fn read_page(
+    log: &dyn EventLog,
+    update: UpdateId,
+    last: Option<Revision>,
+    seen: Moment,
+) -> Result<Page, ReadError> {
+    let page = log.read(&update.stream(), last.map_or(Revision(0), Revision::next), PAGE).await?;
+    Ok(Page { events: page.iter().map(|e| decode(e, seen)).collect(), is_last: page.len() < PAGE })
 }
 
 /// The history of an update from `from` on, as first seen at `seen`.

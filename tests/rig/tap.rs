@@ -46,6 +46,10 @@ pub trait Tap: Send + Sync {
     fn own_instance(&self) -> Option<&InstanceId> {
         None
     }
+    /// Whether the store gives no answer to a call about this stream, and no node of it to anything else.
+    fn is_away(&self, _stream: &str) -> bool {
+        false
+    }
     /// Whether whoever answers denies a read of a stream, or an append to it.
     fn denies(&self, _kind: Kind, _stream: &str) -> bool {
         false
@@ -77,6 +81,9 @@ pub fn tapped(rig: &Rig, tap: Arc<dyn Tap>) -> Rig {
 }
 
 fn denied(tap: &dyn Tap, stream: &StreamName) -> Result<(), ReadError> {
+    if tap.is_away(stream.as_str()) {
+        return Err(ReadError::Unavailable { what: stream.to_string(), found: "no answer".into() });
+    }
     let denied = tap.denies(Kind::Read, stream.as_str());
     if denied { Err(ReadError::Denied { what: stream.to_string(), found: "access denied".into() }) } else { Ok(()) }
 }
@@ -84,6 +91,9 @@ fn denied(tap: &dyn Tap, stream: &StreamName) -> Result<(), ReadError> {
 #[async_trait]
 impl EventLog for Tapped<dyn EventLog> {
     async fn append(&self, s: &StreamName, e: Expected, v: Vec<NewEvent>) -> Result<Appended, AppendError> {
+        if self.tap.is_away(s.as_str()) {
+            return Err(AppendError::Unavailable { stream: s.clone(), found: "no answer".into() });
+        }
         if self.tap.denies(Kind::Append, s.as_str()) {
             return Err(AppendError::Denied { stream: s.clone(), found: "access denied".into() });
         }
@@ -114,9 +124,15 @@ impl EventLog for Tapped<dyn EventLog> {
         self.tell(Kind::Read, "$all", self.inner.let_read_all(user)).await
     }
     async fn read_everywhere(&self, s: &StreamName) -> Vec<LocalRead> {
+        if self.tap.is_away(s.as_str()) {
+            return vec![];
+        }
         self.tell(Kind::Read, s.as_str(), self.inner.read_everywhere(s)).await
     }
     async fn probe(&self) -> StoreProbe {
+        if self.tap.is_away("gossip") {
+            return StoreProbe { voters: 3, answered: 0, leader_reported: false };
+        }
         self.tell(Kind::Read, "gossip", self.inner.probe()).await
     }
 }

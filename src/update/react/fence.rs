@@ -52,6 +52,11 @@ impl Hand<'_> {
         value.split_once('@').is_some_and(|(update, _)| update == self.observed.update.to_string())
     }
 
+    /// Whether an instance carries the tag of another update, where such a tag is respected.
+    pub(super) fn carries_anothers_tag(&self, seen: &InstanceSeen) -> bool {
+        self.observed.policy.fence && matches!(self.fence_seen(seen), Fence::Anothers(_))
+    }
+
     fn fence_on<'a>(&self, member: &PlannedMember, seen: &'a InstanceSeen) -> Fence<'a> {
         match seen.instance.fence() {
             None => Fence::None,

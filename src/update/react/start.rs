@@ -3,9 +3,9 @@
 use super::super::action::{Action, Again, Call, Warrant};
 use super::super::event::*;
 use super::super::limits::{
-    CALL_RETRY_AFTER, CALL_TRIES_MAX, CAPACITY_RETRY_AFTER, CAPACITY_TRIES_MAX, EC2_CALL_TIMEOUT, NODE_CALL_TIMEOUT,
-    PERSON_AFTER, SETTLE_AFTER, START_RETRY_MAX, START_TIMEOUT, STOP_TIMEOUT, TICKET_AFTER, TICKET_AFTER_REPLACEMENT,
-    spread,
+    CALL_RETRY_AFTER, CALL_TRIES_MAX, CAPACITY_RETRY_AFTER, CAPACITY_TRIES_MAX, EC2_CALL_TIMEOUT, FENCE_FRESH,
+    NODE_CALL_TIMEOUT, PERSON_AFTER, SETTLE_AFTER, START_RETRY_MAX, START_TIMEOUT, STOP_TIMEOUT, TICKET_AFTER,
+    TICKET_AFTER_REPLACEMENT, spread,
 };
 use super::super::observed::InstanceSeen;
 use super::super::state::{FOREIGN_TYPE, FailedStart, Step};
@@ -79,9 +79,14 @@ impl Hand<'_> {
         since.is_some_and(|holder| self.hand.ticket.is_none_or(|ticket| ticket < holder.revision))
     }
 
-    /// Whether the return ticket is open: the store has had no leader for long enough, and nobody in it reports one.
+    /// Whether the return ticket is open: the store has had no leader for long enough, nobody in it reports one, and the node has not been
+    /// back since. Whoever is cut off from the store for long may have been replaced, and then the next stop is not its own: another's tag
+    /// says so, too.
     pub(super) fn ticket_open(&self) -> bool {
         let store = self.observed.store;
+        if self.observed.ticket_spent || self.seen().is_some_and(|seen| self.carries_anothers_tag(seen)) {
+            return false;
+        }
         let after = if self.is_replacement() { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
         store.away_since.is_some_and(|since| self.now.since(since) >= after) && store.leader_reported == Some(false)
     }
@@ -229,8 +234,8 @@ impl Hand<'_> {
             );
         };
         // What was said before our last call proves nothing about what came of it, and what is said once may be what was true a while ago.
-        if seen.times < 2 {
-            return self.wait("storeAway", "waiting for EC2 to say stopped twice", vec![]);
+        if seen.times < 2 || self.now.since(seen.at) > FENCE_FRESH {
+            return self.wait("storeAway", "waiting for EC2 to say stopped twice, and just now", vec![]);
         }
         if let Some(at) = self.observed.ticket_called
             && self.now.since(at) < EC2_CALL_TIMEOUT
