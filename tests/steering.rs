@@ -176,6 +176,21 @@ async fn a_silent_node_is_rebooted_once_where_that_is_allowed_and_else_a_person_
     }
 }
 
+/// A person changes the type of a machine that is down by our doing.
+async fn changed_by_hand(rig: &Rig) -> usize {
+    loop {
+        let done = rig.world.with(|w| {
+            let down = (0..w.node_count()).find(|n| w.instance_state(*n) == InstanceState::Stopped)?;
+            let id = w.instance_of(down).clone();
+            w.modify_instance_type(&id, &"r6i.large".into()).ok().map(|()| down)
+        });
+        if let Some(n) = done {
+            return n;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_type_that_somebody_else_gave_is_left_to_a_person() {
     let mut config = quick_world(15);
@@ -184,18 +199,7 @@ async fn a_type_that_somebody_else_gave_is_left_to_a_person() {
     let truth = rig.watch_truth();
     rig.append(request(TARGET).into(), 1).await;
     let (worker, stop) = rig.spawn(0);
-    // A person changes the type of a machine that is down by our doing.
-    let changed = loop {
-        let done = rig.world.with(|w| {
-            let down = (0..w.node_count()).find(|n| w.instance_state(*n) == InstanceState::Stopped)?;
-            let id = w.instance_of(down).clone();
-            w.modify_instance_type(&id, &"r6i.large".into()).ok().map(|()| down)
-        });
-        if let Some(n) = done {
-            break n;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let changed = changed_by_hand(&rig).await;
     rig.until("UpdatePaused", 1).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     let paused = rig.history().await;
@@ -224,17 +228,7 @@ async fn who_resumes_while_somebody_elses_type_is_in_hand_is_asked_about_it() {
     let (worker, stop) = rig.spawn(0);
     rig.until("InstanceStopRequested", 1).await;
     rig.append(Event::PauseRequested(PauseRequested::default()), 2).await;
-    let changed = loop {
-        let done = rig.world.with(|w| {
-            let down = (0..w.node_count()).find(|n| w.instance_state(*n) == InstanceState::Stopped)?;
-            let id = w.instance_of(down).clone();
-            w.modify_instance_type(&id, &"r6i.large".into()).ok().map(|()| down)
-        });
-        if let Some(n) = done {
-            break n;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let changed = changed_by_hand(&rig).await;
     rig.until("ForeignChangeSeen", 1).await;
     rig.append(Event::ResumeRequested(ResumeRequested::default()), 3).await;
     rig.until("NodeRolledBack", 1).await;

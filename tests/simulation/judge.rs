@@ -726,7 +726,13 @@ impl Judge {
             let is = w.instance_type(n).to_owned();
             // An update that came after this one may have changed it again.
             let again = self.histories.iter().filter(|(other, _)| **other != update).flat_map(|(_, h)| h);
-            let again = again.filter(|f| f.kind == "TypeModified").any(|f| f.text("node") == e.text("node"));
+            let mut again = again.filter(|f| f.text("node") == e.text("node"));
+            // On a return ticket nobody could write down that it was: the result of that update says so.
+            let again = again.any(|f| match f.kind.as_str() {
+                "TypeModified" => true,
+                "NodeUpdated" | "NodeRolledBack" => f.text("type") == is,
+                _ => false,
+            });
             if is != e.text("type") && !self.nodes[n].type_foreign && !again {
                 let what = format!("{} is {is}, its {} says {}", self.names[n], e.kind, e.text("type"));
                 self.breach("S8", now, what);
