@@ -204,6 +204,17 @@ impl Tap for Door {
     }
 }
 
+/// A stop is asked for, and the store is out of reach for whoever asked.
+async fn stops_behind_a_door() -> (Rig, Arc<Door>, watch::Sender<Stop>) {
+    let rig = slow_to_stop();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let door = Arc::new(Door::default());
+    let (_worker, stop) = tapped(&rig, door.clone()).spawn(0);
+    rig.until("InstanceStopRequested", 1).await;
+    door.shut.store(true, Ordering::Relaxed);
+    (rig, door, stop)
+}
+
 async fn until_state(rig: &Rig, n: usize, state: InstanceState) {
     for _ in 0..6_000 {
         if rig.world.with(|w| w.instance_state(n)) == state {
@@ -217,12 +228,7 @@ async fn until_state(rig: &Rig, n: usize, state: InstanceState) {
 /// It goes on believing that it holds the update, for as long as it lives.
 #[tokio::test(start_paused = true)]
 async fn whoever_is_cut_off_brings_its_node_back_once_and_no_stop_of_anybody_after_it() {
-    let rig = slow_to_stop();
-    rig.append(request("m6i.xlarge").into(), 1).await;
-    let door = Arc::new(Door::default());
-    let (_cut_off, _stop) = tapped(&rig, door.clone()).spawn(0);
-    rig.until("InstanceStopRequested", 1).await;
-    door.shut.store(true, Ordering::Relaxed);
+    let (rig, _door, _stop_of_the_cut_off) = stops_behind_a_door().await;
     until_state(&rig, 3, InstanceState::Stopped).await;
     until_state(&rig, 3, InstanceState::Running).await;
     // Another takes the update over and ends it.
@@ -241,12 +247,7 @@ async fn whoever_is_cut_off_brings_its_node_back_once_and_no_stop_of_anybody_aft
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_denies_is_there_and_opens_no_ticket() {
-    let rig = slow_to_stop();
-    rig.append(request("m6i.xlarge").into(), 1).await;
-    let door = Arc::new(Door::default());
-    let (_worker, _stop) = tapped(&rig, door.clone()).spawn(0);
-    rig.until("InstanceStopRequested", 1).await;
-    door.shut.store(true, Ordering::Relaxed);
+    let (rig, door, _stop) = stops_behind_a_door().await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     door.denies.store(true, Ordering::Relaxed);
     door.shut.store(false, Ordering::Relaxed);

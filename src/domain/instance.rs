@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{InstanceId, InstanceType};
+use super::ids::{InstanceId, InstanceType, UpdateId};
 
 /// State of an instance, in EC2's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,10 +82,20 @@ pub struct Instance {
 /// Key of the tag with which an update marks the instance that it has in hand, for those to see who do not read its store.
 pub const FENCE_TAG: &str = "esdb-rollout:update";
 
+/// Whether a value of that tag is one of an update's.
+pub fn is_fence_of(value: &str, update: UpdateId) -> bool {
+    value.split_once('@').is_some_and(|(of, _)| of == update.to_string())
+}
+
 impl Instance {
     /// Value of the tag with which an update says that it has this instance in hand.
     pub fn fence(&self) -> Option<&str> {
         self.details.tags.get(FENCE_TAG).map(String::as_str)
+    }
+
+    /// Whether an update other than this one says that it has this instance in hand.
+    pub fn fenced_by_another(&self, update: UpdateId) -> bool {
+        self.fence().is_some_and(|value| !is_fence_of(value, update))
     }
 
     /// All its private addresses, the primary one first.

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::Ask;
+use super::runtime::Aside;
 use super::store::{Inner, read_stream, stream_options};
 use crate::domain::cluster::{NodeState, View};
 use crate::domain::ids::{Address, StreamName};
@@ -107,27 +108,14 @@ fn evaluate(known: &Known, hosts: &[Address], views: &[(Address, View)]) -> Prob
     Probed { probe, reached: answered.into_values().collect() }
 }
 
-/// A runtime that is put away in the background, also where whoever waits for it is cancelled: in async code it must not be dropped.
-struct Aside(Option<tokio::runtime::Runtime>);
-
-impl Drop for Aside {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 /// Reads the stream from every voting node that answers, all at once. A node that does not give the whole stream in time is
 /// left out: half a history is worse than none.
 pub(super) async fn read(inner: &Inner, stream: &StreamName) -> Vec<LocalRead> {
     let nodes = probe(inner).await.reached;
     let deadline = Instant::now() + READ_TIME;
-    // One runtime for these clients, put away with what they leak.
-    let built =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("esdb-nodes").enable_all().build();
-    let runtime = match built {
-        Ok(runtime) => Aside(Some(runtime)),
+    // One runtime for these clients, put away with what they leak, also where whoever waits for the answer is cancelled.
+    let runtime = match Aside::new("esdb-nodes") {
+        Ok(runtime) => runtime,
         Err(error) => {
             tracing::warn!(%error, "no runtime to read the store's nodes one by one");
             return Vec::new();
@@ -143,17 +131,16 @@ pub(super) async fn read(inner: &Inner, stream: &StreamName) -> Vec<LocalRead> {
             }
         };
         let options = stream_options(StreamPosition::Start, usize::MAX, inner.credentials());
-        let Some(handle) = runtime.0.as_ref().map(|r| r.handle().clone()) else { break };
-        let (stream, of_client) = (stream.0.clone(), handle.clone());
+        let (stream, handle) = (stream.0.clone(), runtime.handle.clone());
         let reading = async move {
             let read = async {
-                let client = Client::with_runtime_handle(of_client, settings)?;
+                let client = Client::with_runtime_handle(handle, settings)?;
                 read_stream(&client, &stream, &options).await
             };
             let read = timeout_at(deadline, read).await;
             (node, read)
         };
-        tasks.spawn_on(reading, &handle);
+        tasks.spawn_on(reading, &runtime.handle);
     }
     let mut reads = Vec::new();
     while let Ok(Some(ended)) = timeout_at(deadline, tasks.join_next()).await {

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::error::Fault;
+use super::runtime::Aside;
 
 /// Pause before the first replacement of a client that worked.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -26,27 +27,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Generation {
     pub(super) number: u64,
     client: Client,
-    runtime: Option<tokio::runtime::Runtime>,
+    runtime: Aside,
 }
 
 impl Generation {
     fn start(number: u64, settings: ClientSettings) -> Result<Self, Fault> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("esdb-client")
-            .enable_all()
-            .build()
-            .map_err(|e| Fault::NoClient(format!("no runtime for the client: {e}")))?;
-        // From here on the runtime must be put away in the background, never dropped: this may be async code.
-        let mut generation = match Client::with_runtime_handle(runtime.handle().clone(), settings) {
-            Ok(client) => Self { number, client, runtime: None },
-            Err(error) => {
-                runtime.shutdown_background();
-                return Err(Fault::Client(error));
-            }
-        };
-        generation.runtime = Some(runtime);
-        Ok(generation)
+        let runtime =
+            Aside::new("esdb-client").map_err(|e| Fault::NoClient(format!("no runtime for the client: {e}")))?;
+        let client = Client::with_runtime_handle(runtime.handle.clone(), settings).map_err(Fault::Client)?;
+        Ok(Self { number, client, runtime })
     }
 
     /// Runs one call until it ends or `until` comes. What is given up is aborted, but the server may still do it.
@@ -56,22 +45,13 @@ impl Generation {
         Fut: Future<Output = eventstore::Result<T>> + Send + 'static,
         T: Send + 'static,
     {
-        let Some(runtime) = &self.runtime else { return Err(Fault::NoClient("the client was put away".to_owned())) };
         // A join set aborts what it holds when it is dropped, so a caller that is dropped leaves nothing behind.
         let mut task = JoinSet::new();
-        task.spawn_on(call(self.client.clone()), runtime.handle());
+        task.spawn_on(call(self.client.clone()), &self.runtime.handle);
         match timeout_at(until, task.join_next()).await {
             Err(_) => Err(Fault::TimedOut),
             Ok(Some(Ok(result))) => result.map_err(Fault::Client),
             Ok(Some(Err(_)) | None) => Err(Fault::Panicked),
-        }
-    }
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
         }
     }
 }

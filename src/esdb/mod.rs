@@ -16,6 +16,7 @@ mod generation;
 mod gossip;
 mod probe;
 mod projections;
+mod runtime;
 mod store;
 mod subscription;
 mod tls;

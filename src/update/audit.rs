@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::action::{Action, Call, Warrant};
-use super::event::OnSilentNode;
+use super::event::{OnSilentNode, PlannedMember};
 use super::limits::{ACT_WINDOW, SILENT_FOR, TAKE_OVER_QUIET, TICKET_AFTER, TICKET_AFTER_REPLACEMENT};
 use super::observed::Observed;
 use super::state::{State, Step};
@@ -85,11 +85,9 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S6", seen.is_some_and(|s| now.since(s.at) <= FENCE_LOOK), &|| {
                 format!("{} has not been described for a while", hand.instance)
             });
-            let tag = seen.and_then(|s| s.instance.fence()).filter(|_| observed.policy.fence);
-            let stale = state.member(&hand.node).and_then(|m| m.stale_fence.as_deref());
-            check("S9", tag.is_none_or(|t| names_update(t, observed) || stale == Some(t)), &|| {
-                format!("{} carries another's tag", hand.instance)
-            });
+            let anothers =
+                state.member(&hand.node).and_then(|m| anothers_tag(observed, m)).filter(|_| observed.policy.fence);
+            check("S9", anothers.is_none(), &|| format!("{} carries another's tag", hand.instance));
             check("S4", matches!(action.call, Call::ModifyType { .. } | Call::StartInstance { .. }), &|| {
                 "a return ticket brings a node back and nothing else".into()
             });
@@ -213,16 +211,8 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             // The instance in hand carries none, or this update's, or the one that a person took for left behind, as just now said.
             let carried = observed.instances.get(instance).filter(|s| now.since(s.at) <= FENCE_LOOK);
             check("S9", carried.is_some(), &|| format!("{instance} has not been described for a while"));
-            let tag = carried.and_then(|s| s.instance.fence());
-            let stale = planned.first().and_then(|m| m.stale_fence.as_deref());
-            check("S9", tag.is_none_or(|t| names_update(t, observed) || stale == Some(t)), &|| {
-                format!("{instance} carries another's tag: {}", tag.unwrap_or_default())
-            });
-            let elsewhere = plan.members.iter().filter(|m| m.node != action.node).find_map(|m| {
-                let tag = observed.instances.get(&m.instance)?.instance.fence()?;
-                (!names_update(tag, observed) && m.stale_fence.as_deref() != Some(tag)).then_some(&m.node)
-            });
-            check("S9", elsewhere.is_none(), &|| format!("{elsewhere:?} carries another's tag"));
+            let anothers = plan.members.iter().find_map(|m| Some((&m.node, anothers_tag(observed, m)?)));
+            check("S9", anothers.is_none(), &|| format!("another's tag is carried by {anothers:?}"));
         }
         Call::Untag { instance, value } => {
             check("S5", planned.first().is_some_and(|m| &m.instance == instance), &|| {
@@ -245,6 +235,12 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
         }
     }
     if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+/// The tag on a member's instance that is neither this update's nor one that a person took for left behind.
+fn anothers_tag<'a>(observed: &Observed<'a>, member: &PlannedMember) -> Option<&'a str> {
+    let tag = observed.instances.get(&member.instance)?.instance.fence()?;
+    (!names_update(tag, observed) && member.stale_fence.as_deref() != Some(tag)).then_some(tag)
 }
 
 /// Whether a tag's value is one of this update's.

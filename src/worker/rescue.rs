@@ -10,7 +10,7 @@ use super::perform::perform;
 use super::{ClusterHandle, Worker, WorkerError};
 use crate::codec::{Admissions, decode};
 use crate::domain::ids::{ClusterName, InstanceId, StreamName, UpdateId};
-use crate::domain::instance::{Instance, InstanceState};
+use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
 use crate::ports::{ReadError, StoredEvent};
 use crate::update::action::{Action, Call, Warrant};
@@ -119,7 +119,7 @@ async fn look(
     };
     let described = described.iter().find(|i| i.id == instance);
     let is_stopped = described.is_some_and(|i| i.state == InstanceState::Stopped);
-    let tag = described.and_then(Instance::fence).filter(|_| cluster.policy.fence);
+    let anothers = cluster.policy.fence && described.is_some_and(|i| i.fenced_by_another(update));
     sighting.stopped_times = if is_stopped { sighting.stopped_times + 1 } else { 0 };
     let hand = state.in_hand.as_ref()?;
     let action = Action {
@@ -131,7 +131,7 @@ async fn look(
         away_for: worker.clock.now().since(away_since),
         stopped_times: sighting.stopped_times,
         leaderless: true,
-        anothers: tag.is_some_and(|tag| tag.split_once('@').is_none_or(|(of, _)| of != update.to_string())),
+        anothers,
     };
     if audit_rescue(&action, &state, &scene).is_ok() {
         // That was so when the round began: by now the store may have a leader, and the node somebody who brings it back.

@@ -13,7 +13,7 @@ use super::super::observed::InstanceSeen;
 use super::super::state::{FENCE_NOT_WRITTEN, FENCED_BY_ANOTHER, Step, round_ms};
 use super::{Hand, IntentStatus, Next, number};
 use crate::domain::ids::Revision;
-use crate::domain::instance::{FENCE_TAG, InstanceState};
+use crate::domain::instance::{FENCE_TAG, InstanceState, is_fence_of};
 
 /// Whose tag an instance carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(super) fn why_not(found: &str) -> (&'static str, String) {
 
 impl Hand<'_> {
     fn is_ours(&self, value: &str) -> bool {
-        value.split_once('@').is_some_and(|(update, _)| update == self.observed.update.to_string())
+        is_fence_of(value, self.observed.update)
     }
 
     /// Whether an instance carries the tag of another update, where such a tag is respected.

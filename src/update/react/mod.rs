@@ -96,11 +96,12 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     let hand = state.in_hand.as_ref().zip(scene.as_ref());
     let hand = hand.map(|(hand, scene)| Hand { state, hand, observed, scene: *scene, now });
     // What brings a node back waits for no answer to a command, which the store may refuse, or be away for: it has taken hold already.
-    if let Some(hand) = &hand
-        && hand.is_down()
-        && state.end.is_none()
-        && let next @ (Next::Act(_) | Next::Record(_)) = hand.overdue(hand.react())
-    {
+    let next_of_hand = |hand: Hand<'_>| hand.overdue(hand.react());
+    let (down, hand) = match hand {
+        Some(hand) if hand.is_down() => (Some(next_of_hand(hand)), None),
+        hand => (None, hand),
+    };
+    if let Some(next @ (Next::Act(_) | Next::Record(_))) = down {
         return next;
     }
     // A flood of commands does not keep a node from coming back.
@@ -128,10 +129,11 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
             .into(),
         ]);
     }
-    match (hand, scene) {
-        (Some(hand), _) => hand.overdue(hand.react()),
-        (None, Some(scene)) => between_nodes(state, observed, &scene, now),
-        (None, None) => before_plan(state, observed, now),
+    match (down, hand, scene) {
+        (Some(next), ..) => next,
+        (None, Some(hand), _) => next_of_hand(hand),
+        (None, None, Some(scene)) => between_nodes(state, observed, &scene, now),
+        (None, None, None) => before_plan(state, observed, now),
     }
 }
 
