@@ -63,6 +63,17 @@ impl Stage {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
+    /// Waits until a process has written this to its log.
+    fn until_said(&self, log: &str, what: &str) {
+        for _ in 0..300 {
+            if self.text(log).contains(what) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("not said: {what}\n{}", self.text(log));
+    }
+
     fn command(&self, config: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_esdb-rollout"));
         command.env("ESDB_ROLLOUT_CONFIG", config).env_remove("RUST_LOG").stdin(Stdio::null());
@@ -106,8 +117,10 @@ fn what_a_user_may_not_is_said_and_nothing_is_stopped() {
     // The worker's user may not read $all until an admin lets it.
     let (code, _, stderr) = stage.run(&["init"]);
     assert!(code == 1 && stderr.contains("--worker-user"), "{code} {stderr}");
-    let (code, _, stderr) = stage.run(&["worker", "--name", "w0", "--from-beginning"]);
-    assert!(code == 1 && stderr.contains("--worker-user"), "{code} {stderr}");
+    let mut early = stage.command(&stage.path("sim.toml"));
+    early.args(["worker", "--name", "w0", "--from-beginning"]).stdout(Stdio::null());
+    let early = Process(early.stderr(std::fs::File::create(stage.path("early")).unwrap()).spawn().unwrap());
+    stage.until_said("early", "waiting for the store");
     let (code, _, stderr) = stage.run(&["init", "--worker-user", "worker"]);
     assert!(code == 1 && stderr.contains("--credentials-file"), "{code} {stderr}");
     let (code, _, stderr) = stage.run(&["init", "--worker-user", "$ops", "--credentials-file", &admin]);
@@ -119,6 +132,8 @@ fn what_a_user_may_not_is_said_and_nothing_is_stopped() {
     assert!(code == 0 && stdout.contains("user worker may read $all from now on"), "{stdout}{stderr}");
     let (code, stdout, stderr) = stage.run(&let_read);
     assert!(code == 0 && stdout.contains("already"), "{stdout}{stderr}");
+    stage.until_said("early", "begins");
+    drop(early);
     let (code, stdout, stderr) = stage.run(&["init"]);
     assert!(code == 0 && stdout.contains("it was not moved"), "{stdout}{stderr}");
 

@@ -5,6 +5,7 @@ mod rig;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -23,8 +24,9 @@ use esdb_rollout::update::state::{Body, End, Recorded, State, fold};
 use esdb_rollout::views::article::StatusDocument;
 use esdb_rollout::views::progress::Progress;
 use esdb_rollout::views::timeline::Line;
-use esdb_rollout::worker::{Limits, StartPoint, Stop, Worker};
+use esdb_rollout::worker::{Limits, StartPoint, Stop, Worker, WorkerError};
 use proptest::prelude::*;
+use rig::tap::{Kind as CallKind, Tap, tapped};
 use rig::{Rig, lines, outline, quick_world, request};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -540,4 +542,73 @@ async fn a_flood_of_commands_does_not_keep_a_node_from_coming_back() {
     assert!(matches!(state.end, Some(End::Completed(_))), "{:?}", state.broken);
     assert_eq!(truth.check(), [1, 1, 1, 1]);
     working.abort();
+}
+
+/// A store in which one stream cannot be read, as one of large events over a slow link, or the whole log may not.
+struct Withheld {
+    stream: String,
+    withheld: AtomicBool,
+}
+
+impl Withheld {
+    fn new(stream: &str) -> Arc<Withheld> {
+        Arc::new(Withheld { stream: stream.into(), withheld: AtomicBool::new(true) })
+    }
+    fn give(&self) {
+        self.withheld.store(false, Ordering::Relaxed);
+    }
+    fn withholds(&self, stream: &str) -> bool {
+        stream == self.stream && self.withheld.load(Ordering::Relaxed)
+    }
+}
+
+#[async_trait::async_trait]
+impl Tap for Withheld {
+    async fn before(&self, _: CallKind, _: &str) -> usize {
+        0
+    }
+    async fn after(&self, _: usize) {}
+    fn is_away(&self, stream: &str) -> bool {
+        stream != "$all" && self.withholds(stream)
+    }
+    fn denies(&self, _: CallKind, stream: &str) -> bool {
+        stream == "$all" && self.withholds(stream)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_cannot_be_read_keeps_no_other_waiting() {
+    let (one, other, worker) = two_clusters(63);
+    let withheld = Withheld::new(one.update.stream().as_str());
+    let worker = Worker { log: tapped(&one, withheld.clone()).log.clone(), ..worker };
+    let (_stop, stopped) = tokio::sync::watch::channel(Stop::No);
+    let working = tokio::spawn(worker.run(StartPoint::CheckpointOrBeginning, stopped));
+    one.append(request("m6i.xlarge").into(), 1).await;
+    let other_request = json!({ "cluster": "other", "targetInstanceType": "m6i.xlarge" });
+    other.append(Event::UpdateRequested(serde_json::from_value(other_request).unwrap()), 2).await;
+    let (history, state) = other.ended(Duration::from_secs(900)).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    assert_eq!(one.history().await.len(), 1, "nothing was read of it");
+    withheld.give();
+    let (history, state) = one.ended(Duration::from_secs(900)).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    working.abort();
+}
+
+/// A node that starts denies for a while what it cannot look up.
+#[tokio::test(start_paused = true)]
+async fn whoever_may_not_read_the_whole_log_waits_for_a_minute_and_then_says_so() {
+    let rig = Rig::new(quick_world(64));
+    let withheld = Withheld::new("$all");
+    let (denied, _stop) = tapped(&rig, withheld.clone()).spawn(0);
+    let ended = denied.await.unwrap();
+    assert!(matches!(ended, Err(WorkerError::MayNotReadAll(_))), "{ended:?}");
+    let (let_in, stop) = tapped(&rig, withheld.clone()).spawn(1);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    withheld.give();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let (history, state) = rig.ended(Duration::from_secs(900)).await;
+    assert!(matches!(state.end, Some(End::Completed(_))), "{}", lines(&history));
+    stop.send(Stop::AtSafePoint).unwrap();
+    let_in.await.unwrap().unwrap();
 }

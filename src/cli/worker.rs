@@ -14,7 +14,7 @@ use crate::cli::store::{admissions, read_state};
 use crate::config::{Config, DEFAULT_MAX_CONCURRENT, default_worker_name};
 use crate::domain::ids::{ClusterName, InstanceId, WorkerName};
 use crate::exit::Exit;
-use crate::ports::{Clock, EventLog, ReadError};
+use crate::ports::{Clock, EventLog};
 use crate::worker::{Limits, StartPoint, Stop, Worker, WorkerError};
 
 /// Options of `worker`.
@@ -105,12 +105,7 @@ pub async fn run(args: &WorkerArgs, worker: Worker) -> Result<Exit, Failure> {
     let mut interrupt = listen(SignalKind::interrupt())?;
     let (stop, stopped) = watch::channel(Stop::No);
     let (log, clock) = (worker.log.clone(), worker.clock.clone());
-    // A worker that may not would see no request, and say nothing.
-    if let Err(error @ ReadError::Denied { .. }) = log.end_of_log().await {
-        return Err(may_not_read_all(error));
-    }
     let clusters: Vec<ClusterName> = worker.clusters.keys().cloned().collect();
-    tracing::info!(worker = %worker.writer.worker, incarnation = %worker.writer.incarnation, ?clusters, "begins");
     let mut running = tokio::spawn(worker.run(start, stopped));
     let mut asked = false;
     loop {
@@ -142,6 +137,7 @@ fn result(ended: Result<Result<(), WorkerError>, tokio::task::JoinError>) -> Res
         Ok(Err(error @ WorkerError::Store(_))) => {
             Err(Failure::unreachable(format!("{error}; check the store and the user's rights")))
         }
+        Ok(Err(WorkerError::MayNotReadAll(error))) => Err(may_not_read_all(error)),
         Ok(Err(error @ WorkerError::NoHeartbeat(_))) => Err(Failure::unreachable(error)),
         Ok(Err(error @ (WorkerError::NotInitialised | WorkerError::NamesakeAlive(_)))) => Err(Failure::usage(error)),
         Err(panic) => Err(Failure::other(

@@ -66,11 +66,20 @@ async fn checkpoint(worker: &Worker) -> Result<(Option<Revision>, Option<Positio
     Ok((last.map(|e| e.revision), position))
 }
 
-/// The position after which commands are obeyed. Waits for the store.
+/// The position after which commands are obeyed, once the whole log is known to be readable: a worker that may not read it would see no
+/// request, and say nothing. Waits for the store.
 pub(super) async fn start_position(worker: &Worker, start: StartPoint) -> Result<StartFrom, WorkerError> {
     let mut patience = Patience::default();
+    let mut reads_all = false;
     loop {
-        match checkpoint(worker).await {
+        let read = async {
+            if !reads_all {
+                worker.log.end_of_log().await?;
+                reads_all = true;
+            }
+            checkpoint(worker).await
+        };
+        match read.await {
             Ok((_, Some(position))) => return Ok(StartFrom::After(position)),
             Ok((_, None)) => match start {
                 StartPoint::Checkpoint => return Err(WorkerError::NotInitialised),
@@ -80,6 +89,7 @@ pub(super) async fn start_position(worker: &Worker, start: StartPoint) -> Result
                 patience.spend(worker.clock.now());
                 tracing::warn!(%error, "waiting for the store");
             }
+            Err(error @ ReadError::Denied { .. }) if !reads_all => return Err(WorkerError::MayNotReadAll(error)),
             Err(error @ (ReadError::Denied { .. } | ReadError::Refused { .. })) => {
                 return Err(WorkerError::Store(error.to_string()));
             }
@@ -87,6 +97,7 @@ pub(super) async fn start_position(worker: &Worker, start: StartPoint) -> Result
                 tracing::warn!(%error, "waiting for the store");
             }
         }
+        tokio::time::sleep(RETRY_EVERY).await;
     }
 }
 
@@ -244,7 +255,7 @@ enum After {
     Others,
     /// Its turn comes when the update that it supersedes has ended.
     Turn,
-    /// It does not stand where it was told of, or is denied: that may change soon.
+    /// It does not stand where it was told of, is denied, or cannot be read: that may change soon.
     NotYet,
 }
 
@@ -322,7 +333,10 @@ const LISTENERS_MAX: usize = 50;
 /// Streams of which it is remembered how far they have been looked at.
 const LOOKED_MAX: usize = 10_000;
 
-/// Admits or answers what stands in the stream of an update. Tries until that is done. Says to which revision it looked.
+/// A command that cannot be looked at for this long waits beside the others: its stream may be the only one that cannot be read.
+const IN_THE_WAY: Duration = Duration::from_secs(10);
+
+/// Admits or answers what stands in the stream of an update. Tries for a while. Says to which revision it looked.
 async fn handle(
     worker: &Worker,
     command: Command,
@@ -330,6 +344,7 @@ async fn handle(
     wake: &mpsc::Sender<Found>,
 ) -> Result<(After, Option<Revision>), WorkerError> {
     let mut seen = None;
+    let began = worker.clock.now();
     loop {
         match try_handle(worker, command, &mut seen, true).await {
             Ok(Handled::Done) => return Ok((After::Nothing, seen)),
@@ -347,6 +362,9 @@ async fn handle(
             Ok(Handled::Again) => {}
             Err(why) => {
                 tracing::warn!(update = %command.update, why, "the command waits for the store");
+                if worker.clock.now().since(began) >= IN_THE_WAY {
+                    return Ok((After::NotYet, seen));
+                }
                 tokio::time::sleep(RETRY_EVERY).await;
             }
         }

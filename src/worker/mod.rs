@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use crate::codec::Writer;
 use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, UpdateId};
 use crate::domain::quorum::Voters;
-use crate::ports::{Clock, ClusterAdmin, EventLog, Fleet};
+use crate::ports::{Clock, ClusterAdmin, EventLog, Fleet, ReadError};
 use crate::update::observed::Policy;
 
 pub use discovery::StartPoint;
@@ -114,6 +114,9 @@ pub enum WorkerError {
          another name (--name)"
     )]
     NoHeartbeat(String),
+    /// Nobody has let this worker's user read the whole log, in which requests are found.
+    #[error("{0}")]
+    MayNotReadAll(ReadError),
     /// The store does not answer, or refuses.
     #[error("the store cannot be used: {0}")]
     Store(String),
@@ -152,6 +155,8 @@ impl Worker {
             () = told(&mut stop) => return Ok(()),
             position = discovery::start_position(&self, start) => position?,
         };
+        let clusters: Vec<&ClusterName> = self.clusters.keys().collect();
+        tracing::info!(worker = %self.writer.worker, incarnation = %self.writer.incarnation, ?clusters, "begins");
         services.spawn(heartbeat::run(self.clone(), shared.hands.clone(), beats_tx));
         services.spawn(peers::run(self.clone(), shared.peers.clone()));
         services.spawn(discovery::subscribe(self.clone(), position, shared.look.clone(), wake_tx.clone()));

@@ -46,7 +46,7 @@ pub trait Tap: Send + Sync {
     fn own_instance(&self) -> Option<&InstanceId> {
         None
     }
-    /// Whether the store gives no answer to a call about this stream, and no node of it to anything else.
+    /// Whether the store gives no answer to reads of this stream and appends to it, nor its nodes to a probe (`gossip`).
     fn is_away(&self, _stream: &str) -> bool {
         false
     }
@@ -109,9 +109,11 @@ impl EventLog for Tapped<dyn EventLog> {
         self.tell(Kind::Read, s.as_str(), self.inner.read_last(s)).await
     }
     async fn end_of_log(&self) -> Result<Option<Position>, ReadError> {
+        denied(&*self.tap, &StreamName::from("$all"))?;
         self.tell(Kind::Read, "$all", self.inner.end_of_log()).await
     }
     async fn read_back(&self, p: &[&str], max: usize, look: usize) -> Result<(Vec<StoredEvent>, usize), ReadError> {
+        denied(&*self.tap, &StreamName::from("$all"))?;
         self.tell(Kind::Read, "$all", self.inner.read_back(p, max, look)).await
     }
     async fn subscribe(&self, from: StartFrom, p: &[&str]) -> mpsc::Receiver<Feed> {
