@@ -58,7 +58,7 @@ impl Exit {
             Some(End::Superseded(e)) => Some(unless_down(Exit::Cancelled, &e.not_running)),
             Some(End::Rejected(_)) => Some(Exit::Refused),
             None if state.needs_a_person() => Some(Exit::Waiting),
-            // Nothing that comes after is applied, so no end can be seen from here.
+            // It waits for a person, who ends it.
             None if state.broken.is_some() => Some(Exit::Other),
             None => None,
         }

@@ -17,10 +17,10 @@ use esdb_rollout::domain::watch::ClusterWatch;
 use esdb_rollout::ports::StoredEvent;
 use esdb_rollout::sim::model::{ExpectedRevision, ProposedEvent, Write, WriteOutcome};
 use esdb_rollout::update::audit::audit;
-use esdb_rollout::update::event::{Event, Kind};
+use esdb_rollout::update::event::{CancelRequested, Event, Kind};
 use esdb_rollout::update::observed::{InstanceSeen, Observed, Policy, StoreSeen};
 use esdb_rollout::update::react::{Next, answer_command, react};
-use esdb_rollout::update::state::{Body, End, Recorded, State, fold};
+use esdb_rollout::update::state::{Body, End, Recorded, State, UNANSWERED_HELD, fold};
 use esdb_rollout::views::article::StatusDocument;
 use esdb_rollout::views::progress::Progress;
 use esdb_rollout::views::timeline::Line;
@@ -427,11 +427,12 @@ async fn ill_written_events_are_answered_and_the_update_and_the_others_go_on() {
 
 #[tokio::test(start_paused = true)]
 async fn forged_facts_park_that_update_with_every_node_running_and_the_others_go_on() {
-    for (number, (when, fact)) in
-        [("UpdatePlanned", "UpdateCompleted"), ("InstanceStopRequested", "NodeUpdated"), ("CaughtUp", "NoSuchFact")]
-            .into_iter()
-            .enumerate()
-    {
+    let forgeries: [(&str, &str, &[&str]); 3] = [
+        ("UpdatePlanned", "UpdateCompleted", &[]),
+        ("InstanceStopRequested", "NodeUpdated", &["caught up"]),
+        ("CaughtUp", "NoSuchFact", &["caught up"]),
+    ];
+    for (number, (when, fact, left)) in forgeries.into_iter().enumerate() {
         let (one, other, worker) = two_clusters(41 + number as u64);
         let truth = one.watch_truth();
         let me = worker.writer.incarnation;
@@ -455,6 +456,29 @@ async fn forged_facts_park_that_update_with_every_node_running_and_the_others_go
         assert!(truth.check().iter().all(|stops| *stops <= 1), "{fact}");
         let parked = one.history().await;
         assert!(parked.len() < 60, "{fact}: nothing is said again and again\n{}", lines(&parked));
+        // A person ends it, once every instance runs: what was not folded may have stopped one.
+        let instance = one.world.with(|w| w.instance_of(1).clone());
+        one.world.with(|w| w.stop_instances(std::slice::from_ref(&instance))).unwrap();
+        one.append(CancelRequested { superseded_by: None, by: None, why: None }.into(), 901).await;
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert!(fold(&one.history().await).end.is_none(), "{fact}");
+        one.world.with(|w| w.start_instances(std::slice::from_ref(&instance))).unwrap();
+        let (history, state) = one.ended(Duration::from_secs(900)).await;
+        let Some(End::Cancelled(cancelled)) = &state.end else {
+            panic!("{fact}: {:?}\n{}", state.end, lines(&history))
+        };
+        assert_eq!(cancelled.not_running, [], "{fact}");
+        let found: Vec<_> = cancelled.nodes.iter().filter_map(|n| n.left_in.as_deref()).collect();
+        assert_eq!(found, left, "{fact}");
+        // The cluster is free for another, whose plan finds what was left on the node in hand.
+        let next = Rig { update: UpdateId(Uuid::from_u128(902)), ..one.share() };
+        next.append(request("m6i.xlarge").into(), 903).await;
+        let (_, state) = next.ended(Duration::from_secs(7200)).await;
+        match &state.end {
+            Some(End::Completed(_)) => assert!(left.is_empty(), "{fact}"),
+            Some(End::Rejected(r)) => assert!(!left.is_empty() && r.reasons[0].code == "fence", "{fact}: {r:?}"),
+            end => panic!("{fact}: {end:?}"),
+        }
         stop.send(Stop::AtSafePoint).unwrap();
         working.await.unwrap().unwrap();
     }
@@ -485,6 +509,23 @@ async fn a_command_as_large_as_the_store_takes_is_answered() {
     stop.send(Stop::AtSafePoint).unwrap();
     working.await.unwrap().unwrap();
     truth.check();
+}
+
+/// Of commands without an answer so many are held, and no more: the update is not folded on, and can still be cancelled.
+#[test]
+fn no_more_unanswered_commands_are_held_than_a_worker_can_bear() {
+    let request = stored(0, "UpdateRequested", json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge" }), false);
+    let mut state = State::default();
+    state.evolve(&decode(&request, Moment::default()));
+    for n in 1..=UNANSWERED_HELD + 500 {
+        let (event_type, data) = [("PauseRequested", json!({})), ("ResumeRequested", json!(7))][n % 2].clone();
+        state.evolve(&decode(&stored(n, event_type, data, false), Moment::default()));
+    }
+    assert_eq!(state.unanswered.len(), UNANSWERED_HELD);
+    assert!(state.broken.as_ref().is_some_and(|why| why.contains("unanswered")), "{:?}", state.broken);
+    let cancel = stored(UNANSWERED_HELD + 501, "CancelRequested", json!({}), false);
+    state.evolve(&decode(&cancel, Moment::default()));
+    assert!(state.cancelled.is_some());
 }
 
 /// A request that could not be written down again with its answer begins nothing.

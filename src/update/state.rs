@@ -15,6 +15,13 @@ use crate::domain::time::Moment;
 /// Unanswered commands beyond this park the update: somebody appends in a loop.
 pub const UNANSWERED_MAX: usize = 100;
 
+/// Unanswered commands that are held; with more of them the history is not folded on. One of the longest takes some 10 KB.
+pub const UNANSWERED_HELD: usize = 10_000;
+
+/// What a person does with an update whose history cannot be trusted.
+pub const HISTORY_ILLEGAL_REMEDY: &str = "look at that event with `history`: a newer worker may have written it, or somebody forged it; \
+    `cancel` ends the update as it is, once every instance runs";
+
 /// An event of the stream, as it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recorded {
@@ -478,11 +485,9 @@ impl State {
         }
         match &recorded.body {
             Body::Newer { type_name } => self.break_at(recorded, format!("{type_name} was written by a newer worker")),
-            Body::Unreadable { type_name, problem } => self.unanswered.push(Unanswered {
-                revision: recorded.revision,
-                type_name: type_name.clone(),
-                command: Err(problem.clone()),
-            }),
+            Body::Unreadable { type_name, problem } => {
+                self.hold(recorded, type_name, Err(problem.clone()));
+            }
             Body::Event(event) => {
                 if self.broken.is_some() && !self.counts_although_broken(event) {
                     return;
@@ -502,11 +507,16 @@ impl State {
         }
     }
 
-    /// What is folded even after something illegal: who holds the update, what answers and waits were written down, and what becomes of
-    /// the node that is down. Else the same would be recorded for ever, and the node would stay down.
+    /// What is folded even after something illegal: who holds the update, what answers and waits were written down, what becomes of
+    /// the node that is down, and that a person ends it. Else the same would be recorded for ever, the node would stay down, and the
+    /// cluster would never be free for another update.
     fn counts_although_broken(&self, event: &Event) -> bool {
         let returns = self.in_hand.as_ref().is_some_and(|h| h.step.out_of_service() && node_of(event) == Some(&h.node));
+        let asks_to_end = matches!(event, Event::CancelRequested(_)) && self.cancelled.is_none() && self.end.is_none();
+        let ends = matches!(event, Event::UpdateCancelled(_) | Event::UpdateSuperseded(_)) && self.cancelled.is_some();
         returns
+            || asks_to_end
+            || ends
             || matches!(
                 event,
                 Event::UpdateParked(_)
@@ -533,6 +543,18 @@ impl State {
         {
             hand.selected_seen = hand.selected_seen.after(seen.since(at.max(hand.selected_seen)));
         }
+    }
+
+    /// Holds a command until it is answered. Not where that would be one too many.
+    fn hold(&mut self, recorded: &Recorded, type_name: &str, command: Result<Box<Event>, String>) -> bool {
+        let held = self.unanswered.len() < UNANSWERED_HELD;
+        if held {
+            let (revision, type_name) = (recorded.revision, type_name.to_owned());
+            self.unanswered.push(Unanswered { revision, type_name, command });
+        } else {
+            self.break_at(recorded, format!("more than {UNANSWERED_HELD} unanswered commands"));
+        }
+        held
     }
 
     fn break_at(&mut self, recorded: &Recorded, why: String) {
@@ -589,12 +611,10 @@ impl State {
             | Event::RetryRequested(_)
             | Event::ApprovalGranted(_)
             | Event::CheckWaived(_) => {
-                self.unanswered.push(Unanswered {
-                    revision: recorded.revision,
-                    type_name: event.type_name().to_owned(),
-                    command: Ok(Box::new(event.clone())),
-                });
-                self.obey(recorded.revision, recorded.seen, event);
+                let held = self.hold(recorded, event.type_name(), Ok(Box::new(event.clone())));
+                if held || matches!(event, Event::CancelRequested(_)) {
+                    self.obey(recorded.revision, recorded.seen, event);
+                }
             }
             Event::WorkerAssigned(e) => {
                 self.holder = Some(Holder {
@@ -845,10 +865,12 @@ impl State {
         if self.in_hand.as_ref().is_some_and(|h| h.step.out_of_service()) {
             return Err("an end while a node is out of service".into());
         }
-        if self.in_hand.as_ref().is_some_and(|h| h.intent.is_some() && h.step >= Step::Stopping) {
+        // Of one that a person ends because its history cannot be trusted, the next plan finds what is left on a node in service.
+        let trusted = self.in_hand.as_ref().filter(|_| self.broken.is_none());
+        if trusted.is_some_and(|h| h.intent.is_some() && h.step >= Step::Stopping) {
             return Err("an end while an intent is unresolved".into());
         }
-        if self.in_hand.as_ref().is_some_and(|h| h.fence.is_some()) {
+        if trusted.is_some_and(|h| h.fence.is_some()) {
             return Err("an end while the update's tag is on an instance".into());
         }
         self.in_hand = None;

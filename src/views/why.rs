@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{seconds_between, short_seconds};
 use crate::domain::ids::UpdateId;
 use crate::update::event::Number;
-use crate::update::state::{InHand, State, Step};
+use crate::update::state::{HISTORY_ILLEGAL_REMEDY, InHand, State, Step};
 
 /// Why the next step is not taken yet.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -69,10 +69,7 @@ pub fn why(update: UpdateId, state: &State, now: jiff::Timestamp) -> Option<Why>
 
 fn broken(state: &State) -> Option<Why> {
     let why = state.broken.as_ref()?;
-    Some(
-        Why::new("historyIllegal", why.as_str())
-            .remedy("look at that event with `history`; a newer worker may have written it"),
-    )
+    Some(Why::new("historyIllegal", why.as_str()).remedy(HISTORY_ILLEGAL_REMEDY))
 }
 
 fn parked(state: &State) -> Option<Why> {

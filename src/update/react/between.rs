@@ -10,7 +10,9 @@ use super::super::limits::{
 use super::super::observed::{InstanceSeen, Observed};
 use super::super::plan::{self};
 use super::super::safety::{self, Blocker, Scene};
-use super::super::state::{FOREIGN_STOP, FOREIGN_TYPE, State, UNANSWERED_MAX, WINDOW_CLOSED, round_ms};
+use super::super::state::{
+    FOREIGN_STOP, FOREIGN_TYPE, HISTORY_ILLEGAL_REMEDY, State, UNANSWERED_MAX, WINDOW_CLOSED, round_ms,
+};
 use super::super::strategy::{NodeChange, Strategy};
 use super::super::window;
 use super::{Next, delayed, ec2_evidence, for_another, number, type_evidence, wait};
@@ -24,7 +26,11 @@ use crate::domain::time::Moment;
 
 pub(super) fn outcomes(state: &State) -> Vec<NodeOutcome> {
     let Some(plan) = &state.plan else { return Vec::new() };
-    let pending = |node: &NodeName| NodeOutcome { node: node.clone(), result: NodeResult::Pending, left_in: None };
+    // An update whose history cannot be trusted may end with a node in hand.
+    let left_in =
+        |node: &NodeName| state.in_hand.as_ref().filter(|h| h.node == *node).map(|h| h.step.name().to_owned());
+    let pending =
+        |node: &NodeName| NodeOutcome { node: node.clone(), result: NodeResult::Pending, left_in: left_in(node) };
     plan.order.iter().map(|n| state.results.get(n).cloned().unwrap_or_else(|| pending(n))).collect()
 }
 
@@ -51,6 +57,44 @@ pub(super) fn cancelled(state: &State, observed: &Observed<'_>, cancel: &CancelR
             UpdateCancelled { by, why, seconds, nodes, elections, not_running }.into()
         }
     }
+}
+
+/// What is left to do for an update whose history cannot be trusted: it waits for a person, and ends where one cancels it. Not before every
+/// instance is seen to run since: what could not be folded may have stopped one.
+pub(super) fn broken(state: &State, observed: &Observed<'_>, scene: Option<&Scene<'_>>, why: &str) -> Next {
+    let mut found = why.to_owned();
+    if let Some(cancel) = &state.cancelled {
+        let off = match scene.map(|scene| may_be_off(state, observed, scene)) {
+            None => Vec::new(),
+            Some(Ok(off)) => off,
+            Some(Err(unseen)) => return wait(state, "describingInstances", unseen, vec![]),
+        };
+        if off.is_empty() {
+            return Next::Record(vec![cancelled(state, observed, cancel)]);
+        }
+        found = format!("{found}; cancelled, and ends once {} runs", off.join(", "));
+    }
+    match &state.parked {
+        Some(p) if p.code == "historyIllegal" => wait(state, "historyIllegal", found, vec![]),
+        Some(_) | None => park("historyIllegal", found, HISTORY_ILLEGAL_REMEDY),
+    }
+}
+
+/// Members that do not run and that somebody can start, by what EC2 said since the last event; `Err` while it has not. One that it has
+/// forgotten was terminated.
+fn may_be_off<'a>(state: &State, observed: &Observed<'_>, scene: &Scene<'a>) -> Result<Vec<&'a str>, String> {
+    use InstanceState::{Pending, Stopped, Stopping};
+    let since = state.last_seen.unwrap_or(scene.now);
+    let mut off = Vec::new();
+    for member in &scene.plan.members {
+        match observed.instances.get(&member.instance).filter(|seen| seen.at > since) {
+            Some(seen) if matches!(seen.instance.state, Pending | Stopped | Stopping) => off.push(member.node.as_str()),
+            Some(_) => {}
+            None if observed.fleet_trouble.is_none() && scene.now.since(since) > FENCE_UNSEEN_MAX => {}
+            None => return Err(format!("{} of {} before the end", member.instance, member.node)),
+        }
+    }
+    Ok(off)
 }
 
 pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now: Moment) -> Next {

@@ -24,7 +24,7 @@ use crate::domain::cluster::MemberEntry;
 use crate::domain::ids::{NodeName, Revision};
 use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
-use between::{between_nodes, quiet_after_take_over};
+use between::{between_nodes, broken, quiet_after_take_over};
 use request::before_plan;
 
 pub use commands::answer_command;
@@ -116,18 +116,7 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     if let Some(why) = &state.broken
         && state.in_hand.as_ref().is_none_or(|h| !h.step.out_of_service())
     {
-        if state.parked.as_ref().is_some_and(|p| p.code == "historyIllegal") {
-            return wait(state, "historyIllegal", why, vec![]);
-        }
-        return Next::Record(vec![
-            UpdateParked {
-                code: "historyIllegal".into(),
-                found: why.clone(),
-                remedy: "look at that event with `history`; a newer worker may have written it, or somebody forged it"
-                    .into(),
-            }
-            .into(),
-        ]);
+        return broken(state, observed, scene.as_ref(), why);
     }
     match (down, hand, scene) {
         (Some(next), ..) => next,
