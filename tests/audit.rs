@@ -13,7 +13,6 @@ use esdb_rollout::domain::watch::{Answer, ClusterWatch};
 use esdb_rollout::update::action::{Action, Call, Warrant};
 use esdb_rollout::update::audit::{Stranded, audit, audit_rescue};
 use esdb_rollout::update::event::Event;
-use esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT;
 use esdb_rollout::update::observed::{InstanceSeen, IntentInHand, Observed, Policy, StoreSeen};
 use esdb_rollout::update::react::{Next, react};
 use esdb_rollout::update::state::{Body, Recorded, State, fold};
@@ -230,7 +229,7 @@ impl Scene {
             policy: &Policy {
                 allowed_types: vec![],
                 max_replication_delay: Duration::from_secs(5),
-                first_answer_timeout: FIRST_ANSWER_TIMEOUT,
+                first_answer_timeout: Duration::from_secs(8),
                 fence: self.fence,
             },
             own_instance: self.own_instance.as_ref(),
@@ -589,7 +588,7 @@ fn rebooting() -> Scene {
     ];
     let mut s = calling(Call::RebootInstance { instance: id(0) }, 0, &facts);
     s.events[0].1["onSilentNode"] = json!("reboot");
-    Scene { silent: vec![0], ..s }
+    Scene { silent: vec![0], looks: 10, ..s }
 }
 
 /// The stop in a cluster of fewer than three voters, where its owner accepts the downtime.
@@ -670,6 +669,7 @@ fn each_way_to_spoil_another_call_is_objected_to_by_its_rule() {
         ("reboots", rebooting(), Box::new(|_| ()), None),
         ("reboots unasked", rebooting(), Box::new(|s| s.events[0].1["onSilentNode"] = json!("hold")), Some("S6")),
         ("reboots what answers", rebooting(), Box::new(|s| s.silent = vec![]), Some("S6")),
+        ("reboots what it has hardly listened to", rebooting(), Box::new(|s| s.looks = 8), Some("S6")),
         ("reboots, and reaches nobody", rebooting(), Box::new(|s| s.silent = vec![0, 1, 2, 3]), Some("S6")),
         ("reboots what is stopped", rebooting(), Box::new(|s| s.instance_state = InstanceState::Stopped), Some("S6")),
         ("reboots another", rebooting(), Box::new(another(Call::RebootInstance { instance: id(1) })), Some("S5")),

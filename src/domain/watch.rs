@@ -195,6 +195,8 @@ impl FirstSeen {
 pub struct ClusterWatch {
     nodes: BTreeMap<NodeName, NodeTrack>,
     samples: LeaderSamples,
+    /// Since when a node has been heard without a gap, and when one last was.
+    heard: Option<(Moment, Moment)>,
 }
 
 impl ClusterWatch {
@@ -203,6 +205,7 @@ impl ClusterWatch {
         Self {
             nodes: nodes.into_iter().map(|n| (n, NodeTrack::default())).collect(),
             samples: LeaderSamples::default(),
+            heard: None,
         }
     }
 
@@ -214,6 +217,17 @@ impl ClusterWatch {
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeTrack)> {
         self.nodes.iter()
+    }
+
+    /// For how long a node has not answered while others did. Whoever heard nobody, because it was cut off or did not run itself, knows
+    /// nothing of this one: that time does not count. Of a node that is alone all of it does.
+    pub fn silent_for(&self, name: &NodeName, now: Moment) -> Duration {
+        let silent = self.nodes.get(name).and_then(|t| t.silent_since).map_or(Duration::ZERO, |at| now.since(at));
+        let heard = match self.heard {
+            Some((since, last)) if now.since(last) <= ANSWER_MAX_AGE => now.since(since),
+            Some(_) | None => Duration::ZERO,
+        };
+        if self.nodes.len() > 1 { silent.min(heard) } else { silent }
     }
 
     /// The leader's positions with the moments at which each was first seen.
@@ -235,6 +249,10 @@ impl ClusterWatch {
             }
             Answer::View { view, live } => {
                 track.silent_since = None;
+                self.heard = match self.heard {
+                    Some((since, last)) if at.since(last) <= ANSWER_MAX_AGE => Some((since, last.max(at))),
+                    Some(_) | None => Some((at, at)),
+                };
                 track.last_view = Some((at, view.clone()));
                 let look = living_leaders(view);
                 if let Some(own) = view.own() {
@@ -360,6 +378,28 @@ mod tests {
             version: None,
         };
         Answer::View { view: View { server, members: vec![own] }, live: None }
+    }
+
+    #[test]
+    fn silence_counts_while_others_are_heard_without_a_gap() {
+        let silent = || Answer::Silent { why: "no answer".into() };
+        let other = |watch: &mut ClusterWatch, at| watch.absorb(&"b".into(), at, view(2, NodeState::Follower, 1, 5));
+        let (name, at) = (NodeName::from("a"), |s| Moment(Duration::from_secs(s)));
+        let mut watch = ClusterWatch::new(["a", "b"].map(NodeName::from));
+        watch.absorb(&name, at(10), silent());
+        assert_eq!(watch.silent_for(&name, at(40)), Duration::ZERO, "nobody is heard");
+        for s in 40..=50 {
+            other(&mut watch, at(s));
+        }
+        assert_eq!(watch.silent_for(&name, at(51)), Duration::from_secs(11));
+        assert_eq!(watch.silent_for(&name, at(55)), Duration::ZERO, "nobody is heard any more");
+        other(&mut watch, at(60));
+        assert_eq!(watch.silent_for(&name, at(62)), Duration::from_secs(2), "cut off meanwhile, or asleep");
+        watch.absorb(&name, at(63), view(1, NodeState::Follower, 1, 5));
+        assert_eq!(watch.silent_for(&name, at(63)), Duration::ZERO);
+        let mut alone = ClusterWatch::new([name.clone()]);
+        alone.absorb(&name, at(10), silent());
+        assert_eq!(alone.silent_for(&name, at(40)), Duration::from_secs(30));
     }
 
     #[test]

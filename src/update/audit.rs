@@ -195,6 +195,10 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             });
             let answers = observed.watch.node(&action.node).and_then(|t| t.own(now)).is_some();
             check("S6", !answers, &|| "the node answers".into());
+            let silent = observed.watch.silent_for(&action.node, now);
+            check("S6", silent >= observed.policy.first_answer_timeout, &|| {
+                format!("it has been silent for {} s while others answered", silent.as_secs())
+            });
             let mut others = plan.members.iter().filter(|m| m.node != action.node).peekable();
             let reached = others.peek().is_none()
                 || others.any(|m| observed.watch.node(&m.node).and_then(|t| t.own(now)).is_some());

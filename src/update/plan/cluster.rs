@@ -27,11 +27,11 @@ fn health(scene: &Scene<'_>, node: &NodeName) -> Health {
         return Health::Unseen(format!("{node} has not been asked"));
     };
     if track.own(scene.now).is_none() {
-        return match track.silent_since {
-            Some(since) if scene.now.since(since) > SILENT_FOR => {
-                Health::Down(format!("{node} has not answered for {} s", scene.now.since(since).as_secs()))
-            }
-            Some(_) | None => Health::Unseen(format!("{node} has not answered")),
+        let silent = scene.observed.watch.silent_for(node, scene.now);
+        return if silent > SILENT_FOR {
+            Health::Down(format!("{node} has not answered for {} s", silent.as_secs()))
+        } else {
+            Health::Unseen(format!("{node} has not answered"))
         };
     }
     match level(track, scene.observed.watch.samples(), scene.observed.policy.max_replication_delay, scene.now) {

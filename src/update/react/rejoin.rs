@@ -89,8 +89,7 @@ impl Hand<'_> {
                 return next;
             }
             // Whoever reaches nobody, or has not looked for as long, knows nothing of this one: it may answer everybody else.
-            let track = self.observed.watch.node(&self.hand.node);
-            let watched = track.and_then(|t| t.silent_since).map_or(Duration::ZERO, |at| self.now.since(at));
+            let watched = self.observed.watch.silent_for(&self.hand.node, self.now);
             if !self.reaches_others() {
                 return self.delayed("nodeSilent", "no reboot while no other node answers either", vec![]);
             }
