@@ -210,7 +210,7 @@ impl Wired {
         if stream.as_str().starts_with("clusterUpdate-") {
             let now = self.stage.cluster.with(|w| w.now());
             let me = self.life.incarnation;
-            self.stage.judge(|j| j.acknowledged.insert(me, now));
+            self.stage.judge(|j| j.acknowledged.entry(me).or_default().push(now));
         }
     }
 
