@@ -15,6 +15,7 @@ use esdb_rollout::update::audit::{Stranded, audit, audit_rescue};
 use esdb_rollout::update::event::Event;
 use esdb_rollout::update::observed::{InstanceSeen, IntentInHand, Observed, Policy, StoreSeen};
 use esdb_rollout::update::react::{Next, react};
+use esdb_rollout::update::safety::{self, Blocker};
 use esdb_rollout::update::state::{Body, Recorded, State, fold};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -184,6 +185,15 @@ impl Scene {
         })
     }
 
+    /// What keeps the first node from being stopped, by the rules that decide.
+    fn blockers(&self) -> Vec<Blocker> {
+        self.look(|state, observed| {
+            let max_delay = observed.policy.max_replication_delay;
+            let plan = state.plan.as_ref().unwrap();
+            safety::stop_blockers(&safety::Scene { state, plan, watch: observed.watch, max_delay, now: NOW }, &name(0))
+        })
+    }
+
     /// What is decided in it.
     fn next(&self) -> Next {
         self.look(|state, observed| react(state, observed, NOW))
@@ -332,11 +342,24 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
             Box::new(|s| s.events[5].1["returnTypes"] = json!(["a.old", "a.new"])),
         ),
     ];
+    assert_eq!(sound().blockers(), []);
+    // Of what has never been heard the plan says whether it votes.
+    let unheard = Scene { silent: vec![2, 3], ..sound() };
+    let not_ready = |b: Blocker| if let Blocker::VoterNotReady(n, _) = b { Some(n) } else { None };
+    let waits_for: Vec<NodeName> = unheard.blockers().into_iter().filter_map(not_ready).collect();
+    assert_eq!(waits_for, [name(2)]);
     for (rule, what, spoil) in table {
-        let mut scene = sound();
-        spoil(&mut scene);
-        let found = scene.objections();
-        assert!(found.contains(&rule), "{what}: {rule} is wanted, found {found:?}");
+        // That downtime is accepted changes nothing where three vote.
+        for accepts in [false, true] {
+            let mut scene = sound();
+            scene.events[0].1["acceptDowntime"] = json!(accepts);
+            spoil(&mut scene);
+            let found = scene.objections();
+            assert!(found.contains(&rule), "{what}: {rule} is wanted, found {found:?}");
+            // What decides objects by itself.
+            let blockers = scene.blockers();
+            assert!(!matches!(rule, "S2" | "S3") || !blockers.is_empty(), "{what}: nothing blocks the stop");
+        }
     }
 }
 

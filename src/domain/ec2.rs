@@ -183,4 +183,15 @@ mod tests {
             (CallClass::Terminal, CallClass::Unknown)
         );
     }
+
+    #[test]
+    fn what_nobody_needs_to_mend_may_pass() {
+        for code in ["RequestLimitExceeded", "InternalError", "InsufficientInstanceCapacity", "IncorrectInstanceState"]
+        {
+            assert!(may_pass(code), "{code}");
+        }
+        for code in ["UnauthorizedOperation", "AuthFailure", "Unsupported", "SomethingNew"] {
+            assert!(!may_pass(code), "{code}");
+        }
+    }
 }

@@ -425,6 +425,44 @@ mod tests {
     }
 
     #[test]
+    fn no_more_than_so_much_is_kept_of_a_node() {
+        let node = NodeName::from("a");
+        let mut watch = ClusterWatch::new([node.clone()]);
+        let kept = |watch: &ClusterWatch| watch.node(&node).map(|t| (t.firsts.len(), t.refreshes.len()));
+        for n in 1..=100_u32 {
+            let at = Moment(Duration::from_secs(n.into()));
+            watch.absorb(&node, at, view(n.into(), NodeState::Follower, 1, n.into()));
+        }
+        assert_eq!(kept(&watch), Some((PROCESSES_KEPT, 1)));
+        for n in 101..=200_u32 {
+            watch.absorb(&node, Moment(Duration::from_secs(n.into())), view(100, NodeState::Follower, 1, n.into()));
+        }
+        assert_eq!(kept(&watch), Some((PROCESSES_KEPT, REFRESHES_KEPT)));
+    }
+
+    #[test]
+    fn what_the_leader_sent_is_unbroken_while_it_is_one_subscription() {
+        let (node, at) = (NodeName::from("a"), Moment(Duration::from_secs(1)));
+        let mut watch = ClusterWatch::new([node.clone()]);
+        watch.absorb(&node, at, view(1, NodeState::Follower, 1, 5));
+        let endpoint = crate::domain::ids::Address::new("10.0.0.1", 2113);
+        let says = |watch: &mut ClusterWatch, subscription: u128, total_bytes_sent: u64| {
+            let subscription = Uuid::from_u128(subscription);
+            watch.absorb_replication(
+                at,
+                &[ReplicaSubscription { subscription, endpoint: endpoint.clone(), total_bytes_sent }],
+            );
+            watch.node(&node).and_then(|t| t.sent.as_ref()).map(|sent| (sent.bytes, sent.unbroken))
+        };
+        assert_eq!(says(&mut watch, 1, 10), Some((10, true)));
+        assert_eq!(says(&mut watch, 1, 20), Some((20, true)));
+        assert_eq!(says(&mut watch, 2, 5), Some((5, false)));
+        assert_eq!(says(&mut watch, 2, 6), Some((6, false)), "what it was sent before is not known");
+        watch.absorb(&node, at, view(2, NodeState::Follower, 1, 5));
+        assert_eq!(says(&mut watch, 3, 1), Some((1, true)), "another process");
+    }
+
+    #[test]
     fn of_the_processes_since_the_worst_counts_and_those_before_do_not() {
         let node = NodeName::from("a");
         let at = |s: u64| Moment(Duration::from_secs(s));
@@ -439,6 +477,7 @@ mod tests {
         assert_eq!(told(1), Some((2, 700, 700, true)), "what was seen at that moment was before it");
         assert_eq!(told(3), Some((4, 800, 800, false)));
         assert_eq!(told(4), None);
+        assert_eq!(watch.node(&node).map(|t| (t.starts_after(at(2)), t.starts_after(at(4)))), Some((2, 0)));
         let stopped = Some(ProcessId(Uuid::from_u128(3)));
         assert_eq!(first(1, stopped).map(of), Some((2, 800, 800, false)), "the one that was stopped has not come back");
         let stopped = Some(ProcessId(Uuid::from_u128(4)));
