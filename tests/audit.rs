@@ -54,6 +54,7 @@ struct Scene {
     own_instance: Option<InstanceId>,
     took_over_at: Option<Moment>,
     ticket_spent: bool,
+    ticket_in_vain: bool,
     action: Action,
 }
 
@@ -109,6 +110,7 @@ fn sound() -> Scene {
         own_instance: None,
         took_over_at: None,
         ticket_spent: false,
+        ticket_in_vain: false,
         action: Action { node: name(0), call: stop(0), warrant: Warrant::Intent(Revision(5)) },
     }
 }
@@ -245,6 +247,7 @@ impl Scene {
             own_instance: self.own_instance.as_ref(),
             took_over_at: self.took_over_at,
             ticket_spent: self.ticket_spent,
+            ticket_in_vain: self.ticket_in_vain,
             wall: jiff::Timestamp::UNIX_EPOCH,
         };
         look(&state, &observed)
@@ -470,6 +473,7 @@ fn a_return_ticket_brings_back_and_does_nothing_else() {
     let away = |seconds: u64, leader: Option<bool>, majority| StoreSeen {
         away_since: Some(Moment(NOW.0 - Duration::from_secs(seconds))),
         leader_reported: leader,
+        voters: 3,
         folded_from_majority: majority,
     };
     let ticket = |call: Call, store: StoreSeen, state: InstanceState| Scene {
@@ -497,7 +501,14 @@ fn a_return_ticket_brings_back_and_does_nothing_else() {
         scene
     };
     let open = || ticket(start(), away(10, Some(false), true), InstanceState::Stopped);
+    let in_vain = |to: &str| Scene {
+        ticket_in_vain: true,
+        ..ticket(modify(to), away(10, Some(false), false), InstanceState::Stopped)
+    };
     let table = [
+        (in_vain("a.old"), None),
+        (in_vain("a.new"), Some("S4")),
+        (Scene { ticket_in_vain: true, ..took_over(6, modify("a.old"), away(10, Some(false), false)) }, Some("S4")),
         (Scene { ticket_spent: true, ..open() }, Some("S4")),
         (Scene { described: 6, ..open() }, Some("S6")),
         (Scene { tags: [Some(tag(OTHER, 4)), None], ..open() }, Some("S9")),

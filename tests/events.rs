@@ -249,7 +249,7 @@ fn unknown_types_are_newer_if_ours_and_unreadable_if_not() {
 fn data_that_is_no_json_is_unreadable() {
     let mut raw = stored("PauseRequested", Value::Null, Value::Null);
     raw.is_json = false;
-    let problem = "its data is no JSON".to_owned();
+    let problem = "its data is no JSON, or of more parts than are read".to_owned();
     assert_eq!(decode(&raw, Moment::default()).body, Body::Unreadable { type_name: "PauseRequested".into(), problem });
 }
 

@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use esdb_rollout::domain::ids::{ADMISSION_PREFIX, ClusterName};
 use esdb_rollout::domain::instance::InstanceState;
 use esdb_rollout::domain::time::Moment;
-use esdb_rollout::sim::model::{ExpectedRevision, ProposedEvent, Write, WriteOutcome};
+use esdb_rollout::sim::model::{ExpectedRevision, Fault, ProposedEvent, Write, WriteOutcome};
 use esdb_rollout::sim::world::World;
-use esdb_rollout::update::event::Event;
+use esdb_rollout::update::event::{Event, UpdateRequested};
 use esdb_rollout::update::state::{Body, End, Recorded};
 use esdb_rollout::worker::{StartPoint, Stop};
 use rig::tap::{Kind, Tap, tapped};
@@ -136,6 +136,39 @@ async fn another_voter_is_lost(who: Who, back_within: Duration) {
     let Some(End::Failed(end)) = state.end else { panic!("{:?}\n{shown}", state.end) };
     assert_eq!((end.code.as_str(), end.not_running.len()), ("storeLost", 0), "{shown}");
     drop(stop);
+}
+
+/// There is no capacity for the type that it was given, and no majority that could say so: it comes back as it was.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_start_as_it_is_comes_back_with_the_type_that_it_had() {
+    let mut config = quick_world(23);
+    let (instance_type, code) = ("m6i.xlarge".to_owned(), "InsufficientInstanceCapacity".to_owned());
+    config.faults.push(Fault::StartFails { instance_type, code, times: u32::MAX });
+    let rig = Rig::new(config);
+    let leader = loop {
+        match rig.world.with(|w| w.leader()) {
+            Some(leader) => break leader,
+            None => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let (ours, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let node = rig.world.with(|w| w.config().names[ours].clone());
+    rig.append(UpdateRequested { nodes: Some(vec![node.as_str().into()]), ..request("m6i.xlarge") }.into(), 1).await;
+    let (_worker, _stop) = rig.spawn(0);
+    rig.until("InstanceStartFailed", 1).await;
+    rig.world.with(|w| w.freeze(other));
+    let lost_at = rig.clock.now();
+    while rig.world.with(|w| w.instance_state(ours)) != InstanceState::Running {
+        assert!(rig.clock.now().since(lost_at) < Duration::from_secs(90), "the node is not brought back");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    rig.world.with(|w| w.unfreeze(other));
+    let (history, state) = rig.ended(Duration::from_secs(3600)).await;
+    let shown = lines(&history);
+    let Some(End::Failed(end)) = state.end else { panic!("{:?}\n{shown}", state.end) };
+    assert_eq!(end.not_running, [], "{shown}");
+    let started = shown.lines().filter(|l| l.contains("InstanceStarted")).collect::<Vec<_>>();
+    assert!(started.len() == 1 && started[0].contains("m6i.large"), "{shown}");
 }
 
 /// While the successor describes the stranded instance for the second time, with the minute over, the store comes back.

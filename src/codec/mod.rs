@@ -213,7 +213,7 @@ fn body(stored: &StoredEvent) -> Body {
         return if ours { Body::Newer { type_name } } else { unreadable("no type of this contract".into()) };
     };
     if !stored.is_json {
-        return unreadable("its data is no JSON".into());
+        return unreadable("its data is no JSON, or of more parts than are read".into());
     }
     let mut data = stored.data.clone();
     if let (Kind::Command, Value::Object(map)) = (kind, &mut data) {

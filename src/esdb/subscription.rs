@@ -32,7 +32,7 @@ const CONFIRMATION: Duration = Duration::from_secs(10);
 /// An attempt that lasted so long was no failure: the next follows soon.
 const LASTED: Duration = Duration::from_secs(10);
 /// Items on their way; more wait at the server.
-const QUEUE: usize = 256;
+const QUEUE: usize = 64;
 /// Events of any stream that the server looks at before it reports how far it came.
 const WINDOW: u32 = 500;
 

@@ -1,6 +1,6 @@
 //! The port face: the worker's ports over a simulated world, in process and in the time of tokio's clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::domain::cluster::{NodeState, ReplicaSubscription, View};
 use crate::domain::ec2::classify;
 use crate::domain::ids::{Address, InstanceId, InstanceType, Revision, StreamName};
 use crate::domain::inspection::{Answer, Attributes, Inspection, Right, Unanswered, Verb};
-use crate::domain::instance::{FENCE_TAG, Instance, TypeInfo};
+use crate::domain::instance::{FENCE_TAG, Instance, InstanceState, TypeInfo};
 use crate::ports::{
     AppendError, Appended, ClusterAdmin, Done, EventLog, Expected, Feed, Fleet, FleetError, LocalRead, NewEvent,
     NodeError, Position, ReadError, StartFrom, StoreProbe, StoredEvent, Wanted,
@@ -30,6 +30,8 @@ use crate::ports::{
 const NODE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a node has to say who leads, while others can be asked.
 const GOSSIP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long each node has to say who leads, where all of them are asked.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a call to the store goes on trying.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries.
@@ -150,6 +152,29 @@ impl SimPorts {
             }
         }
         None
+    }
+
+    /// The nodes that answer, all asked at once. A machine that is off swallows what is sent to it: whoever asks waits in vain.
+    async fn answering(&self) -> Vec<NodeIx> {
+        self.travel().await;
+        let answers = || {
+            self.world.with(|w| {
+                let all: Vec<NodeIx> = (0..w.node_count()).collect();
+                let swallows = |n: &NodeIx| {
+                    w.instance_state(*n) != InstanceState::Running || w.reachability(*n) == Reachability::Silent
+                };
+                let waits = all.iter().any(swallows);
+                let answering: Vec<NodeIx> =
+                    all.into_iter().filter(|n| w.reachability(*n) == Reachability::Answers).collect();
+                (answering, waits)
+            })
+        };
+        let (first, waits) = answers();
+        if !waits {
+            return first;
+        }
+        sleep(PROBE_TIMEOUT).await;
+        answers().0.into_iter().chain(first).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// What to do after a node did not handle a request; waits as long as is meet.
@@ -644,12 +669,9 @@ impl EventLog for SimPorts {
     }
 
     async fn read_everywhere(&self, stream: &StreamName) -> Vec<LocalRead> {
-        let count = self.world.with(|w| w.node_count());
         let mut all = Vec::new();
-        for n in 0..count {
-            if self.reach(n, GOSSIP_TIMEOUT).await.is_err() {
-                continue;
-            }
+        let voters = self.world.with(|w| w.config().voters);
+        for n in self.answering().await.into_iter().filter(|n| *n < voters) {
             let (node, outcome) = self.world.with(|w| {
                 let page =
                     w.read_stream(n, false, stream.as_str(), StreamStart::Start, Direction::Forwards, usize::MAX);
@@ -667,15 +689,15 @@ impl EventLog for SimPorts {
     }
 
     async fn probe(&self) -> StoreProbe {
-        let (count, voters) = self.world.with(|w| (w.node_count(), w.config().voters));
-        let mut probe = StoreProbe { voters: u32::try_from(voters).unwrap_or(u32::MAX), ..StoreProbe::default() };
-        for n in 0..count {
-            if self.reach(n, GOSSIP_TIMEOUT).await.is_ok() {
-                probe.answered += 1;
-                probe.leader_reported |= self.world.with(|w| leader_in(w, &w.view(n)).is_some());
+        let answering = self.answering().await;
+        self.world.with(|w| {
+            let voters = w.config().voters;
+            StoreProbe {
+                voters: u32::try_from(voters).unwrap_or(u32::MAX),
+                answered: answering.iter().map(|n| u32::from(*n < voters)).sum(),
+                leader_reported: answering.iter().any(|n| leader_in(w, &w.view(*n)).is_some()),
             }
-        }
-        probe
+        })
     }
 }
 

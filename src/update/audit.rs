@@ -92,9 +92,11 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
                 "a return ticket brings a node back and nothing else".into()
             });
             let majority = observed.store.folded_from_majority && !inherited;
-            check("S4", majority || matches!(action.call, Call::StartInstance { .. }), &|| {
-                "the history was not read from a majority of the store's voters".into()
-            });
+            // Back to the type that it had, where it does not start as it is.
+            let back = |to| observed.ticket_in_vain && !inherited && hand.return_types.last() == Some(to);
+            let may_modify = |to| majority || back(to);
+            let may = if let Call::ModifyType { to, .. } = &action.call { may_modify(to) } else { true };
+            check("S4", may, &|| "the history was not read from a majority of the store's voters".into());
         }
     }
 

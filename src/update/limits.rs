@@ -51,6 +51,10 @@ pub const PRIORITY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tries to change a priority.
 pub const PRIORITY_TRIES_MAX: u32 = 5;
 
+/// Starts on the return ticket with a type of which that was the last hope. EC2 may take a start and find no capacity a moment later; of the
+/// three, at least one is by a description that is newer than the start before.
+pub const TICKET_STARTS_MAX: u32 = 3;
+
 /// Calls that EC2 asks to repeat (throttling, internal errors), per step, before the step counts as failed.
 pub const CALL_TRIES_MAX: u32 = 10;
 

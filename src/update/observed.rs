@@ -58,6 +58,8 @@ pub struct StoreSeen {
     pub away_since: Option<Moment>,
     /// Whether an answering node of the store reports a leader; `None` if nobody has been asked since.
     pub leader_reported: Option<bool>,
+    /// Its voters, as the same nodes said; 0 if nobody has been asked since.
+    pub voters: u32,
     /// Whether the history was folded from a majority of the store's voters, read without their leader.
     pub folded_from_majority: bool,
 }
@@ -165,6 +167,9 @@ pub struct Observed<'a> {
     pub took_over_at: Option<Moment>,
     /// Whether the node in hand was back once since its stop: then the return ticket has done what it is for.
     pub ticket_spent: bool,
+    /// Whether a start on the return ticket was refused as no repetition cures, or several came to nothing: then the node goes back to the type
+    /// that it had.
+    pub ticket_in_vain: bool,
     /// The calendar, for `notBefore` only.
     pub wall: jiff::Timestamp,
 }

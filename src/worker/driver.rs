@@ -22,10 +22,10 @@ use crate::domain::time::Moment;
 use crate::domain::watch::ClusterWatch;
 use crate::lease::Silence;
 use crate::ports::{AppendError, Expected, ReadError, StoredEvent};
-use crate::update::action::{Action, Call, CallOutcome, Warrant};
+use crate::update::action::{Action, Again, Call, CallOutcome, Warrant};
 use crate::update::audit::audit;
 use crate::update::event::{AssignedBecause, Event, NodeOutcome, StepDelayed, WorkerAssigned};
-use crate::update::limits::TICKET_AFTER;
+use crate::update::limits::{TICKET_AFTER, TICKET_STARTS_MAX};
 use crate::update::observed::{InstanceSeen, IntentInHand, Observed, StoreSeen, Survey};
 use crate::update::react::{Next, Verdict, Waiting, react};
 use crate::update::state::{Holder, Recorded, State, Step, fold};
@@ -81,6 +81,8 @@ pub(super) struct Driver {
     /// The ticket whose node EC2 has said to be stopped, and the one whose node was seen to run again since.
     seen_down: Option<Revision>,
     ticket_spent: Option<Revision>,
+    /// The return ticket with which starts were called, and how many; as many as there may be where one was refused for good.
+    ticket_starts: Option<(Revision, u32)>,
     /// The last revision that was folded when an append met another.
     conflicted_at: Option<Revision>,
     store: StoreSeen,
@@ -142,6 +144,7 @@ impl Driver {
             ticket_called: None,
             seen_down: None,
             ticket_spent: None,
+            ticket_starts: None,
             conflicted_at: None,
             store: StoreSeen::default(),
             survey: None,
@@ -314,6 +317,8 @@ impl Driver {
             self.open_eyes(nodes, instances);
         }
         self.fold_everywhere_if_needed().await;
+        // A look at a store that does not answer takes seconds, and what brings a node back rests on what was seen just now.
+        self.take_sights();
         let now = self.now();
         let next = react(&self.state, &self.observed(), now);
         self.set_cadence();
@@ -362,6 +367,7 @@ impl Driver {
             own_instance: self.own_instance.as_ref(),
             took_over_at: self.took_over.map(|(_, at)| at),
             ticket_spent: self.ticket_spent.is_some() && self.ticket_spent == ticket,
+            ticket_in_vain: self.ticket_starts.is_some_and(|(of, n)| Some(of) == ticket && n >= TICKET_STARTS_MAX),
             wall: self.worker.clock.wall(),
         }
     }
@@ -556,6 +562,7 @@ impl Driver {
         let probe = self.worker.log.probe().await;
         // A store of which nobody answers may be cut off from us alone: that counts as leaderless only where a node of ours is down.
         self.store.leader_reported = Some(probe.leader_reported || probe.answered == 0 && !self.node_in_hand_is_down());
+        self.store.voters = probe.voters;
     }
 
     /// The store answered a call, though with no. It is there again where a leader is: a node that starts says no by itself.
@@ -581,14 +588,13 @@ impl Driver {
         }
         let seen = self.now();
         let reads = self.worker.log.read_everywhere(&self.update.stream()).await;
-        let voters = self.worker.log.probe().await.voters;
         let longest: Option<&Vec<StoredEvent>> = reads.iter().map(|r| &r.events).max_by_key(|events| events.len());
         if let Some(events) = longest.filter(|events| events.len() > self.events) {
             let history: Vec<Recorded> = events.iter().map(|e| decode(e, seen)).collect();
             self.state = fold(&history);
             self.events = history.len();
         }
-        self.store.folded_from_majority = voters > 0 && reads.len() as u32 > voters / 2;
+        self.store.folded_from_majority = self.store.voters > 0 && reads.len() as u32 > self.store.voters / 2;
     }
 
     fn is_mine(&self) -> bool {
@@ -869,6 +875,11 @@ impl Driver {
             CallOutcome::Unknown { message } => tracing::warn!(action = %action.call, message, "outcome unknown"),
         }
         let answered = self.now();
+        if let (Warrant::ReturnTicket(ticket), Call::StartInstance { .. }) = (action.warrant, &action.call) {
+            let before = self.ticket_starts.filter(|(of, _)| *of == ticket).map_or(0, |(_, n)| n);
+            let for_good = matches!(&outcome, CallOutcome::Refused { again: Again::WithCapacity | Again::Never, .. });
+            self.ticket_starts = Some((ticket, if for_good { TICKET_STARTS_MAX } else { before + 1 }));
+        }
         if let Warrant::Intent(revision) = action.warrant
             && let Some(intent) = self.intent.as_mut().filter(|i| i.revision == revision)
         {

@@ -85,6 +85,7 @@ pub async fn preview(
             own_instance: None,
             took_over_at: None,
             ticket_spent: false,
+            ticket_in_vain: false,
             wall: clock.wall(),
         };
         let assessment = assess(request, &survey, waivers, &observed, since, now);

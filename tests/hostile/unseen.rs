@@ -68,6 +68,7 @@ pub fn look(history: &[Recorded], state: &State, says: Option<InstanceState>, no
         own_instance: None,
         took_over_at: None,
         ticket_spent: false,
+        ticket_in_vain: false,
         wall: jiff::Timestamp::UNIX_EPOCH,
     };
     let next = react(state, &observed, now);

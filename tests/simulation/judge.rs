@@ -23,8 +23,6 @@ const ACT_WINDOW: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(15);
 /// Appends must have failed for so long before a return ticket is used.
 const TICKET: Duration = Duration::from_secs(10);
-/// A look at a store that does not answer: a read and a probe, 2.5 s each.
-const LOOK: Duration = Duration::from_secs(5);
 /// What was true of an instance's tag for longer than this could be known: EC2 says what was true ten seconds ago, its answer takes up to
 /// ten, and may then be acted upon for a few more.
 const TAG_KNOWABLE: Duration = Duration::from_secs(30);
@@ -132,8 +130,8 @@ pub struct Judge {
     sent: BTreeMap<Uuid, (Duration, Incarnation)>,
     /// Intents of which a call was made.
     called: BTreeSet<Uuid>,
-    /// When a worker had appends and reads of an update's stream acknowledged.
-    pub acknowledged: BTreeMap<Incarnation, Vec<Duration>>,
+    /// When a worker last had an append to an update's stream, or a read of it by who drives it, acknowledged.
+    pub acknowledged: BTreeMap<Incarnation, Duration>,
     pub breaches: Vec<Breach>,
     pub trace: String,
     pub calls: u64,
@@ -601,10 +599,7 @@ impl Judge {
             | Call::Resign { .. }
             | Call::SetPriority { .. } => false,
         };
-        // Of what another of its tasks heard while it looked itself, it knows nothing.
-        let heard =
-            self.acknowledged.get(&me).and_then(|all| all.iter().rev().find(|at| now.saturating_sub(**at) >= LOOK));
-        let heard = heard.copied().unwrap_or_default();
+        let heard = self.acknowledged.get(&me).copied().unwrap_or_default();
         let away = now.saturating_sub(heard) >= TICKET;
         if !(for_it && returns && away && self.nodes[n].state != Some(InstanceState::Running)) {
             self.breach("S4", now, format!("{call}: {}", why.join(", ")));

@@ -210,7 +210,7 @@ impl Wired {
         if stream.as_str().starts_with("clusterUpdate-") {
             let now = self.stage.cluster.with(|w| w.now());
             let me = self.life.incarnation;
-            self.stage.judge(|j| j.acknowledged.entry(me).or_default().push(now));
+            self.stage.judge(|j| j.acknowledged.insert(me, now));
         }
     }
 
@@ -542,7 +542,8 @@ impl EventLog for Wired {
             return self.back(failed).await;
         }
         let mut answer = self.log.read(s, from, max).await;
-        if answer.is_ok() {
+        // Who drives the update reads on; whoever reads it from its beginning does so for a command, and tells nobody of it.
+        if answer.is_ok() && from > Revision(0) {
             self.acknowledged(s);
         }
         if let (Some(bug), Ok(events)) = (self.stage.bug, &mut answer) {

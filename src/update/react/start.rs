@@ -246,8 +246,11 @@ impl Hand<'_> {
                 vec![],
             );
         }
-        let wanted = self.type_to_start();
-        let may_modify = !self.is_replacement() && self.observed.store.folded_from_majority;
+        // What came of these starts can be recorded nowhere: the type that surely starts is the one that it had.
+        let in_vain = self.observed.ticket_in_vain;
+        let last = self.hand.return_types.last().filter(|_| in_vain);
+        let wanted = last.cloned().unwrap_or_else(|| self.type_to_start());
+        let may_modify = !self.is_replacement() && (self.observed.store.folded_from_majority || in_vain);
         let call = if seen.instance.instance_type != wanted && may_modify && self.hand.return_types.contains(&wanted) {
             Call::ModifyType { instance: self.hand.instance.clone(), to: wanted }
         } else {
