@@ -82,4 +82,30 @@ mod tests {
             assert_eq!(matches_pattern(pattern, text), matches, "{pattern} {text}");
         }
     }
+
+    #[test]
+    fn a_request_that_cannot_be_obeyed_to_the_letter_is_refused_for_its_reason() {
+        let of = |change: serde_json::Value| -> UpdateRequested {
+            let mut request = serde_json::json!({ "cluster": "prod", "targetInstanceType": "m6i.xlarge" });
+            request.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            serde_json::from_value(request).unwrap()
+        };
+        let rows = [
+            (serde_json::json!({}), None),
+            (serde_json::json!({ "targetInstanceType": "c6i.xlarge" }), Some("typeNotAllowed")),
+            (serde_json::json!({ "fallbackTypes": ["m6i.large", "c6i.xlarge"] }), Some("typeNotAllowed")),
+            (serde_json::json!({ "replicasTogether": true }), Some("unsupportedField")),
+            (serde_json::json!({ "replicasTogether": false }), None),
+            (serde_json::json!({ "dwellSeconds": 0, "nodeTimeoutSeconds": 1e7 }), None),
+            (serde_json::json!({ "dwellSeconds": -1 }), Some("badNumber")),
+            (serde_json::json!({ "nodeTimeoutSeconds": 1e8 }), Some("badNumber")),
+            (serde_json::json!({ "resumes": [{ "node": "a", "spentSeconds": -1 }] }), Some("badNumber")),
+        ];
+        for (change, code) in rows {
+            let found = check_request(&of(change.clone()), &["m6i.*".to_owned()]);
+            assert_eq!(found.first().map(|r| r.code.as_str()), code, "{change}");
+            assert!(found.len() <= 1, "{change}: {found:?}");
+        }
+        assert_eq!(check_request(&of(serde_json::json!({ "targetInstanceType": "c6i.xlarge" })), &[]), []);
+    }
 }
