@@ -85,6 +85,8 @@ struct Play {
     /// The one that was asked for last, of those of which one superseded the other.
     newest: Uuid,
     commands: u32,
+    /// Held by each command that is not written down yet.
+    under_way: Arc<()>,
     answering: Answering,
     healed: bool,
 }
@@ -136,6 +138,7 @@ impl Play {
             update: Uuid::from_u128(0xabc0_0001),
             newest: Uuid::from_u128(0xabc0_0001),
             commands: 0,
+            under_way: Arc::default(),
             answering: Answering::default(),
             healed: false,
             scenario,
@@ -173,9 +176,11 @@ impl Play {
                 self.healed = true;
                 self.heal(false);
             }
+            // A command that arrives from here on is seen at the next look.
+            let said_all = Arc::strong_count(&self.under_way) == 1;
             self.stage.look(|_, _| ());
             self.answer().await;
-            if self.ended() {
+            if said_all && self.ended() {
                 if self.healed {
                     break;
                 }
@@ -302,16 +307,18 @@ impl Play {
         };
         let log = self.store.event_log();
         let stream = UpdateId(update).stream();
+        let under_way = self.under_way.clone();
         tokio::spawn(async move {
             for _ in 0..2000 {
                 if let Ok(last) = log.read_last(&stream).await {
                     let expected = Expected::after(last.map(|e| e.revision));
                     if log.append(&stream, expected, vec![event.clone()]).await.is_ok() {
-                        return;
+                        break;
                     }
                 }
                 sleep(Duration::from_millis(50)).await;
             }
+            drop(under_way);
         });
     }
 
