@@ -23,7 +23,9 @@ const OF_APPENDS: &[Wrong] = &[
 const OF_CALLS: &[Wrong] = &[
     Wrong::Soon,
     Wrong::Capacity,
+    Wrong::Unsettled,
     Wrong::Mending,
+    Wrong::Credentials,
     Wrong::Never,
     Wrong::DoneUnheard,
     Wrong::LostUnheard,

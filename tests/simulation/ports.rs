@@ -326,9 +326,14 @@ impl Wired {
         let what = call.to_string();
         let fault = match planned {
             None | Some(Wrong::CrashBefore | Wrong::CrashAfter) => faults(self),
-            Some(wrong @ (Wrong::Soon | Wrong::Capacity | Wrong::Mending | Wrong::Never)) => {
-                CallFault::Refused(refusal(wrong))
-            }
+            Some(
+                wrong @ (Wrong::Soon
+                | Wrong::Capacity
+                | Wrong::Unsettled
+                | Wrong::Mending
+                | Wrong::Credentials
+                | Wrong::Never),
+            ) => CallFault::Refused(refusal(wrong)),
             Some(Wrong::DoneUnheard) => CallFault::Late(Duration::ZERO),
             Some(Wrong::Late) => CallFault::Late(Duration::from_millis(9_900)),
             Some(Wrong::LostUnheard) => CallFault::Lost,
@@ -413,7 +418,9 @@ impl Wired {
         let refusal = |wrong| {
             let code = match wrong {
                 Wrong::Capacity => "InsufficientInstanceCapacity",
+                Wrong::Unsettled => "IncorrectInstanceState",
                 Wrong::Mending => "UnauthorizedOperation",
+                Wrong::Credentials => "RequestExpired",
                 Wrong::Never => "InvalidParameterValue",
                 _ => "RequestLimitExceeded",
             };

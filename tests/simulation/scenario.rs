@@ -158,8 +158,12 @@ pub enum Wrong {
     Soon,
     /// Refused without effect, for want of capacity.
     Capacity,
+    /// Refused without effect, for a state that has not settled.
+    Unsettled,
     /// Refused without effect until somebody mends something.
     Mending,
+    /// Refused without effect until the credentials are renewed.
+    Credentials,
     /// Refused without effect, for good.
     Never,
     /// It has its effect, and no answer comes.

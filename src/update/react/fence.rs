@@ -12,6 +12,7 @@ use super::super::limits::{
 use super::super::observed::InstanceSeen;
 use super::super::state::{FENCE_NOT_WRITTEN, FENCED_BY_ANOTHER, Step, round_ms};
 use super::{Hand, IntentStatus, Next, number};
+use crate::domain::ec2::{CallClass, classify};
 use crate::domain::ids::Revision;
 use crate::domain::instance::{FENCE_TAG, InstanceState, is_fence_of};
 
@@ -227,6 +228,13 @@ impl Hand<'_> {
                     return self.delayed("ec2Refused", format!("{code}: {message}"), numbers);
                 }
                 self.in_service()
+            }
+            IntentStatus::Refused { again: Again::AfterMending, at, code, .. }
+                if classify(code) == CallClass::Unauthenticated && self.hand.attempt < CALL_TRIES_MAX =>
+            {
+                // Nothing has failed, and a cancellation is obeyed meanwhile.
+                let waits = self.unauthenticated(code, at, self.hand.attempt).filter(|_| !self.given_up());
+                waits.unwrap_or_else(|| self.in_service())
             }
             IntentStatus::Refused { code, message, .. } => self.not_tagged(format!("{code}: {message}")),
             // Written twice it is the same tag: no need to wait until it is settled, but for EC2 to be heard again.
