@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::cluster::{MemberEntry, NodeState};
 use super::ids::ProcessId;
 use super::time::Moment;
-use super::watch::{FirstSeen, NodeTrack, Sent};
+use super::watch::{ANSWER_MAX_AGE, FirstSeen, NodeTrack, Sent};
 
 /// Samples kept of a leader: 15 minutes at the 2 s of its gossip. A node further behind than that is "at least" so far behind.
 const SAMPLES_KEPT: usize = 450;
@@ -73,7 +73,9 @@ pub struct Delay {
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
+    /// When it was first heard, and when last.
     at: Moment,
+    until: Moment,
     value: i64,
 }
 
@@ -83,6 +85,8 @@ pub struct LeaderSamples {
     of: Option<(ProcessId, i32)>,
     writer: VecDeque<Sample>,
     commit: VecDeque<Sample>,
+    /// When the leader last said where it is.
+    heard: Moment,
 }
 
 impl LeaderSamples {
@@ -114,11 +118,16 @@ impl LeaderSamples {
         }
         push(&mut self.writer, own.writer, at);
         push(&mut self.commit, own.last_commit, at);
+        self.heard = at;
         reset
     }
 
-    /// How far an entry refreshed at `at` is behind; `None` without samples.
+    /// How far an entry refreshed at `at` is behind; `None` without samples, and where the leader has not been heard for a while: against where
+    /// it was then, everybody looks level.
     pub fn delay_of(&self, own: &MemberEntry, at: Moment) -> Option<Delay> {
+        if at.since(self.heard) > ANSWER_MAX_AGE {
+            return None;
+        }
         Some(Delay {
             replication: behind(&self.writer, own.writer, at)?,
             index: behind(&self.commit, own.last_commit, at)?,
@@ -127,8 +136,9 @@ impl LeaderSamples {
 }
 
 fn push(samples: &mut VecDeque<Sample>, value: i64, at: Moment) {
-    if samples.back().is_none_or(|last| last.value < value) {
-        samples.push_back(Sample { at, value });
+    match samples.back_mut() {
+        Some(last) if value <= last.value => last.until = last.until.max(at),
+        Some(_) | None => samples.push_back(Sample { at, until: at, value }),
     }
     while samples.len() > SAMPLES_KEPT {
         samples.pop_front();
@@ -140,9 +150,14 @@ fn behind(samples: &VecDeque<Sample>, value: i64, at: Moment) -> Option<Behind> 
     if oldest.value > value {
         return Some(Behind::AtLeast(at.since(oldest.at)));
     }
-    // The leader's known value was ≤ `value` until the first greater one was seen.
-    let passed = samples.iter().find(|s| s.value > value);
-    Some(Behind::By(passed.map_or(Duration::ZERO, |s| at.since(s.at))))
+    // The leader's known value was ≤ `value` until the first greater one was seen; where it was not heard for a while before that, nobody knows
+    // for how long it was so.
+    let passed = samples.iter().zip(samples.iter().skip(1)).find(|(_, next)| next.value > value);
+    let since = |(last, next): (&Sample, &Sample)| {
+        let unheard = next.at.since(last.until) > ANSWER_MAX_AGE;
+        if unheard { last.until } else { next.at }
+    };
+    Some(Behind::By(passed.map_or(Duration::ZERO, |pair| at.since(since(pair)))))
 }
 
 /// Why a node does not count as caught up yet. Agreement on the leader is judged apart.
@@ -187,6 +202,10 @@ impl fmt::Display for NotCaughtUp {
     }
 }
 
+/// Between two refreshes in a row. A node refreshes its entry every two seconds or less: where more than three are missing nobody looked, and
+/// what was measured before, against a leader as it was then, proves nothing of now.
+const REFRESH_GAP_MAX: Duration = Duration::from_secs(8);
+
 /// Whether a node's log and index are level with its leader's: right state, the leader's epoch, and [`REFRESHES_NEEDED`] refreshes in a
 /// row within `max` that span [`SPAN_NEEDED`]. The leader itself is.
 pub fn level(track: &NodeTrack, samples: &LeaderSamples, max: Duration, now: Moment) -> Result<(), NotCaughtUp> {
@@ -207,13 +226,14 @@ pub fn level(track: &NodeTrack, samples: &LeaderSamples, max: Duration, now: Mom
     if let Some(delay) = newest.filter(|d| !good(d)) {
         return Err(NotCaughtUp::Behind(delay));
     }
-    let row: Vec<Moment> = track
-        .refreshes
-        .iter()
-        .rev()
-        .take_while(|r| r.own.state == wanted && r.own.epoch == epoch && r.delay.as_ref().is_some_and(good))
-        .map(|r| r.at)
-        .collect();
+    let mut row: Vec<Moment> = Vec::new();
+    for r in track.refreshes.iter().rev() {
+        let sound = r.own.state == wanted && r.own.epoch == epoch && r.delay.as_ref().is_some_and(good);
+        if !sound || row.last().is_some_and(|later| later.since(r.at) > REFRESH_GAP_MAX) {
+            break;
+        }
+        row.push(r.at);
+    }
     let span = row.first().zip(row.last()).map_or(Duration::ZERO, |(newest, oldest)| newest.since(*oldest));
     if row.len() >= REFRESHES_NEEDED && span >= SPAN_NEEDED {
         Ok(())
@@ -378,6 +398,33 @@ mod tests {
             Err(NotCaughtUp::Silent),
             "an old answer"
         );
+    }
+
+    /// Whoever did not run for a while hears the node first, and measures it against a leader as it was then.
+    #[test]
+    fn what_was_measured_before_nobody_looked_does_not_count() {
+        let (mut watch, node, now) = watched(NodeState::Follower, 4, 0);
+        let later = now.after(Duration::from_secs(80));
+        let own = entry(2, NodeState::Follower, 4, 20_000, 99);
+        let view = View { server: own.address.clone(), members: vec![own] };
+        watch.absorb(&node, later, Answer::View { view, live: Some(true) });
+        let found = level(watch.node(&node).unwrap(), watch.samples(), Duration::from_secs(5), later);
+        assert_eq!(found, Err(NotCaughtUp::Confirming { refreshes: 0, span: Duration::ZERO }));
+        // Once the leader is heard again, the node is measured; refreshes of before the gap are none in a row. What the leader held meanwhile is
+        // not known: a node that is not as far as it is now may have been there for as long.
+        let (leader, name) = (entry(1, NodeState::Leader, 4, 100_000, 99), NodeName::from("leader"));
+        let view = View { server: leader.address.clone(), members: vec![leader] };
+        watch.absorb(&name, later, Answer::View { view, live: Some(true) });
+        let soon = later.after(Duration::from_secs(1));
+        let mut told = |writer: i64, stamp: u64| {
+            let own = entry(2, NodeState::Follower, 4, writer, stamp);
+            let view = View { server: own.address.clone(), members: vec![own] };
+            watch.absorb(&node, soon, Answer::View { view, live: Some(true) });
+            level(watch.node(&node).unwrap(), watch.samples(), Duration::from_secs(5), soon)
+        };
+        let behind = Behind::By(Duration::from_secs(81));
+        assert_eq!(told(90_000, 100), Err(NotCaughtUp::Behind(Delay { replication: behind, index: behind })));
+        assert_eq!(told(100_000, 101), Err(NotCaughtUp::Confirming { refreshes: 1, span: Duration::ZERO }));
     }
 
     #[test]

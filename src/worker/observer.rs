@@ -117,6 +117,11 @@ async fn pause(duration: Duration, cadence: &mut watch::Receiver<Cadence>) {
     }
 }
 
+/// An answer, unless it took longer than it may: then this process did not run meanwhile, and what it says is of before.
+fn in_time<T>(answer: T, took: Duration, within: Duration) -> Result<T, String> {
+    if took <= within { Ok(answer) } else { Err(format!("its answer is {} s old", took.as_secs())) }
+}
+
 async fn watch_node(
     name: NodeName,
     address: Address,
@@ -135,6 +140,7 @@ async fn watch_node(
         };
         // What a view says was true no later than now: whatever is asked after it may take seconds, of a node that froze meanwhile.
         let at = clock.now();
+        let answer = answer.and_then(|view| in_time(view, at.since(began), NODE_CALL_TIMEOUT));
         let own_state = answer.as_ref().ok().and_then(|view| view.own()).map(|own| own.state);
         let seen = match &answer {
             Ok(view) => Answer::View { view: view.clone(), live: None },
@@ -178,6 +184,7 @@ async fn watch_instances(
     let mut failures: u32 = 0;
     loop {
         let now = *cadence.borrow_and_update();
+        let began = clock.now();
         let (found, slow_down) = match tokio::time::timeout(EC2_CALL_TIMEOUT, fleet.describe(&ids)).await {
             Ok(Ok(instances)) => (Ok(instances), false),
             Ok(Err(error)) => {
@@ -189,6 +196,7 @@ async fn watch_instances(
             }
             Err(_) => (Err(format!("EC2 did not answer within {} s", EC2_CALL_TIMEOUT.as_secs())), true),
         };
+        let found = found.and_then(|found| in_time(found, clock.now().since(began), EC2_CALL_TIMEOUT));
         failures = if slow_down { (failures + 1).min(5) } else { 0 };
         if out.send(Sight::Instances(clock.now(), found)).await.is_err() {
             return;

@@ -23,9 +23,9 @@ const ACT_WINDOW: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(15);
 /// Appends must have failed for so long before a return ticket is used.
 const TICKET: Duration = Duration::from_secs(10);
-/// What was true of an instance's tag for longer than this could be known: EC2 says what was true ten seconds ago, its answer takes up to
+/// What was true of an instance for longer than this could be known: EC2 says what was true ten seconds ago, its answer takes up to
 /// ten, and may then be acted upon for a few more.
-const TAG_KNOWABLE: Duration = Duration::from_secs(30);
+const EC2_KNOWABLE: Duration = Duration::from_secs(30);
 /// Instances are described at least this often (every 15 s, slower while EC2 throttles).
 const DESCRIBED: Duration = Duration::from_secs(100);
 
@@ -96,6 +96,8 @@ struct Truth {
     lost_since: Option<Duration>,
     /// Since when its instance has not run.
     off_since: Option<Duration>,
+    /// Since when its instance has run.
+    runs_since: Option<Duration>,
     /// When it last served, level with the leader.
     level_at: Option<Duration>,
     /// Stopped by the product, and not seen level since.
@@ -279,6 +281,7 @@ impl Judge {
             set(&mut truth.answers_since, answers, now);
             set(&mut truth.lost_since, !serves, now);
             set(&mut truth.off_since, instance != InstanceState::Running, now);
+            set(&mut truth.runs_since, instance == InstanceState::Running, now);
             if level {
                 truth.level_at = Some(now);
             }
@@ -601,7 +604,9 @@ impl Judge {
         };
         let heard = self.acknowledged.get(&me).copied().unwrap_or_default();
         let away = now.saturating_sub(heard) >= TICKET;
-        if !(for_it && returns && away && self.nodes[n].state != Some(InstanceState::Running)) {
+        // EC2 may say for a while what was true before, and what runs is started once more without effect.
+        let runs = self.nodes[n].runs_since.is_some_and(|since| now.saturating_sub(since) >= EC2_KNOWABLE);
+        if !(for_it && returns && away && !runs) {
             self.breach("S4", now, format!("{call}: {}", why.join(", ")));
         }
     }
@@ -654,7 +659,7 @@ impl Judge {
     /// The fence outside the store: no stop without this update's tag on the instance, none written over another's, and nothing about tags
     /// while the node is out of service.
     fn judge_fence(&mut self, now: Duration, history: &[Entry], n: usize, update: Uuid, call: &Call) {
-        let long = |since: Option<Duration>| since.is_some_and(|at| now.saturating_sub(at) >= TAG_KNOWABLE);
+        let long = |since: Option<Duration>| since.is_some_and(|at| now.saturating_sub(at) >= EC2_KNOWABLE);
         let (unfenced, anothers) = (long(self.nodes[n].unfenced_since), long(self.nodes[n].anothers_since));
         if let Call::StopInstance { .. } = call
             && unfenced
