@@ -1,5 +1,8 @@
 //! The second look before a call: one sound scene, and each way to spoil it with the rule that must object.
 
+#[path = "hostile/instance.rs"]
+mod instance;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -204,25 +207,10 @@ impl Scene {
     fn look<T>(&self, look: impl FnOnce(&State, &Observed<'_>) -> T) -> T {
         let (state, watch) = (self.state(), self.watch());
         assert_eq!(state.broken, None);
-        let described = |n: usize, tag: &Option<String>| Instance {
-            id: id(n),
-            instance_type: InstanceType::from("a.old"),
-            state: self.instance_state,
-            state_reason: None,
-            transition_reason: None,
-            private_ip: None,
-            private_dns: None,
-            zone: None,
-            name_tag: None,
-            root_device: None,
-            lifecycle: None,
-            architecture: None,
-            auto_scaling_group: None,
-            hibernation: false,
-            details: InstanceDetails {
-                tags: tag.iter().map(|t| (FENCE_TAG.to_owned(), t.clone())).collect(),
-                ..InstanceDetails::default()
-            },
+        let described = |n: usize, tag: &Option<String>| {
+            let tags = tag.iter().map(|t| (FENCE_TAG.to_owned(), t.clone())).collect();
+            let details = InstanceDetails { tags, ..InstanceDetails::default() };
+            Instance { details, ..instance::instance(id(n), InstanceType::from("a.old"), self.instance_state) }
         };
         let at = Moment(NOW.0 - Duration::from_secs(self.described));
         let [mine, leaders] = &self.tags;

@@ -85,8 +85,6 @@ pub struct LeaderSamples {
     of: Option<(ProcessId, i32)>,
     writer: VecDeque<Sample>,
     commit: VecDeque<Sample>,
-    /// When the leader last said where it is.
-    heard: Moment,
 }
 
 impl LeaderSamples {
@@ -118,14 +116,13 @@ impl LeaderSamples {
         }
         push(&mut self.writer, own.writer, at);
         push(&mut self.commit, own.last_commit, at);
-        self.heard = at;
         reset
     }
 
     /// How far an entry refreshed at `at` is behind; `None` without samples, and where the leader has not been heard for a while: against where
     /// it was then, everybody looks level.
     pub fn delay_of(&self, own: &MemberEntry, at: Moment) -> Option<Delay> {
-        if at.since(self.heard) > ANSWER_MAX_AGE {
+        if at.since(self.writer.back()?.until) > ANSWER_MAX_AGE {
             return None;
         }
         Some(Delay {

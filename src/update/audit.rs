@@ -10,7 +10,7 @@ use super::observed::Observed;
 use super::state::{State, Step};
 use crate::domain::cluster::NodeState;
 use crate::domain::ids::{NodeName, ProcessId};
-use crate::domain::instance::InstanceState;
+use crate::domain::instance::{InstanceState, is_fence_of};
 use crate::domain::time::Moment;
 
 /// What was said longer ago than this of an instance's tag proves nothing.
@@ -143,7 +143,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
                 "the old type is not the last to return with".into()
             });
             let seen = observed.instances.get(instance).filter(|s| now.since(s.at) <= FENCE_LOOK);
-            let fenced = seen.and_then(|s| s.instance.fence()).is_some_and(|tag| names_update(tag, observed));
+            let fenced = seen.and_then(|s| s.instance.fence()).is_some_and(|tag| is_fence_of(tag, observed.update));
             check("S9", fenced || !observed.policy.fence, &|| format!("{instance} does not carry this update's tag"));
             let silent = observed.watch.node(&action.node).and_then(|t| t.silent_since);
             let answers = silent.is_none_or(|since| now.since(since) < SILENT_FOR);
@@ -228,7 +228,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S4", hand.step == Step::Untagging && asked == Some(value), &|| {
                 format!("the intent does not ask to remove {value}")
             });
-            check("S9", names_update(value, observed), &|| format!("{value} is another's tag"));
+            check("S9", is_fence_of(value, observed.update), &|| format!("{value} is another's tag"));
             check("S6", !hand.step.out_of_service(), &|| "it is out of service by our doing".into());
         }
         Call::StartInstance { instance } => {
@@ -246,12 +246,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
 /// The tag on a member's instance that is neither this update's nor one that a person took for left behind.
 fn anothers_tag<'a>(observed: &Observed<'a>, member: &PlannedMember) -> Option<&'a str> {
     let tag = observed.instances.get(&member.instance)?.instance.fence()?;
-    (!names_update(tag, observed) && member.stale_fence.as_deref() != Some(tag)).then_some(tag)
-}
-
-/// Whether a tag's value is one of this update's.
-fn names_update(value: &str, observed: &Observed<'_>) -> bool {
-    value.strip_prefix(&observed.update.to_string()).is_some_and(|rest| rest.starts_with('@'))
+    (!is_fence_of(tag, observed.update) && member.stale_fence.as_deref() != Some(tag)).then_some(tag)
 }
 
 impl Warrant {

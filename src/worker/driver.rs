@@ -76,13 +76,8 @@ pub(super) struct Driver {
     intent: Option<IntentInHand>,
     /// Facts whose append was not acknowledged, by id, and when each was first sent: the same fact sent again is that fact.
     unacknowledged: BTreeMap<uuid::Uuid, Moment>,
-    /// The return ticket that was used last, by the revision of its stop intent, and when.
-    ticket_called: Option<(Revision, Moment)>,
-    /// The ticket whose node EC2 has said to be stopped, and the one whose node was seen to run again since.
-    seen_down: Option<Revision>,
-    ticket_spent: Option<Revision>,
-    /// The return ticket with which starts were called, and how many; as many as there may be where one was refused for good.
-    ticket_starts: Option<(Revision, u32)>,
+    /// What has become of the return ticket.
+    ticket: Ticket,
     /// The last revision that was folded when an append met another.
     conflicted_at: Option<Revision>,
     store: StoreSeen,
@@ -113,6 +108,31 @@ enum After {
     Leave,
 }
 
+/// What has become of a return ticket, as far as this worker has to do with it.
+#[derive(Debug, Default)]
+struct Ticket {
+    /// Its stop intent.
+    intent: Option<Revision>,
+    /// When it was last used.
+    called: Option<Moment>,
+    /// Starts that were called with it, and whether one was refused as no repetition cures.
+    starts: u32,
+    refused: bool,
+    /// Whether EC2 has said that its node is stopped, and whether that was seen to run again since.
+    seen_down: bool,
+    spent: bool,
+}
+
+impl Ticket {
+    /// That of this intent: a new one, where it was of another.
+    fn of(&mut self, intent: Revision) -> &mut Self {
+        if self.intent != Some(intent) {
+            *self = Self { intent: Some(intent), ..Self::default() };
+        }
+        self
+    }
+}
+
 impl Driver {
     pub fn new(
         worker: Worker,
@@ -141,10 +161,7 @@ impl Driver {
             took_over: None,
             intent: None,
             unacknowledged: BTreeMap::new(),
-            ticket_called: None,
-            seen_down: None,
-            ticket_spent: None,
-            ticket_starts: None,
+            ticket: Ticket::default(),
             conflicted_at: None,
             store: StoreSeen::default(),
             survey: None,
@@ -275,10 +292,11 @@ impl Driver {
         let hand = self.state.in_hand.as_ref().filter(|h| h.step.out_of_service() && h.instance == *id);
         let Some((ticket, seen)) = hand.and_then(|h| h.ticket).zip(self.instances.get(id)) else { return };
         match seen.instance.state {
-            InstanceState::Stopped => self.seen_down = Some(ticket),
+            InstanceState::Stopped => self.ticket.of(ticket).seen_down = true,
             // Said once, it may be what was true before the stop.
-            InstanceState::Running if seen.times >= 2 && self.seen_down == Some(ticket) => {
-                self.ticket_spent = Some(ticket);
+            InstanceState::Running if seen.times >= 2 => {
+                let ticket = self.ticket.of(ticket);
+                ticket.spent |= ticket.seen_down;
             }
             InstanceState::Running
             | InstanceState::Pending
@@ -353,6 +371,7 @@ impl Driver {
     fn observed(&self) -> Observed<'_> {
         // What was done with the ticket of a node before says nothing of the one in hand.
         let ticket = self.state.in_hand.as_ref().and_then(|h| h.ticket);
+        let ticket = Some(&self.ticket).filter(|t| t.intent.is_some() && t.intent == ticket);
         Observed {
             me: self.worker.writer.incarnation,
             update: self.update,
@@ -360,14 +379,14 @@ impl Driver {
             instances: &self.instances,
             fleet_trouble: self.fleet_trouble.as_deref(),
             intent: self.intent.as_ref(),
-            ticket_called: self.ticket_called.filter(|(of, _)| Some(*of) == ticket).map(|(_, at)| at),
+            ticket_called: ticket.and_then(|t| t.called),
             store: &self.store,
             survey: self.survey.as_ref().map(|(_, s)| s),
             policy: &self.handle.policy,
             own_instance: self.own_instance.as_ref(),
             took_over_at: self.took_over.map(|(_, at)| at),
-            ticket_spent: self.ticket_spent.is_some() && self.ticket_spent == ticket,
-            ticket_in_vain: self.ticket_starts.is_some_and(|(of, n)| Some(of) == ticket && n >= TICKET_STARTS_MAX),
+            ticket_spent: ticket.is_some_and(|t| t.spent),
+            ticket_in_vain: ticket.is_some_and(|t| t.refused || t.starts >= TICKET_STARTS_MAX),
             wall: self.worker.clock.wall(),
         }
     }
@@ -436,10 +455,7 @@ impl Driver {
         if !due {
             return None;
         }
-        let read = self.read_pages(began).await;
-        // Reading takes time, and what was seen meanwhile is newer than what was seen before.
-        self.take_sights();
-        match read {
+        match self.read_pages(began).await {
             Ok(()) => {
                 self.store = StoreSeen::default();
                 self.read_at = Some(self.now());
@@ -851,7 +867,7 @@ impl Driver {
                     intent.called = Some((now, None));
                 }
             }
-            Warrant::ReturnTicket(ticket) => self.ticket_called = Some((ticket, now)),
+            Warrant::ReturnTicket(ticket) => self.ticket.of(ticket).called = Some(now),
         }
         if let Call::StopInstance { instance } | Call::ModifyType { instance, .. } | Call::StartInstance { instance } =
             &action.call
@@ -876,9 +892,10 @@ impl Driver {
         }
         let answered = self.now();
         if let (Warrant::ReturnTicket(ticket), Call::StartInstance { .. }) = (action.warrant, &action.call) {
-            let before = self.ticket_starts.filter(|(of, _)| *of == ticket).map_or(0, |(_, n)| n);
-            let for_good = matches!(&outcome, CallOutcome::Refused { again: Again::WithCapacity | Again::Never, .. });
-            self.ticket_starts = Some((ticket, if for_good { TICKET_STARTS_MAX } else { before + 1 }));
+            let ticket = self.ticket.of(ticket);
+            ticket.starts += 1;
+            ticket.refused |=
+                matches!(&outcome, CallOutcome::Refused { again: Again::WithCapacity | Again::Never, .. });
         }
         if let Warrant::Intent(revision) = action.warrant
             && let Some(intent) = self.intent.as_mut().filter(|i| i.revision == revision)

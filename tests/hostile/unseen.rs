@@ -1,10 +1,13 @@
 //! What must hold of any history, where no node has been heard: for the tests here, and for `fuzz/`.
 
+#[path = "instance.rs"]
+mod instance;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use esdb_rollout::domain::ids::{Incarnation, InstanceId, UpdateId};
-use esdb_rollout::domain::instance::{Instance, InstanceState};
+use esdb_rollout::domain::instance::InstanceState;
 use esdb_rollout::domain::time::Moment;
 use esdb_rollout::domain::watch::ClusterWatch;
 use esdb_rollout::update::audit::audit;
@@ -18,32 +21,13 @@ use esdb_rollout::views::progress::Progress;
 use esdb_rollout::views::timeline::Line;
 use uuid::Uuid;
 
-fn described(member: &PlannedMember, state: InstanceState) -> Instance {
-    Instance {
-        id: member.instance.clone(),
-        instance_type: member.old_type.clone(),
-        state,
-        state_reason: None,
-        transition_reason: None,
-        private_ip: None,
-        private_dns: None,
-        zone: None,
-        name_tag: None,
-        root_device: None,
-        lifecycle: None,
-        architecture: None,
-        auto_scaling_group: None,
-        hibernation: false,
-        details: Default::default(),
-    }
-}
-
 /// Whoever holds it decides the same twice, and no call that it decides on is let pass; all that is shown of it can be shown. EC2 says `says`
 /// of every instance, or nothing.
 pub fn look(history: &[Recorded], state: &State, says: Option<InstanceState>, now: Moment) {
     let members = state.plan.iter().flat_map(|p| &p.members);
     let seen = |member: &PlannedMember, says| {
-        let first = InstanceSeen::first(described(member, says), now);
+        let instance = instance::instance(member.instance.clone(), member.old_type.clone(), says);
+        let first = InstanceSeen::first(instance, now);
         (member.instance.clone(), InstanceSeen { state_since: Moment::default(), times: 3, ..first })
     };
     let instances: BTreeMap<InstanceId, InstanceSeen> =

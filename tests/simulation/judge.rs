@@ -434,7 +434,10 @@ impl Judge {
                         self.breach("S6", now, what);
                     }
                     if self.nodes[n].ours {
-                        let what = format!("{} was stopped by us and is not back at the end", self.names[n]);
+                        let what = format!(
+                            "{} was stopped by us and is not back at the end, which names {named:?} as not running",
+                            self.names[n]
+                        );
                         self.breach("S6", now, what);
                     }
                 }

@@ -96,14 +96,10 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     let hand = state.in_hand.as_ref().zip(scene.as_ref());
     let hand = hand.map(|(hand, scene)| Hand { state, hand, observed, scene: *scene, now });
     // What brings a node back waits for no answer to a command, which the store may refuse, or be away for: it has taken hold already.
-    let next_of_hand = |hand: Hand<'_>| hand.overdue(hand.react());
-    let (down, hand) = match hand {
-        Some(hand) if hand.is_down() => (Some(next_of_hand(hand)), None),
-        hand => (None, hand),
+    let next_of_hand = match hand.map(|hand| (hand.is_down(), hand.overdue(hand.react()))) {
+        Some((true, next @ (Next::Act(_) | Next::Record(_)))) => return next,
+        next => next.map(|(_, next)| next),
     };
-    if let Some(next @ (Next::Act(_) | Next::Record(_))) = down {
-        return next;
-    }
     // A flood of commands does not keep a node from coming back.
     let flooded =
         state.unanswered.len() > UNANSWERED_MAX && state.in_hand.as_ref().is_some_and(|h| h.step.out_of_service());
@@ -118,11 +114,10 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     {
         return broken(state, observed, scene.as_ref(), why);
     }
-    match (down, hand, scene) {
-        (Some(next), ..) => next,
-        (None, Some(hand), _) => next_of_hand(hand),
-        (None, None, Some(scene)) => between_nodes(state, observed, &scene, now),
-        (None, None, None) => before_plan(state, observed, now),
+    match (next_of_hand, scene) {
+        (Some(next), _) => next,
+        (None, Some(scene)) => between_nodes(state, observed, &scene, now),
+        (None, None) => before_plan(state, observed, now),
     }
 }
 
