@@ -26,7 +26,11 @@ use uuid::Uuid;
 const ME: Incarnation = Incarnation(Uuid::from_u128(7));
 const UPDATE: UpdateId = UpdateId(Uuid::from_u128(9));
 const OTHER: UpdateId = UpdateId(Uuid::from_u128(10));
-const NOW: Moment = Moment(Duration::from_secs(10));
+const NOW: Moment = Moment(Duration::from_secs(90));
+
+fn ago(seconds: u64) -> Moment {
+    Moment(NOW.0 - Duration::from_secs(seconds))
+}
 
 fn tag(update: UpdateId, revision: u64) -> String {
     format!("{update}@{revision}")
@@ -58,6 +62,8 @@ struct Scene {
     took_over_at: Option<Moment>,
     ticket_spent: bool,
     ticket_in_vain: bool,
+    /// For how many seconds appends have failed.
+    appends_fail: Option<u64>,
     action: Action,
 }
 
@@ -107,13 +113,14 @@ fn sound() -> Scene {
         tags: [Some(tag(UPDATE, 4)), None],
         described: 0,
         fence: true,
-        intent: Some(IntentInHand { revision: Revision(5), first_sent: Moment(Duration::from_secs(9)), called: None }),
+        intent: Some(IntentInHand { revision: Revision(5), first_sent: ago(1), called: None }),
         store: StoreSeen::default(),
         me: ME,
         own_instance: None,
         took_over_at: None,
         ticket_spent: false,
         ticket_in_vain: false,
+        appends_fail: None,
         action: Action { node: name(0), call: stop(0), warrant: Warrant::Intent(Revision(5)) },
     }
 }
@@ -130,7 +137,7 @@ impl Scene {
                     revision: Revision(i as u64),
                     id: Uuid::from_u128(i as u128),
                     at: jiff::Timestamp::UNIX_EPOCH,
-                    seen: Moment(Duration::from_secs(9)),
+                    seen: ago(1),
                     body: Body::Event(Box::new(event)),
                 }
             })
@@ -141,7 +148,7 @@ impl Scene {
     fn watch(&self) -> ClusterWatch {
         let mut watch = ClusterWatch::new((0..4).map(name));
         for look in 1..=self.looks {
-            let at = Moment(NOW.0 - Duration::from_secs(self.looks - look));
+            let at = ago(self.looks - look);
             // The leader first, so that the others are measured against what it just said.
             for n in [1, 0, 2, 3] {
                 let answer = if self.silent.contains(&n) {
@@ -212,7 +219,7 @@ impl Scene {
             let details = InstanceDetails { tags, ..InstanceDetails::default() };
             Instance { details, ..instance::instance(id(n), InstanceType::from("a.old"), self.instance_state) }
         };
-        let at = Moment(NOW.0 - Duration::from_secs(self.described));
+        let at = ago(self.described);
         let [mine, leaders] = &self.tags;
         let (instance, leaders) = (described(0, mine), described(1, leaders));
         let seen = InstanceSeen { times: 2, ..InstanceSeen::first(instance, at) };
@@ -224,6 +231,7 @@ impl Scene {
             fleet_trouble: None,
             intent: self.intent.as_ref(),
             ticket_called: None,
+            appends_fail_since: self.appends_fail.map(ago),
             store: &self.store,
             survey: None,
             policy: &Policy {
@@ -289,22 +297,15 @@ fn what_brings_a_node_back_comes_before_the_answer_to_a_command() {
 #[test]
 fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
     assert_eq!(sound().objections(), Vec::<&str>::new(), "the sound scene");
-    let late =
-        || Some(IntentInHand { revision: Revision(5), first_sent: Moment(Duration::from_secs(4)), called: None });
-    let called = || {
-        Some(IntentInHand {
-            revision: Revision(5),
-            first_sent: Moment(Duration::from_secs(9)),
-            called: Some((NOW, None)),
-        })
-    };
+    let late = || Some(IntentInHand { revision: Revision(5), first_sent: ago(6), called: None });
+    let called = || Some(IntentInHand { revision: Revision(5), first_sent: ago(1), called: Some((NOW, None)) });
     let table: [(&str, &str, Spoil); 25] = [
         ("S9", "this worker runs on it", Box::new(|s| s.own_instance = Some(id(0)))),
         ("S4", "another worker holds it", Box::new(|s| s.me = Incarnation(Uuid::from_u128(8)))),
         ("S4", "the intent is another's", Box::new(|s| s.intent = None)),
         ("S4", "the window has passed", Box::new(move |s| s.intent = late())),
         ("S4", "the call was made", Box::new(move |s| s.intent = called())),
-        ("S4", "it was taken over a moment ago", Box::new(|s| s.took_over_at = Some(Moment(Duration::from_secs(1))))),
+        ("S4", "it was taken over a moment ago", Box::new(|s| s.took_over_at = Some(ago(9)))),
         ("S4", "the warrant is an older intent", Box::new(|s| s.action.warrant = Warrant::Intent(Revision(4)))),
         (
             "S4",
@@ -416,11 +417,7 @@ fn each_way_to_spoil_a_call_about_a_tag_is_objected_to_by_its_rule() {
         (Some("S4"), "the value is another intent's", Box::new(move |s| s.action.call = call(tag(UPDATE, 4)))),
         (Some("S4"), "the value is another update's", Box::new(move |s| s.action.call = call(tag(OTHER, 5)))),
         (Some("S4"), "the intent is another's", Box::new(|s| s.intent = None)),
-        (
-            Some("S4"),
-            "it was taken over a moment ago",
-            Box::new(|s| s.took_over_at = Some(Moment(Duration::from_secs(1)))),
-        ),
+        (Some("S4"), "it was taken over a moment ago", Box::new(|s| s.took_over_at = Some(ago(9)))),
         (Some("S4"), "the intent is one to stop", Box::new(|s| s.events[5] = sound().events.remove(5))),
         (
             Some("S5"),
@@ -459,7 +456,7 @@ fn each_way_to_spoil_a_call_about_a_tag_is_objected_to_by_its_rule() {
 #[test]
 fn a_return_ticket_brings_back_and_does_nothing_else() {
     let away = |seconds: u64, leader: Option<bool>, majority| StoreSeen {
-        away_since: Some(Moment(NOW.0 - Duration::from_secs(seconds))),
+        away_since: Some(ago(seconds)),
         leader_reported: leader,
         voters: 3,
         folded_from_majority: majority,
@@ -485,7 +482,7 @@ fn a_return_ticket_brings_back_and_does_nothing_else() {
         } else {
             scene.events.insert(at, assigned)
         }
-        scene.took_over_at = Some(Moment(Duration::from_secs(1)));
+        scene.took_over_at = Some(ago(9));
         scene
     };
     let open = || ticket(start(), away(10, Some(false), true), InstanceState::Stopped);
@@ -508,6 +505,12 @@ fn a_return_ticket_brings_back_and_does_nothing_else() {
         (ticket(start(), away(10, Some(true), true), stopped), Some("S4")),
         (ticket(start(), away(10, None, true), stopped), Some("S4")),
         (ticket(start(), StoreSeen::default(), stopped), Some("S4")),
+        // It leads and takes nothing.
+        (Scene { appends_fail: Some(60), ..ticket(start(), StoreSeen::default(), stopped) }, None),
+        (Scene { appends_fail: Some(60), ..ticket(start(), away(1, Some(true), false), stopped) }, None),
+        (Scene { appends_fail: Some(59), ..ticket(start(), StoreSeen::default(), stopped) }, Some("S4")),
+        (Scene { appends_fail: Some(60), ..ticket(modify("a.old"), away(10, Some(true), true), stopped) }, Some("S4")),
+        (Scene { appends_fail: Some(60), ..ticket(stop(0), StoreSeen::default(), InstanceState::Running) }, Some("S4")),
         (ticket(modify("a.old"), away(10, Some(false), false), stopped), Some("S4")),
         (ticket(modify("a.huge"), away(10, Some(false), true), stopped), Some("S6")),
         (ticket(start(), away(10, Some(false), true), InstanceState::Running), Some("S6")),
@@ -532,10 +535,20 @@ fn a_replacement_waits_longer_and_starts_the_instance_as_it_is() {
     let state = sound().state();
     let judge = |call: Call, revision: u64, away: u64, times: u32| {
         let action = Action { node: name(0), call, warrant: Warrant::ReturnTicket(Revision(revision)) };
-        let scene =
-            Stranded { away_for: Duration::from_secs(away), stopped_times: times, leaderless: true, anothers: false };
-        let led = Stranded { leaderless: false, ..scene };
-        assert!(audit_rescue(&action, &state, &led).is_err(), "the store has a leader again");
+        let scene = Stranded {
+            away_for: Duration::from_secs(away),
+            stopped_times: times,
+            stopped_for: Duration::from_secs(5),
+            leads: false,
+            anothers: false,
+        };
+        let led = |stopped| Stranded { leads: true, stopped_for: Duration::from_secs(stopped), ..scene };
+        assert!(
+            audit_rescue(&action, &state, &led(59)).is_err(),
+            "the store leads, and whoever holds the update may be at it"
+        );
+        let long = audit_rescue(&action, &state, &led(60)).is_ok();
+        assert_eq!(long, audit_rescue(&action, &state, &scene).is_ok(), "for a minute nobody was");
         let anothers = Stranded { anothers: true, ..scene };
         assert!(audit_rescue(&action, &state, &anothers).is_err(), "somebody else has it in hand");
         audit_rescue(&action, &state, &scene).is_ok()
@@ -564,7 +577,7 @@ fn calling(call: Call, of: usize, facts: &[(&'static str, Value)]) -> Scene {
         s.events.push((event_type, data));
     }
     let revision = Revision(s.events.len() as u64 - 1);
-    s.intent = Some(IntentInHand { revision, first_sent: Moment(Duration::from_secs(9)), called: None });
+    s.intent = Some(IntentInHand { revision, first_sent: ago(1), called: None });
     s.action = Action { node: name(of), call, warrant: Warrant::Intent(revision) };
     s
 }
@@ -632,7 +645,7 @@ fn each_way_to_spoil_another_call_is_objected_to_by_its_rule() {
         intent.first_sent = Moment(NOW.0 - Duration::from_millis(ms));
     };
     let another = |call: Call| move |s: &mut Scene| s.action.call = call.clone();
-    let quiet = |s: &mut Scene| s.took_over_at = Some(Moment(Duration::from_secs(1)));
+    let quiet = |s: &mut Scene| s.took_over_at = Some(ago(9));
     let rows: Vec<(&str, Scene, Spoil, Option<&str>)> = vec![
         ("the window's last moment", sound(), Box::new(move |s| late(s, 5_000)), None),
         ("past the window", sound(), Box::new(move |s| late(s, 5_001)), Some("S4")),

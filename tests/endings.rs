@@ -5,6 +5,7 @@ mod rig;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,8 +21,10 @@ use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::*;
 use esdb_rollout::update::state::{Body, End, Recorded, State, Step, fold};
 use esdb_rollout::worker::{NodeMapping, StartPoint, Stop, Worker};
+use rig::tap::{Kind, Tap, tapped};
 use rig::{Rig, lines, outline, quick_world, request};
 use serde_json::json;
+use tokio::sync::watch;
 
 const LIMIT: Duration = Duration::from_secs(2 * 3600);
 const TARGET: &str = "m6i.xlarge";
@@ -45,16 +48,23 @@ struct Between {
     forgotten: Mutex<Option<InstanceId>>,
     /// An instance that never gets from `stopping` to `stopped`.
     stuck: Mutex<Option<InstanceId>>,
+    /// A type that nobody may give an instance.
+    kept_from: Mutex<Option<InstanceType>>,
 }
 
 impl Between {
     fn put(rig: &mut Rig, stops: &[(&'static str, bool)]) -> Arc<Between> {
         let stops = Mutex::new(stops.iter().rev().copied().collect());
-        let (forgotten, stuck) = Default::default();
-        let between = Arc::new(Between { inner: rig.fleet.clone(), stops, forgotten, stuck });
+        let (forgotten, stuck, kept_from) = Default::default();
+        let between = Arc::new(Between { inner: rig.fleet.clone(), stops, forgotten, stuck, kept_from });
         rig.fleet = between.clone();
         between
     }
+}
+
+fn fails(call: &str, code: &str) -> FleetError {
+    let (call, message) = (call.into(), "as the test says".into());
+    FleetError { call, class: classify(code), code: code.into(), message, request_id: None }
 }
 
 #[async_trait]
@@ -86,11 +96,13 @@ impl Fleet for Between {
         if carried_out {
             self.inner.stop(id).await?;
         }
-        let (call, message) = ("StopInstances".into(), "as the test says".into());
-        Err(FleetError { call, class: classify(code), code: code.into(), message, request_id: None })
+        Err(fails("StopInstances", code))
     }
 
     async fn modify_type(&self, id: &InstanceId, to: &InstanceType) -> Result<Done, FleetError> {
+        if self.kept_from.lock().unwrap().as_ref() == Some(to) {
+            return Err(fails("ModifyInstanceAttribute", "UnauthorizedOperation"));
+        }
         self.inner.modify_type(id, to).await
     }
 
@@ -572,6 +584,77 @@ async fn an_instance_that_hangs_in_stopping_while_it_is_to_start_calls_a_person(
     };
     let found = play(&rig, asks(json!({ "nodes": ["esdb-4"] })), hangs).await;
     assert_eq!(ended_as(&found), "completed", "{}", lines(&found.0));
+}
+
+/// It had no room for the new type, and the right to go back is gone: what is left is the type that it has.
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_cannot_be_given_its_old_type_back_is_started_as_it_is() {
+    let mut config = quick_world(63);
+    let code = "InsufficientInstanceCapacity".to_owned();
+    config.faults.push(Fault::StartFails { instance_type: TARGET.into(), code, times: 5 });
+    let mut rig = Rig::new(config);
+    let between = Between::put(&mut rig, &[]);
+    *between.kept_from.lock().unwrap() = Some("m6i.large".into());
+    let found = play(&rig, asks(json!({ "nodes": ["esdb-1"] })), async {}).await;
+    let shown = lines(&found.0);
+    assert_eq!(ended_as(&found), "completed", "{shown}");
+    let count = |fact: &str, of: &str| shown.lines().filter(|l| l.contains(fact) && l.contains(of)).count();
+    assert_ne!(count("UpdateParked", "instanceWillNotStart"), 0, "{shown}");
+    // Three for want of room, then two, each between two tries to change the type; before the third it has room.
+    assert_eq!((count("InstanceStartFailed", TARGET), count("InstanceStartFailed", "m6i.large")), (5, 5), "{shown}");
+}
+
+/// Whether EC2 gives this worker no answer.
+#[derive(Default)]
+struct Deaf(AtomicBool);
+
+#[async_trait]
+impl Tap for Deaf {
+    async fn before(&self, kind: Kind, _: &str) -> usize {
+        if matches!(kind, Kind::Ec2 | Kind::Ec2Change) && self.0.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        0
+    }
+    async fn after(&self, _: usize) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_hear_ec2_leaves_a_node_that_is_down_to_whoever_does() {
+    for another in [true, false] {
+        let rig = Rig::new(quick_world(62));
+        rig.append(request(TARGET).into(), 1).await;
+        let deaf = Arc::new(Deaf::default());
+        let (_worker, _stop) = tapped(&rig, deaf.clone()).spawn(0);
+        rig.until("WorkerAssigned", 1).await;
+        let (_stop_of_other, stopped) = watch::channel(Stop::No);
+        if another {
+            let mut other = rig.worker(1);
+            other.writer.worker = "w2".into();
+            tokio::spawn(other.run(StartPoint::CheckpointOrBeginning, stopped));
+        }
+        rig.until("InstanceStopRequested", 2).await;
+        deaf.0.store(true, Ordering::Relaxed);
+        let deaf_since = rig.clock.now();
+        if another {
+            rig.until("InstanceStarted", 2).await;
+            let down = rig.clock.now().since(deaf_since);
+            assert!(down < seconds(75), "{down:?}");
+        } else {
+            parked(&rig, "instanceUnseen").await;
+            tokio::time::sleep(seconds(300)).await;
+        }
+        deaf.0.store(false, Ordering::Relaxed);
+        let found = rig.ended(LIMIT).await;
+        let shown = lines(&found.0);
+        assert_eq!(ended_as(&found), "completed", "{shown}");
+        let assigned = |r: &Recorded| match &r.body {
+            Body::Event(event) => matches!(&**event, Event::WorkerAssigned(_)),
+            Body::Unreadable { .. } | Body::Newer { .. } => false,
+        };
+        let takers = found.0.iter().filter(|r| assigned(r)).count();
+        assert_eq!(takers, if another { 2 } else { 1 }, "{shown}");
+    }
 }
 
 fn leader(rig: &Rig) -> usize {

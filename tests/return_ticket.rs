@@ -21,25 +21,36 @@ use tokio::sync::watch;
 
 #[tokio::test(start_paused = true)]
 async fn the_node_is_brought_back_when_another_voter_is_lost() {
-    another_voter_is_lost(Who::Holder, Duration::from_secs(60)).await;
+    another_voter_is_lost(Who::Holder, Loss::Frozen, Duration::from_secs(60)).await;
+}
+
+/// Its sockets live, so that the store has a leader as ever, which answers reads, and can commit nothing.
+#[tokio::test(start_paused = true)]
+async fn the_node_is_brought_back_when_another_voters_volume_hangs() {
+    another_voter_is_lost(Who::Holder, Loss::VolumeHangs, Duration::from_secs(120)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_node_is_brought_back_when_another_voters_volume_hangs_and_the_worker_is_lost_as_well() {
+    another_voter_is_lost(Who::Successor { clusters: 1 }, Loss::VolumeHangs, Duration::from_secs(180)).await;
 }
 
 /// It is the ticket of its own stop: nobody else's patience is asked of it.
 #[tokio::test(start_paused = true)]
 async fn the_node_is_brought_back_as_soon_by_a_worker_that_took_the_update_over_before() {
-    another_voter_is_lost(Who::TookOver, Duration::from_secs(60)).await;
+    another_voter_is_lost(Who::TookOver, Loss::Frozen, Duration::from_secs(60)).await;
 }
 
 /// The worst case: the worker is killed then too, and its successor finds a store that does not serve.
 #[tokio::test(start_paused = true)]
 async fn the_node_is_brought_back_when_the_worker_is_lost_as_well() {
-    another_voter_is_lost(Who::Successor { clusters: 1 }, Duration::from_secs(180)).await;
+    another_voter_is_lost(Who::Successor { clusters: 1 }, Loss::Frozen, Duration::from_secs(180)).await;
 }
 
 /// The stranded one is the last of a hundred clusters, and to ask the store's nodes for one stream takes three seconds.
 #[tokio::test(start_paused = true)]
 async fn a_node_of_many_clusters_is_brought_back_in_time_as_well() {
-    another_voter_is_lost(Who::Successor { clusters: 100 }, Duration::from_secs(180)).await;
+    another_voter_is_lost(Who::Successor { clusters: 100 }, Loss::Frozen, Duration::from_secs(180)).await;
 }
 
 /// Who brings the node back.
@@ -51,6 +62,13 @@ enum Who {
     TookOver,
     /// Who finds it, and the store without a leader.
     Successor { clusters: usize },
+}
+
+/// What becomes of the other voter.
+#[derive(Clone, Copy, PartialEq)]
+enum Loss {
+    Frozen,
+    VolumeHangs,
 }
 
 /// Reads of admissions take three seconds, until it is said that they do not.
@@ -68,8 +86,8 @@ impl Tap for Slow {
     async fn after(&self, _: usize) {}
 }
 
-/// A voter is down by our doing, and another one freezes: one of three is left, and nothing can be appended. Says which they are.
-async fn loses_a_voter(rig: &Rig) -> (usize, usize) {
+/// A voter is down by our doing, and another one is lost: one of three is left, and nothing can be appended. Says which they are.
+async fn loses_a_voter(rig: &Rig, loss: Loss) -> (usize, usize) {
     // The replica goes first; the voter after it is the one.
     rig.until("InstanceStopRequested", 2).await;
     let outline = outline(&rig.history().await);
@@ -80,7 +98,10 @@ async fn loses_a_voter(rig: &Rig) -> (usize, usize) {
     }
     let leader = rig.world.with(|w| w.leader()).unwrap();
     let other = (0..3).find(|n| *n != ours && *n != leader).unwrap();
-    rig.world.with(|w| w.freeze(other));
+    rig.world.with(|w| match loss {
+        Loss::Frozen => w.freeze(other),
+        Loss::VolumeHangs => w.hang_volume(other),
+    });
     (ours, other)
 }
 
@@ -99,7 +120,7 @@ fn started_by_ticket(history: &[Recorded]) -> usize {
     history.iter().filter(by_ticket).count()
 }
 
-async fn another_voter_is_lost(who: Who, back_within: Duration) {
+async fn another_voter_is_lost(who: Who, loss: Loss, back_within: Duration) {
     let rig = slow_to_stop();
     rig.append(request("m6i.xlarge").into(), 1).await;
     let (mut worker, mut stop) = rig.spawn(0);
@@ -109,7 +130,7 @@ async fn another_voter_is_lost(who: Who, back_within: Duration) {
         worker.await.unwrap().unwrap();
         (worker, stop) = rig.spawn(1);
     }
-    let (ours, other) = loses_a_voter(&rig).await;
+    let (ours, other) = loses_a_voter(&rig, loss).await;
     let slow = Arc::new(Slow::default());
     if let Who::Successor { clusters } = who {
         worker.abort();
@@ -123,13 +144,20 @@ async fn another_voter_is_lost(who: Who, back_within: Duration) {
     }
     let lost_at = rig.clock.now();
     while rig.world.with(|w| w.instance_state(ours)) != InstanceState::Running {
-        // The stop takes 20 s; the ticket opens after 10 s without a leader, for a successor after 60 s; the start takes 10 s.
+        // The stop takes 20 s; the ticket opens after 10 s without a leader, for a successor, or with a leader that takes nothing, after 60 s;
+        // the start takes 10 s.
         assert!(rig.clock.now().since(lost_at) < back_within, "the node is not brought back");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     slow.0.store(true, Ordering::Relaxed);
-    rig.until("StepDelayed", 1).await;
-    rig.world.with(|w| w.unfreeze(other));
+    match loss {
+        Loss::Frozen => rig.until("StepDelayed", 1).await,
+        Loss::VolumeHangs => rig.until("InstanceStarted", 2).await,
+    };
+    rig.world.with(|w| {
+        w.unfreeze(other);
+        w.free_volume(other);
+    });
     let (history, state) = rig.ended(Duration::from_secs(3600)).await;
     let shown = lines(&history);
     assert_eq!(started_by_ticket(&history), 1, "{shown}");
@@ -208,7 +236,7 @@ async fn whoever_finds_a_leader_again_leaves_the_node_to_its_holder() {
     let rig = slow_to_stop();
     rig.append(request("m6i.xlarge").into(), 1).await;
     let (worker, _stop) = rig.spawn(0);
-    let (ours, other) = loses_a_voter(&rig).await;
+    let (ours, other) = loses_a_voter(&rig, Loss::Frozen).await;
     worker.abort();
     let returns = Returns { rig: rig.share(), ours, other, from: rig.clock.now(), descriptions: AtomicUsize::new(0) };
     let (_successor, _stop) = tapped(&rig, Arc::new(returns)).spawn(1);
@@ -216,10 +244,11 @@ async fn whoever_finds_a_leader_again_leaves_the_node_to_its_holder() {
     assert_eq!(started_by_ticket(&history), 0, "{}", lines(&history));
 }
 
-/// The store, which may be out of reach for one worker, or deny it the update's stream.
+/// The store, which may be out of reach for one worker, or give no answer about updates' streams alone, or deny them.
 #[derive(Default)]
 struct Door {
     shut: AtomicBool,
+    shut_for_updates: AtomicBool,
     denies: AtomicBool,
 }
 
@@ -229,8 +258,9 @@ impl Tap for Door {
         0
     }
     async fn after(&self, _: usize) {}
-    fn is_away(&self, _: &str) -> bool {
-        self.shut.load(Ordering::Relaxed)
+    fn is_away(&self, stream: &str) -> bool {
+        let of_update = stream.starts_with("clusterUpdate-") && self.shut_for_updates.load(Ordering::Relaxed);
+        self.shut.load(Ordering::Relaxed) || of_update
     }
     fn denies(&self, _: Kind, stream: &str) -> bool {
         self.denies.load(Ordering::Relaxed) && stream.starts_with("clusterUpdate-")
@@ -276,6 +306,25 @@ async fn whoever_is_cut_off_brings_its_node_back_once_and_no_stop_of_anybody_aft
     until_state(&rig, 3, InstanceState::Stopped).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(rig.world.with(|w| w.instance_state(3)), InstanceState::Stopped, "their stop is undone");
+}
+
+/// The store has a leader, which takes heartbeats as ever: nobody else has a reason to look after the node.
+#[tokio::test(start_paused = true)]
+async fn whoever_can_record_nothing_for_a_minute_starts_its_node_as_it_is() {
+    let (rig, door, _stop) = stops_behind_a_door().await;
+    door.shut_for_updates.store(true, Ordering::Relaxed);
+    door.shut.store(false, Ordering::Relaxed);
+    until_state(&rig, 3, InstanceState::Stopped).await;
+    let stopped_at = rig.clock.now();
+    until_state(&rig, 3, InstanceState::Running).await;
+    // Its stop cannot be recorded from the moment on that EC2 says it, which it does within seconds; the start takes ten.
+    let down = rig.clock.now().since(stopped_at).as_secs();
+    assert!((60..100).contains(&down), "{down} s");
+    door.shut_for_updates.store(false, Ordering::Relaxed);
+    let (history, state) = rig.ended(Duration::from_secs(3600)).await;
+    let shown = lines(&history);
+    assert_eq!(started_by_ticket(&history), 1, "{shown}");
+    assert!(matches!(state.end, Some(End::Failed(end)) if end.code == "storeLost"), "{shown}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,9 @@ use std::fmt;
 
 use super::action::{Action, Call, Warrant};
 use super::event::{OnSilentNode, PlannedMember};
-use super::limits::{ACT_WINDOW, SILENT_FOR, TAKE_OVER_QUIET, TICKET_AFTER, TICKET_AFTER_REPLACEMENT};
+use super::limits::{
+    ACT_WINDOW, SILENT_FOR, TAKE_OVER_QUIET, TICKET_AFTER, TICKET_AFTER_APPENDS_FAIL, TICKET_AFTER_REPLACEMENT,
+};
 use super::observed::Observed;
 use super::state::{State, Step};
 use crate::domain::cluster::NodeState;
@@ -74,12 +76,12 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             let assigned = state.holder.as_ref().filter(|_| observed.took_over_at.is_some()).map(|h| h.revision);
             let inherited = assigned.is_some_and(|assigned| revision <= assigned);
             let needed = if inherited { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
-            check("S4", observed.store.away_since.is_some_and(|since| now.since(since) >= needed), &|| {
-                "the store has not been away for long enough".into()
-            });
-            check("S4", observed.store.leader_reported == Some(false), &|| {
-                "a node of the store may have a leader".into()
-            });
+            let no_append =
+                observed.appends_fail_since.is_some_and(|since| now.since(since) >= TICKET_AFTER_APPENDS_FAIL);
+            let away = observed.store.away_since.is_some_and(|since| now.since(since) >= needed);
+            check("S4", away || no_append, &|| "the store has not been away for long enough".into());
+            let leaderless = observed.store.leader_reported == Some(false);
+            check("S4", leaderless || no_append, &|| "a node of the store may have a leader".into());
             check("S4", !observed.ticket_spent, &|| "the node has been back since its stop".into());
             let seen = observed.instances.get(&hand.instance);
             check("S6", seen.is_some_and(|s| now.since(s.at) <= FENCE_LOOK), &|| {
@@ -91,7 +93,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S4", matches!(action.call, Call::ModifyType { .. } | Call::StartInstance { .. }), &|| {
                 "a return ticket brings a node back and nothing else".into()
             });
-            let majority = observed.store.folded_from_majority && !inherited;
+            let majority = away && leaderless && observed.store.folded_from_majority && !inherited;
             // Back to the type that it had, where it does not start as it is.
             let back = |to| observed.ticket_in_vain && !inherited && hand.return_types.last() == Some(to);
             let may_modify = |to| majority || back(to);
@@ -342,18 +344,21 @@ fn all_views_name(
 /// What a replacement knows of a stranded node: the store gives it nothing else to stand on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stranded {
-    /// For how long the store has had no leader, as far as this process knows.
+    /// For how long nothing could be written to the store, as far as this process knows.
     pub away_for: std::time::Duration,
-    /// How often in a row EC2 said `stopped`.
+    /// How often in a row EC2 said `stopped`, and for how long.
     pub stopped_times: u32,
-    /// Whether the store has no leader, asked just now.
-    pub leaderless: bool,
+    /// See there.
+    pub stopped_for: std::time::Duration,
+    /// Whether the store has a leader, asked just now, which takes nothing that this worker sends.
+    pub leads: bool,
     /// Whether the instance carries the tag of another update.
     pub anothers: bool,
 }
 
-/// Judges a start by a worker that does not hold the update, while the store has no leader: as it is, of the one instance that the
-/// last stop intent names, after a minute, and after EC2 said `stopped` twice.
+/// Judges a start by a worker that does not hold the update, while nothing can be written to the store: as it is, of the one instance that
+/// the last stop intent names, after a minute, and after EC2 said `stopped` twice. Where the store leads, who holds the update may be at it,
+/// and is left a minute of the node's being down.
 pub fn audit_rescue(action: &Action, state: &State, scene: &Stranded) -> Result<(), Vec<Violation>> {
     let mut found = Vec::new();
     let mut check = |rule: &'static str, holds: bool, what: String| {
@@ -372,7 +377,12 @@ pub fn audit_rescue(action: &Action, state: &State, scene: &Stranded) -> Result<
     check("S5", named, "nothing but the start of the instance in hand".into());
     let waited = scene.away_for >= TICKET_AFTER_REPLACEMENT;
     check("S4", waited, format!("the store has been away for {} s", scene.away_for.as_secs()));
-    check("S4", scene.leaderless, "the store may have a leader".into());
+    let left_alone = scene.stopped_for >= TICKET_AFTER_APPENDS_FAIL;
+    check(
+        "S4",
+        !scene.leads || left_alone,
+        "the store may have a leader, and the node somebody who brings it back".into(),
+    );
     check("S9", !scene.anothers, "the instance carries another's tag".into());
     check("S6", scene.stopped_times >= 2, format!("EC2 said stopped {} times", scene.stopped_times));
     if found.is_empty() { Ok(()) } else { Err(found) }

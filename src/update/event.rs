@@ -1151,6 +1151,16 @@ ends! {
     }
 }
 
+impl Event {
+    /// Whether it says how an update that was planned came to its end.
+    pub fn ends_the_update(&self) -> bool {
+        matches!(
+            self,
+            Event::UpdateCompleted(_) | Event::UpdateFailed(_) | Event::UpdateCancelled(_) | Event::UpdateSuperseded(_)
+        )
+    }
+}
+
 /// An event of a cluster's admission stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -97,6 +97,10 @@ pub const TICKET_AFTER: Duration = Duration::from_secs(10);
 /// The same for a worker that did not ask for the stop itself: it took the update over since, or is not the one assigned last.
 pub const TICKET_AFTER_REPLACEMENT: Duration = Duration::from_secs(60);
 
+/// A store with a leader that takes no append, as when a volume hangs whose sockets live, is for the node in hand as one without a leader once
+/// nothing could be written for this long. No recording shows one; the longest that a served store was seen to take nothing is an election.
+pub const TICKET_AFTER_APPENDS_FAIL: Duration = Duration::from_secs(60);
+
 /// Time to make the survey before a request is refused: nodes and EC2 must answer.
 pub const SURVEY_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -49,11 +49,7 @@ fn spans(history: &[Recorded]) -> BTreeMap<NodeName, Span> {
             None
         };
         // Nothing is in hand after an end.
-        if let Event::UpdateCompleted(_)
-        | Event::UpdateFailed(_)
-        | Event::UpdateCancelled(_)
-        | Event::UpdateSuperseded(_) = &**event
-        {
+        if event.ends_the_update() {
             for span in spans.values_mut() {
                 span.to.get_or_insert(recorded.at);
             }

@@ -48,6 +48,13 @@ const ASIDE_EVERY: Duration = Duration::from_secs(60);
 /// Rest between two surveys.
 const SURVEY_EVERY: Duration = Duration::from_secs(2);
 
+/// Appends that failed with more than this between them are none in a row. One takes five seconds to fail, and a call to EC2 that comes between
+/// two of them ten.
+const APPENDS_APART: Duration = Duration::from_secs(30);
+
+/// A history that is not what an append met is read from its beginning again no more often than this.
+const FOLD_ANEW_EVERY: Duration = Duration::from_secs(30);
+
 /// Rest before an audit that failed is repeated with what has been seen since.
 const AFTER_VIOLATION: Duration = Duration::from_millis(250);
 
@@ -78,8 +85,16 @@ pub(super) struct Driver {
     unacknowledged: BTreeMap<uuid::Uuid, Moment>,
     /// What has become of the return ticket.
     ticket: Ticket,
-    /// The last revision that was folded when an append met another.
-    conflicted_at: Option<Revision>,
+    /// Appends that got no answer although the store has a leader: the first of those that came one after the other, and the last.
+    appends_failed: Option<(Moment, Moment)>,
+    /// The last revision that was folded when an append met another, and when it was sent.
+    conflicted_at: Option<(Option<Revision>, Moment)>,
+    /// Nothing is appended before then: what the last append met cannot be read yet.
+    append_from: Moment,
+    /// When the history was last folded anew.
+    folded_anew: Option<Moment>,
+    /// The most events that it was seen to have.
+    grown_to: usize,
     store: StoreSeen,
     survey: Option<(Moment, Survey)>,
     eyes: Option<Observer>,
@@ -162,7 +177,11 @@ impl Driver {
             intent: None,
             unacknowledged: BTreeMap::new(),
             ticket: Ticket::default(),
+            appends_failed: None,
             conflicted_at: None,
+            append_from: Moment::default(),
+            folded_anew: None,
+            grown_to: 0,
             store: StoreSeen::default(),
             survey: None,
             eyes: None,
@@ -381,6 +400,10 @@ impl Driver {
             intent: self.intent.as_ref(),
             ticket_called: ticket.and_then(|t| t.called),
             store: &self.store,
+            appends_fail_since: self
+                .appends_failed
+                .filter(|(_, last)| self.now().since(*last) <= APPENDS_APART)
+                .map(|(first, _)| first),
             survey: self.survey.as_ref().map(|(_, s)| s),
             policy: &self.handle.policy,
             own_instance: self.own_instance.as_ref(),
@@ -459,8 +482,10 @@ impl Driver {
             Ok(()) => {
                 self.store = StoreSeen::default();
                 self.read_at = Some(self.now());
-                if self.conflicted_at.take().is_some_and(|last| Some(last) == self.state.last_revision()) {
-                    return Some(self.fold_anew());
+                if let Some((last, sent)) = self.conflicted_at.take()
+                    && last == self.state.last_revision()
+                {
+                    return Some(self.conflicted_with_nothing(sent));
                 }
                 if self.state.end.is_none() {
                     self.put_aside(false).await;
@@ -494,13 +519,19 @@ impl Driver {
         }
     }
 
-    /// An append met another revision than the one that was folded, and nothing came after that: what was folded is not, or not yet again,
-    /// what the store holds. Perhaps it was restored from a backup.
-    fn fold_anew(&mut self) -> After {
-        tracing::warn!(last = ?self.state.last_revision(), "the stream is not what was folded; it is read from its beginning");
-        (self.state, self.events, self.intent) = (State::default(), 0, None);
-        self.unacknowledged.clear();
-        self.read_at = None;
+    /// An append met another revision than the one that was folded, and nothing can be read after that: it met one that no quorum has
+    /// acknowledged yet, perhaps our own, or what was folded is not what the store holds, since it was restored from a backup.
+    fn conflicted_with_nothing(&mut self, sent: Moment) -> After {
+        let now = self.now();
+        self.append_failed(sent, true);
+        self.append_from = now.after(READ_EVERY);
+        if self.folded_anew.is_none_or(|at| now.since(at) >= FOLD_ANEW_EVERY) {
+            tracing::warn!(last = ?self.state.last_revision(), "the stream is not what was folded; it is read from its beginning");
+            (self.state, self.events, self.intent) = (State::default(), 0, None);
+            self.unacknowledged.clear();
+            self.folded_anew = Some(now);
+            self.read_at = None;
+        }
         After::Rest(READ_EVERY)
     }
 
@@ -564,12 +595,23 @@ impl Driver {
             self.state.evolve(recorded);
             self.events += 1;
         }
+        if self.events > self.grown_to {
+            // They were taken, whoever wrote them.
+            (self.grown_to, self.appends_failed) = (self.events, None);
+        }
         self.note_take_over();
         // An intent that is not the open one any more has been answered, or replaced.
         let open = self.state.in_hand.as_ref().and_then(|h| h.intent.as_ref()).map(|i| i.revision);
         if self.intent.as_ref().is_some_and(|i| Some(i.revision) != open) {
             self.intent = None;
         }
+    }
+
+    /// An append that was sent then got no answer. Without a leader that says nothing of those that come when there is one.
+    fn append_failed(&mut self, sent: Moment, led: bool) {
+        let before = self.appends_failed.filter(|(_, last)| sent.since(*last) <= APPENDS_APART);
+        let first = before.map_or(sent, |(first, _)| first);
+        self.appends_failed = led.then(|| (first, self.now()));
     }
 
     /// A call to the store failed: since when, and whether anybody in it reports a leader.
@@ -784,6 +826,9 @@ impl Driver {
     /// Appends facts at exactly the revision that was folded, and folds them when they stand.
     async fn record(&mut self, facts: Vec<Event>) -> After {
         let sent = self.now();
+        if sent < self.append_from {
+            return After::Rest(self.append_from.since(sent));
+        }
         let wall = self.worker.clock.wall();
         let last = self.state.last;
         let events = match encode_facts(self.update, &facts, last, &self.worker.writer, wall) {
@@ -801,6 +846,7 @@ impl Driver {
         match self.worker.log.append(&self.update.stream(), expected, events).await {
             Ok(_) => {
                 self.store = StoreSeen::default();
+                self.appends_failed = None;
                 self.read_at = Some(self.now());
                 for fact in &facts {
                     tracing::info!(
@@ -831,18 +877,20 @@ impl Driver {
             // No verdict: read on, fold, decide again.
             Err(AppendError::Conflict { .. }) => {
                 self.read_at = None;
-                self.conflicted_at = self.state.last_revision();
+                self.conflicted_at = Some((self.state.last_revision(), sent));
                 After::Again
             }
             Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => {
                 tracing::warn!(%error, "not recorded");
                 self.store_away(sent).await;
+                self.append_failed(sent, self.store.leader_reported == Some(true));
                 // Whether it stands is told by reading; an intent found there is not acted upon.
                 self.read_at = None;
                 After::Rest(Duration::from_millis(200))
             }
             Err(error @ (AppendError::Denied { .. } | AppendError::Refused { .. })) => {
                 tracing::error!(%error, "the store refuses this update's facts");
+                self.appends_failed = None;
                 self.store_answers().await;
                 // Whether it is deleted is told by reading.
                 self.read_at = None;

@@ -86,12 +86,14 @@ pub(super) async fn run(
                     Ok(_) => {
                         begun = true;
                         denied_since = None;
-                        acknowledged.send_modify(|a| *a = Acknowledged { beats: a.beats + 1, told: now });
+                        acknowledged
+                            .send_modify(|a| *a = Acknowledged { beats: a.beats + 1, told: now, failing_since: None });
                     }
                     // Somebody beat between our read and our append: the next round tells who.
                     Err(AppendError::Conflict { .. }) => {}
                     Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => {
                         tracing::warn!(%error, "no heartbeat");
+                        acknowledged.send_modify(|a| a.failing_since = a.failing_since.or(Some(began)));
                     }
                     Err(error @ AppendError::Denied { .. }) => denied(&error, &mut denied_since, worker.clock.now())?,
                     Err(error @ AppendError::Refused { .. }) => return Err(refused(&error)),

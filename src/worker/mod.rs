@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use crate::codec::Writer;
 use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, UpdateId};
 use crate::domain::quorum::Voters;
+use crate::domain::time::Moment;
 use crate::ports::{Clock, ClusterAdmin, EventLog, Fleet, ReadError};
 use crate::update::observed::Policy;
 
@@ -147,7 +148,7 @@ impl Worker {
         };
         let mut services: JoinSet<Result<(), WorkerError>> = JoinSet::new();
         // Before anything that waits for the store: bringing a node back may be what the store waits for.
-        services.spawn(rescue::run(self.clone()));
+        services.spawn(rescue::run(self.clone(), beats_rx.clone()));
         let mut stop = stop;
         let position = tokio::select! {
             biased;
@@ -240,11 +241,12 @@ async fn say_what_was_handed_over(hands: &hands::Hands, mut beats: watch::Receiv
 /// For so long a worker that stops waits for its last heartbeat to be acknowledged.
 const LAST_WORD_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// The heartbeats that the store has acknowledged: how many, and what the last one said.
+/// The heartbeats that the store has acknowledged: how many, what the last one said, and since when those that were sent were not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Acknowledged {
     beats: u64,
     told: hands::Told,
+    failing_since: Option<Moment>,
 }
 
 /// Waits until it is asked to stop. If nobody is left to ask, for ever.

@@ -1,13 +1,15 @@
-//! The return ticket in the hands of a replacement: the store has had no leader for a minute, and a node that an update stopped is down.
-//! Perhaps that very node is what the store lacks. Nothing can be recorded, so nothing is decided: the instance is started as it is.
+//! The return ticket in the hands of a replacement: the store has had no leader for a minute, or takes no heartbeat, and a node that an update
+//! stopped is down. Perhaps that very node is what the store lacks. Nothing can be recorded, so nothing is decided: the instance is started as
+//! it is.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::perform::perform;
-use super::{ClusterHandle, Worker, WorkerError};
+use super::{Acknowledged, ClusterHandle, Worker, WorkerError};
 use crate::codec::{Admissions, decode};
 use crate::domain::ids::{ClusterName, InstanceId, StreamName, UpdateId};
 use crate::domain::instance::InstanceState;
@@ -24,27 +26,42 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// one after the other, a hundred would take minutes.
 const AT_A_TIME: usize = 16;
 
-/// A node that is down while the store has no leader.
+/// A node that is down while nothing can be written to the store.
 #[derive(Clone, Debug)]
 struct Sighting {
     instance: InstanceId,
-    /// How often in a row EC2 said that it is stopped.
+    /// How often in a row EC2 said that it is stopped, and since when.
     stopped_times: u32,
+    stopped_since: Moment,
 }
 
-/// Watches the store, and brings stranded nodes back while it has no leader. Never ends.
-pub(super) async fn run(worker: Worker) -> Result<(), WorkerError> {
-    let mut away_since: Option<Moment> = None;
+/// Why nothing can be written, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Away {
+    since: Moment,
+    /// Whether it has a leader that takes no heartbeat of ours.
+    leads: bool,
+}
+
+/// Watches the store, and brings stranded nodes back while it has no leader, or takes no heartbeat. Never ends.
+pub(super) async fn run(worker: Worker, beats: watch::Receiver<Acknowledged>) -> Result<(), WorkerError> {
+    let (mut leaderless_since, mut led_since) = (None, None);
     let mut stranded = BTreeMap::new();
     loop {
         let began = worker.clock.now();
-        if leaderless(&worker).await {
-            let since = *away_since.get_or_insert(began);
-            stranded = round(&worker, since, &stranded).await;
+        let away = if leaderless(&worker).await {
+            led_since = None;
+            Some(Away { since: *leaderless_since.get_or_insert(began), leads: false })
         } else {
-            away_since = None;
-            stranded.clear();
-        }
+            leaderless_since = None;
+            let led: Moment = *led_since.get_or_insert(began);
+            // Beats that failed for want of a leader say nothing of those that come when there is one.
+            beats.borrow().failing_since.map(|since| Away { since: since.max(led), leads: true })
+        };
+        stranded = match away {
+            Some(away) => round(&worker, away, &stranded).await,
+            None => BTreeMap::new(),
+        };
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -52,7 +69,7 @@ pub(super) async fn run(worker: Worker) -> Result<(), WorkerError> {
 /// Looks at each cluster once, at those first of which a node was stranded the last time. Gives those of which one is.
 async fn round(
     worker: &Worker,
-    away_since: Moment,
+    away: Away,
     before: &BTreeMap<ClusterName, Sighting>,
 ) -> BTreeMap<ClusterName, Sighting> {
     let (first, rest): (Vec<_>, Vec<_>) = worker.clusters.iter().partition(|(name, _)| before.contains_key(*name));
@@ -66,7 +83,7 @@ async fn round(
             let (worker, name, handle) = (worker.clone(), name.clone(), handle.clone());
             let last = before.get(&name).cloned();
             looks.spawn(async move {
-                let sighting = look(&worker, &name.admission_stream(), &handle, away_since, last).await;
+                let sighting = look(&worker, &name.admission_stream(), &handle, away, last).await;
                 (name, sighting)
             });
         }
@@ -99,7 +116,7 @@ async fn look(
     worker: &Worker,
     admissions: &StreamName,
     cluster: &ClusterHandle,
-    away_since: Moment,
+    away: Away,
     last: Option<Sighting>,
 ) -> Option<Sighting> {
     let update = Admissions::fold(&longest(worker, admissions).await).active?;
@@ -109,7 +126,7 @@ async fn look(
     let (instance, ticket) = stranded(&state)?;
     // Also of an update of our own: its driver may not know that it holds it, and a start beside the driver's does no harm.
     let last = last.filter(|last| last.instance == instance);
-    let mut sighting = last.unwrap_or(Sighting { instance: instance.clone(), stopped_times: 0 });
+    let mut sighting = last.unwrap_or(Sighting { instance: instance.clone(), stopped_times: 0, stopped_since: seen });
     let described = match cluster.fleet.describe(std::slice::from_ref(&instance)).await {
         Ok(described) => described,
         Err(error) => {
@@ -120,6 +137,9 @@ async fn look(
     let described = described.iter().find(|i| i.id == instance);
     let is_stopped = described.is_some_and(|i| i.state == InstanceState::Stopped);
     let anothers = cluster.policy.fence && described.is_some_and(|i| i.fenced_by_another(update));
+    if sighting.stopped_times == 0 || !is_stopped {
+        sighting.stopped_since = worker.clock.now();
+    }
     sighting.stopped_times = if is_stopped { sighting.stopped_times + 1 } else { 0 };
     let hand = state.in_hand.as_ref()?;
     let action = Action {
@@ -128,14 +148,15 @@ async fn look(
         warrant: Warrant::ReturnTicket(ticket),
     };
     let mut scene = Stranded {
-        away_for: worker.clock.now().since(away_since),
+        away_for: worker.clock.now().since(away.since),
         stopped_times: sighting.stopped_times,
-        leaderless: true,
+        stopped_for: worker.clock.now().since(sighting.stopped_since),
+        leads: away.leads,
         anothers,
     };
-    if audit_rescue(&action, &state, &scene).is_ok() {
-        // That was so when the round began: by now the store may have a leader, and the node somebody who brings it back.
-        scene.leaderless = leaderless(worker).await;
+    // That was so when the round began: by now the store may have a leader, and the node somebody who brings it back.
+    if !away.leads && audit_rescue(&action, &state, &scene).is_ok() && !leaderless(worker).await {
+        (scene.leads, scene.away_for) = (true, Duration::ZERO);
     }
     match audit_rescue(&action, &state, &scene) {
         Ok(()) => {
@@ -157,7 +178,7 @@ fn stranded(state: &State) -> Option<(InstanceId, crate::domain::ids::Revision)>
 }
 
 async fn start(worker: &Worker, update: UpdateId, cluster: &ClusterHandle, action: &Action) {
-    tracing::warn!(%update, action = %action.call, "the store has no leader: the node is brought back on its return ticket");
+    tracing::warn!(%update, action = %action.call, "nothing can be written to the store: the node is brought back on its return ticket");
     let outcome = perform(&action.call, &*cluster.admin, &*cluster.fleet).await;
     tracing::warn!(%update, worker = %worker.writer.worker, ?outcome, "brought back; the facts follow when the store is back");
 }

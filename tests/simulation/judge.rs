@@ -17,6 +17,8 @@ use uuid::Uuid;
 /// What was true of a node for longer than this could be known: an answer is believed for 4 s, may have taken 3 s, and is asked for every
 /// half second.
 const KNOWABLE: Duration = Duration::from_secs(8);
+/// The same of what a node holds: a sample of its and one of the leader's are two seconds old by themselves.
+const LEVEL_KNOWABLE: Duration = Duration::from_secs(12);
 /// From the first send of an intent to its call.
 const ACT_WINDOW: Duration = Duration::from_secs(5);
 /// Nothing but the return of the node in hand is called for so long after a take-over.
@@ -28,6 +30,15 @@ const TICKET: Duration = Duration::from_secs(10);
 const EC2_KNOWABLE: Duration = Duration::from_secs(30);
 /// Instances are described at least this often (every 15 s, slower while EC2 throttles).
 const DESCRIBED: Duration = Duration::from_secs(100);
+
+/// A node that is down by our doing is started within this, where a worker reaches store and EC2 and EC2 does what it is asked for: a stop is
+/// noticed within 15 s, an update whose worker died is taken over within half a minute, the return ticket of a replacement opens after one, and
+/// after another where the store leads and takes nothing.
+const STARTED: Duration = Duration::from_secs(180);
+/// The same once EC2 refused a start: the longest rest between two of them is five minutes and a quarter of that.
+const STARTED_AGAIN: Duration = Duration::from_secs(180 + 375);
+/// A return ticket opens where nothing was acknowledged for so long although the store has a leader.
+const TICKET_WITH_LEADER: Duration = Duration::from_secs(60);
 
 /// A rule that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +113,10 @@ struct Truth {
     level_at: Option<Duration>,
     /// Stopped by the product, and not seen level since.
     ours: bool,
+    /// Since when its instance has been stopped by our doing while nothing kept the product from starting it.
+    startable_since: Option<Duration>,
+    /// Whether EC2 refused to start it, or did not say what came of it, since it was stopped by our doing.
+    start_failed: bool,
     /// A call of the product to stop it, on its way.
     stop_called: Option<Duration>,
     state: Option<InstanceState>,
@@ -133,12 +148,18 @@ pub struct Judge {
     /// Intents of which a call was made.
     called: BTreeSet<Uuid>,
     /// When a worker last had an append to an update's stream, or a read of it by who drives it, acknowledged.
-    pub acknowledged: BTreeMap<Incarnation, Duration>,
+    heard: BTreeMap<(Incarnation, Uuid), Duration>,
+    /// When an append of a worker to an update's stream was last acknowledged.
+    written: BTreeMap<(Incarnation, Uuid), Duration>,
+    came_up: BTreeMap<Incarnation, Duration>,
+    /// Whether a worker can do what there is to do, and whether whoever holds the active update lives.
+    hands_free: bool,
+    holder_lives: bool,
     pub breaches: Vec<Breach>,
     pub trace: String,
     pub calls: u64,
-    /// How late an append may arrive after it was decided upon.
-    pub appends_late: Duration,
+    /// When each node had last been level as it was first said to have caught up, by that fact's id.
+    level_then: BTreeMap<Uuid, Vec<Option<Duration>>>,
     /// What the present leader held, and when.
     leader_writer: Vec<(Duration, i64)>,
     led_last: Option<usize>,
@@ -161,11 +182,15 @@ impl Judge {
             active: None,
             sent: BTreeMap::new(),
             called: BTreeSet::new(),
-            acknowledged: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            written: BTreeMap::new(),
+            came_up: BTreeMap::new(),
+            hands_free: false,
+            holder_lives: false,
             breaches: Vec::new(),
             trace: String::new(),
             calls: 0,
-            appends_late: Duration::ZERO,
+            level_then: BTreeMap::new(),
             leader_writer: Vec::new(),
             led_last: None,
             calendar: vec![(Duration::ZERO, 0)],
@@ -194,6 +219,56 @@ impl Judge {
         let history = self.active.and_then(|update| self.histories.get(&update));
         let last = history.and_then(|h| h.iter().rev().find(|e| e.text("node") == self.names[n]));
         last.is_some_and(|e| matches!(e.kind.as_str(), "InstanceStarted" | "InstanceRebootRequested"))
+    }
+
+    pub fn comes_up(&mut self, who: Incarnation, at: Duration) {
+        self.came_up.insert(who, at);
+    }
+
+    /// The store answered a worker that reads an update's stream on, or appends to it.
+    pub fn acknowledges(&mut self, who: Incarnation, update: Uuid, at: Duration, written: bool) {
+        self.heard.insert((who, update), at);
+        if written {
+            self.written.insert((who, update), at);
+        }
+    }
+
+    /// Whether a worker reaches the store and EC2, and can do what there is to do; and whether whoever holds the active update lives.
+    pub fn hands_are_free(&mut self, free: bool, holder_lives: bool) {
+        (self.hands_free, self.holder_lives) = (free, holder_lives);
+    }
+
+    /// A read of the store got lost: while nobody who lives holds the update, that is what a take-over waits for.
+    pub fn read_fails(&mut self, now: Duration) {
+        if !self.holder_lives {
+            self.start_may_wait(now);
+        }
+    }
+
+    pub fn worker_dies(&mut self, now: Duration) {
+        self.start_may_wait(now);
+    }
+
+    fn start_may_wait(&mut self, now: Duration) {
+        self.nodes.iter_mut().for_each(|node| node.startable_since = node.startable_since.map(|_| now));
+    }
+
+    /// EC2 refused something, or did not say what is, or what became of it.
+    pub fn ec2_fails(&mut self, now: Duration, call: Option<&Call>) {
+        let started = match call {
+            Some(Call::StartInstance { instance }) => self.of_instance(&instance.0),
+            Some(_) | None => None,
+        };
+        self.start_may_wait(now);
+        if let Some(n) = started {
+            self.nodes[n].start_failed = true;
+        }
+    }
+
+    /// Who holds the active update.
+    pub fn holder(&self) -> Option<Incarnation> {
+        let history = self.histories.get(&self.active?)?;
+        history.iter().rev().find(|e| e.kind == "WorkerAssigned").and_then(|e| e.incarnation).map(Incarnation)
     }
 
     pub fn calendar_steps(&mut self, at: Duration, off: i64) {
@@ -237,13 +312,17 @@ impl Judge {
     }
 
     /// An event is sent to the store.
-    pub fn sends(&mut self, id: Uuid, who: Incarnation, at: Duration) {
+    pub fn sends(&mut self, id: Uuid, kind: &str, who: Incarnation, at: Duration) {
         self.sent.entry(id).or_insert((at, who));
+        if kind == "CaughtUp" {
+            self.level_then.entry(id).or_default();
+        }
     }
 
     /// Looks at everything.
     pub fn look(&mut self, cluster: &World, store: &World) {
         self.look_at_nodes(cluster);
+        self.keep_levels();
         self.read(cluster, store);
     }
 
@@ -303,6 +382,17 @@ impl Judge {
             if truth.ours && level && !stops {
                 truth.ours = false;
             }
+            let startable = truth.ours && !truth.foreign_stop && instance == InstanceState::Stopped;
+            set(&mut truth.startable_since, startable && self.hands_free, now);
+            truth.start_failed &= truth.ours;
+            let within = if truth.start_failed { STARTED_AGAIN } else { STARTED };
+            if let Some(since) = truth.startable_since.filter(|since| now.saturating_sub(*since) > within) {
+                truth.startable_since = Some(now);
+                let waited = now.saturating_sub(since).as_secs();
+                let what =
+                    format!("{} is stopped by our doing, and nobody has started it for {waited} s", self.names[n]);
+                self.breach("S6", now, what);
+            }
             if stopped && n < self.voters {
                 let ours: Vec<&str> =
                     (0..self.voters).filter(|m| self.nodes[*m].ours).map(|m| self.names[m].as_str()).collect();
@@ -311,6 +401,13 @@ impl Judge {
                     self.breach("S1", now, what);
                 }
             }
+        }
+    }
+
+    /// Keeps when each node was level last, for what was said of one since the last look.
+    fn keep_levels(&mut self) {
+        for then in self.level_then.values_mut().filter(|then| then.is_empty()) {
+            *then = self.nodes.iter().map(|n| n.level_at).collect();
         }
     }
 
@@ -433,7 +530,9 @@ impl Judge {
                         let what = format!("{} does not run, and the end does not say so", self.names[n]);
                         self.breach("S6", now, what);
                     }
-                    if self.nodes[n].ours {
+                    // What somebody stopped meanwhile is his, where the end says that it does not run.
+                    let theirs = self.nodes[n].foreign_stop && named.contains(self.names[n].as_str());
+                    if self.nodes[n].ours && !theirs {
                         let what = format!(
                             "{} was stopped by us and is not back at the end, which names {named:?} as not running",
                             self.names[n]
@@ -445,8 +544,10 @@ impl Judge {
             return;
         };
         if entry.kind == "CaughtUp" {
-            let level = self.nodes[n].level_at.is_some_and(|at| now.saturating_sub(at) <= KNOWABLE + self.appends_late);
-            if !level {
+            // It may stand long after it was said.
+            let said = self.sent.get(&entry.id).map_or(now, |(at, _)| *at);
+            let level = self.level_then.get(&entry.id).and_then(|then| then.get(n).copied().flatten());
+            if level.is_none_or(|at| said.saturating_sub(at) > KNOWABLE) {
                 let state = w.own_state(n);
                 self.breach("caught up", now, format!("{} has not caught up: it is {state}", self.names[n]));
             }
@@ -480,6 +581,17 @@ impl Judge {
         let history = self.histories.get(&update).cloned().unwrap_or_default();
         if history.iter().any(Entry::is_end) {
             self.breach("S4", now, format!("{call}: the update has ended"));
+        }
+        if let Call::Resign { .. } = call {
+            let turn = history.iter().rev().filter(|e| e.text("node") == self.names[n]);
+            let lowered = turn.take_while(|e| e.kind != "NodeSelected").any(|e| e.kind == "PriorityLowered");
+            // A person may have lowered it.
+            let priority = |m: usize| w.view(m).own().map(|e| e.priority);
+            let lowest =
+                (0..self.voters).filter(|m| *m != n).all(|m| priority(m).is_none_or(|p| Some(p) > priority(n)));
+            if !lowered && !lowest {
+                self.breach("S10", now, format!("{call}: its priority was not lowered in this turn"));
+            }
         }
         self.judge_plan(now, &history, n, call);
         self.judge_warrant(now, &history, n, me, kinds, call);
@@ -605,8 +717,11 @@ impl Judge {
             | Call::Resign { .. }
             | Call::SetPriority { .. } => false,
         };
-        let heard = self.acknowledged.get(&me).copied().unwrap_or_default();
-        let away = now.saturating_sub(heard) >= TICKET;
+        let of = (me, self.active.unwrap_or_default());
+        let up = self.came_up.get(&me).copied().unwrap_or_default();
+        let heard = self.heard.get(&of).copied().unwrap_or(up);
+        let written = self.written.get(&of).copied().unwrap_or(up);
+        let away = now.saturating_sub(heard) >= TICKET || now.saturating_sub(written) >= TICKET_WITH_LEADER;
         // EC2 may say for a while what was true before, and what runs is started once more without effect.
         let runs = self.nodes[n].runs_since.is_some_and(|since| now.saturating_sub(since) >= EC2_KNOWABLE);
         if !(for_it && returns && away && !runs) {
@@ -654,6 +769,17 @@ impl Judge {
                         now.saturating_sub(since).as_secs_f64()
                     );
                     self.breach("S3", now, what);
+                }
+                let level = self.nodes[m].level_at;
+                if level.is_none_or(|at| now.saturating_sub(at) >= LEVEL_KNOWABLE) {
+                    let what = format!("{call}, while voter {} has not been level since {level:?}", self.names[m]);
+                    self.breach("S3", now, what);
+                }
+                let leads = self.nodes[m].leads_since.filter(|since| now.saturating_sub(*since) >= KNOWABLE);
+                if let (Some(since), Call::Resign { .. }) = (leads, call) {
+                    let leads = now.saturating_sub(since).as_secs_f64();
+                    let what = format!("{call}, while {} has led for {leads:.1} s", self.names[m]);
+                    self.breach("S2", now, what);
                 }
             }
         }

@@ -10,6 +10,7 @@ mod people;
 mod play;
 mod policy;
 mod ports;
+mod rare;
 mod scenario;
 
 use std::collections::BTreeMap;

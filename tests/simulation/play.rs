@@ -10,7 +10,7 @@ use esdb_rollout::domain::ids::{ClusterName, UpdateId, WorkerName};
 use esdb_rollout::domain::instance::{FENCE_TAG, InstanceState};
 use esdb_rollout::domain::quorum::Voters;
 use esdb_rollout::ports::{Expected, NewEvent, SystemClock};
-use esdb_rollout::sim::model::{Reachability, WorldConfig};
+use esdb_rollout::sim::model::{Fault, Reachability, WorldConfig};
 use esdb_rollout::sim::ports::SimPorts;
 use esdb_rollout::sim::world::{Random, SimWorld, World};
 use esdb_rollout::update::observed::Policy;
@@ -24,8 +24,8 @@ use uuid::Uuid;
 use crate::bugs::Bug;
 use crate::judge::{Breach, Judge, who};
 use crate::people::{self, Answering};
-use crate::ports::{APPENDS_LATE, Calendar, Life, Stage, Wired};
-use crate::scenario::{Act, Command, STRANGER, Scenario};
+use crate::ports::{Calendar, Life, Stage, Wired};
+use crate::scenario::{Act, Command, STRANGER, Scenario, Side};
 
 /// How often the judge looks, between the calls.
 const LOOK: Duration = Duration::from_millis(100);
@@ -33,8 +33,6 @@ const LOOK: Duration = Duration::from_millis(100);
 const REST_HEALS_AFTER: Duration = Duration::from_secs(60);
 /// What is still disturbed after the end.
 const AFTERMATH: Duration = Duration::from_secs(3);
-/// Once everything is well, an update ends within this: a start that failed for ten minutes is tried again every ten.
-const ENDS_WITHIN: Duration = Duration::from_secs(45 * 60);
 
 /// What came of it.
 #[derive(Debug)]
@@ -108,8 +106,8 @@ impl Play {
             cluster.clone()
         };
         let mut judge = cluster.with(|w| Judge::new(w));
-        if scenario.wire.append_late > 0 {
-            judge.appends_late = APPENDS_LATE;
+        if scenario.world.faults.iter().any(|f| matches!(f, Fault::SomebodyChangesType { .. })) {
+            (0..scenario.world.names.len()).for_each(|n| judge.person_changed_type(n));
         }
         let stage = Arc::new(Stage {
             cluster: cluster.clone(),
@@ -176,6 +174,7 @@ impl Play {
                 self.healed = true;
                 self.heal(false);
             }
+            self.count_hands();
             // A command that arrives from here on is seen at the next look.
             let said_all = Arc::strong_count(&self.under_way) == 1;
             self.stage.look(|_, _| ());
@@ -190,9 +189,10 @@ impl Play {
             if self.healed && self.whole_second(tick) {
                 self.help().await;
             }
-            if tick >= all_at + ENDS_WITHIN {
+            let within = self.scenario.ends_within;
+            if tick >= all_at + within {
                 let now = self.stage.cluster.with(|w| w.now());
-                let what = format!("all has been well for {} s, and the update has not ended", ENDS_WITHIN.as_secs());
+                let what = format!("all has been well for {} s, and the update has not ended", within.as_secs());
                 self.stage.judge(|j| j.breach("L1", now, what));
                 break;
             }
@@ -222,6 +222,16 @@ impl Play {
         })
     }
 
+    /// Tells the judge whether a worker reaches the store and EC2, and whether whoever holds the update lives.
+    fn count_hands(&self) {
+        let lives = || self.workers.iter().filter_map(|w| w.running.as_ref()).map(|r| &r.life).filter(|l| !l.is_dead());
+        let free = lives().any(|l| !l.is_paused() && !l.is_cut(Side::Store) && !l.is_cut(Side::Ec2));
+        self.stage.judge(|j| {
+            let holder = j.holder();
+            j.hands_are_free(free, lives().any(|l| Some(l.incarnation) == holder));
+        });
+    }
+
     fn whole_second(&self, tick: Instant) -> bool {
         (tick - self.began).subsec_millis() == 0
     }
@@ -245,6 +255,8 @@ impl Play {
                 let away = if self.healed { Duration::from_secs(2) } else { self.random.millis(100, most.max(101)) };
                 self.workers[i].comes_up = now + away;
                 self.stage.note(format_args!("{} is gone", who(running.life.incarnation)));
+                let now = self.stage.cluster.with(|w| w.now());
+                self.stage.judge(|j| j.worker_dies(now));
             }
             if self.workers[i].running.is_none() && self.workers[i].comes_up <= now {
                 self.workers[i].lives += 1;
@@ -257,6 +269,8 @@ impl Play {
 
     fn spawn(&self, i: usize, life: u32) -> Running {
         let life = Life::new(self.scenario.seed, i, life);
+        let now = self.stage.cluster.with(|w| w.now());
+        self.stage.judge(|j| j.comes_up(life.incarnation, now));
         let wired = Arc::new(Wired {
             stage: self.stage.clone(),
             life: life.clone(),
@@ -357,6 +371,8 @@ impl Play {
             Act::PersonUntags(n) => self.stage.cluster.with(|w| {
                 w.facts_mut().instances[n].details.tags.remove(FENCE_TAG);
             }),
+            Act::HangVolume(n) => self.stage.cluster.with(|w| w.hang_volume(n)),
+            Act::FreeVolume(n) => self.stage.cluster.with(|w| w.free_volume(n)),
             Act::LoseData(n, percent) => {
                 let lost = self.stage.cluster.with(|w| {
                     let off = w.instance_state(n) == InstanceState::Stopped;
@@ -496,6 +512,7 @@ impl Play {
 /// Makes a node well: its instance runs, its process answers.
 fn mend(w: &mut World, n: usize) {
     w.unfreeze(n);
+    w.free_volume(n);
     let id = w.instance_of(n).clone();
     match w.instance_state(n) {
         InstanceState::Stopped => drop(w.start_instances(&[id])),

@@ -25,7 +25,7 @@ use crate::judge::{Judge, who};
 use crate::scenario::{EC2_CODES, Planned, Side, Site, UNANSWERED, Wire, Wrong};
 
 /// An append that arrives late does so within this.
-pub const APPENDS_LATE: Duration = Duration::from_secs(12);
+const APPENDS_LATE: Duration = Duration::from_secs(12);
 
 /// What one seed's workers share.
 pub struct Stage {
@@ -143,7 +143,11 @@ impl Life {
         }
     }
 
-    fn cut(&self, side: Side) -> bool {
+    pub fn is_paused(&self) -> bool {
+        *self.paused_until.lock().unwrap() > Instant::now()
+    }
+
+    pub fn is_cut(&self, side: Side) -> bool {
         *self.cut_until[side as usize].lock().unwrap() > Instant::now()
     }
 }
@@ -206,11 +210,11 @@ impl Wired {
         }
     }
 
-    fn acknowledged(&self, stream: &StreamName) {
-        if stream.as_str().starts_with("clusterUpdate-") {
+    fn acknowledged(&self, stream: &StreamName, written: bool) {
+        if let Some(update) = stream.as_str().strip_prefix("clusterUpdate-").and_then(|u| u.parse().ok()) {
             let now = self.stage.cluster.with(|w| w.now());
             let me = self.life.incarnation;
-            self.stage.judge(|j| j.acknowledged.insert(me, now));
+            self.stage.judge(|j| j.acknowledges(me, update, now, written));
         }
     }
 
@@ -219,9 +223,11 @@ impl Wired {
     }
 
     async fn read_fails<T>(&self, what: &str) -> Result<(), Result<T, ReadError>> {
-        if self.life.cut(Side::Store) {
+        if self.life.is_cut(Side::Store) {
             sleep(Duration::from_secs(5)).await;
         } else if self.chance(|w| w.read_lost) {
+            let now = self.stage.cluster.with(|w| w.now());
+            self.stage.judge(|j| j.read_fails(now));
             let after = self.draw(|r| r.millis(1, 5000));
             sleep(after).await;
         } else {
@@ -238,8 +244,8 @@ impl Wired {
     ) -> Result<Appended, AppendError> {
         let unknown = || AppendError::Unknown { stream: stream.clone(), found: "no answer".into() };
         let now = self.stage.cluster.with(|w| w.now());
-        self.stage.judge(|j| events.iter().for_each(|e| j.sends(e.id, self.life.incarnation, now)));
-        if self.life.cut(Side::Store) {
+        self.stage.judge(|j| events.iter().for_each(|e| j.sends(e.id, &e.event_type, self.life.incarnation, now)));
+        if self.life.is_cut(Side::Store) {
             sleep(Duration::from_secs(5)).await;
             return Err(AppendError::Unavailable { stream: stream.clone(), found: "no answer".into() });
         }
@@ -303,7 +309,7 @@ impl Wired {
             return Err(unknown());
         }
         if answer.is_ok() {
-            self.acknowledged(stream);
+            self.acknowledged(stream, true);
         }
         answer
     }
@@ -324,6 +330,9 @@ impl Wired {
         let me = self.life.incarnation;
         self.stage.look(|judge, world| judge.call(world, me, &call));
         let what = call.to_string();
+        if planned.is_some() {
+            self.ec2_fails(Some(&call));
+        }
         let fault = match planned {
             None | Some(Wrong::CrashBefore | Wrong::CrashAfter) => faults(self),
             Some(
@@ -426,8 +435,8 @@ impl Wired {
             };
             error(code, classify(code))
         };
-        self.calls(call, effect, refusal, |wired| {
-            if wired.life.cut(Side::Ec2) {
+        let fault = |wired: &Self| {
+            if wired.life.is_cut(Side::Ec2) {
                 return CallFault::Refused(error("Unreachable", CallClass::Unknown));
             }
             if wired.chance(|w| w.ec2_refused) {
@@ -443,8 +452,27 @@ impl Wired {
                 return CallFault::Late(wired.draw(|r| r.millis(1, 9900)));
             }
             CallFault::None
-        })
-        .await
+        };
+        let what = call.clone();
+        let answer = self
+            .calls(call, effect, refusal, |wired| {
+                let fault = fault(wired);
+                if !matches!(fault, CallFault::None) {
+                    wired.ec2_fails(Some(&what));
+                }
+                fault
+            })
+            .await;
+        if answer.is_err() {
+            self.ec2_fails(Some(&what));
+        }
+        answer
+    }
+
+    /// EC2 did not do what it was asked for, or did not say so.
+    fn ec2_fails(&self, call: Option<&Call>) {
+        let now = self.stage.cluster.with(|w| w.now());
+        self.stage.judge(|j| j.ec2_fails(now, call));
     }
 
     async fn node_call(&self, node: &Address, call: Call) -> Result<(), NodeError> {
@@ -475,7 +503,7 @@ impl Wired {
         };
         self.calls(call, effect, refusal, |wired| {
             let lost = || Err(NodeError::TimedOut { node: node.clone(), after_ms: 3000 });
-            if wired.life.cut(Side::Nodes) {
+            if wired.life.is_cut(Side::Nodes) {
                 return CallFault::Refused(lost());
             }
             if wired.chance(|w| w.node_call_refused) {
@@ -496,7 +524,7 @@ impl Wired {
     }
 
     async fn asks<T>(&self, node: &Address, ask: impl Future<Output = Result<T, NodeError>>) -> Result<T, NodeError> {
-        if self.life.cut(Side::Nodes) || self.chance(|w| w.node_lost) {
+        if self.life.is_cut(Side::Nodes) || self.chance(|w| w.node_lost) {
             sleep(Duration::from_secs(3)).await;
             return Err(NodeError::TimedOut { node: node.clone(), after_ms: 3000 });
         }
@@ -551,7 +579,7 @@ impl EventLog for Wired {
         let mut answer = self.log.read(s, from, max).await;
         // Who drives the update reads on; whoever reads it from its beginning does so for a command, and tells nobody of it.
         if answer.is_ok() && from > Revision(0) {
-            self.acknowledged(s);
+            self.acknowledged(s, false);
         }
         if let (Some(bug), Ok(events)) = (self.stage.bug, &mut answer) {
             events.iter_mut().for_each(|e| bug.reads(e));
@@ -608,7 +636,7 @@ impl EventLog for Wired {
     }
 
     async fn set_max_count(&self, s: &StreamName, n: u64) -> Result<bool, AppendError> {
-        if self.life.cut(Side::Store) {
+        if self.life.is_cut(Side::Store) {
             sleep(Duration::from_secs(5)).await;
             return Err(AppendError::Unavailable { stream: s.clone(), found: "no answer".into() });
         }
@@ -617,7 +645,7 @@ impl EventLog for Wired {
     }
 
     async fn read_everywhere(&self, s: &StreamName) -> Vec<LocalRead> {
-        if self.life.cut(Side::Store) {
+        if self.life.is_cut(Side::Store) {
             return self.back(Vec::new()).await;
         }
         let answer = self.log.read_everywhere(s).await;
@@ -625,7 +653,7 @@ impl EventLog for Wired {
     }
 
     async fn probe(&self) -> StoreProbe {
-        if self.life.cut(Side::Store) {
+        if self.life.is_cut(Side::Store) {
             return self.back(StoreProbe { voters: 3, ..StoreProbe::default() }).await;
         }
         let answer = self.log.probe().await;
@@ -698,20 +726,24 @@ impl Fleet for Wired {
             message: "as the catalogue says".into(),
             request_id: None,
         };
-        if self.life.cut(Side::Ec2) {
+        if self.life.is_cut(Side::Ec2) {
             sleep(Duration::from_secs(10)).await;
             return Err(FleetError { class: CallClass::Unknown, ..failure("Timeout") });
         }
         if self.chance(|w| w.describe_fails) {
+            self.ec2_fails(None);
             let code = self.draw(|r| r.pick(&["RequestLimitExceeded", "InternalError", "UnauthorizedOperation"]));
             return Err(failure(code.expect("there are some")));
         }
-        let mut answer = self.fleet.describe(ids).await?;
+        let mut answer = self.fleet.describe(ids).await.inspect_err(|_| self.ec2_fails(None))?;
         if let Some(bug) = self.stage.bug {
             bug.describe(self, &mut answer);
         }
         let now = Instant::now();
         let stale = self.chance(|w| w.describe_stale).then(|| self.draw(|r| r.millis(0, 10_000)));
+        if stale.is_some() {
+            self.ec2_fails(None);
+        }
         {
             let mut kept = self.described.lock().unwrap();
             kept.retain(|(at, _)| now.duration_since(*at) <= Duration::from_secs(10));
@@ -725,6 +757,7 @@ impl Fleet for Wired {
         if self.chance(|w| w.describe_misses) && !answer.is_empty() {
             let at = self.draw(|r| r.below(answer.len() as u64)) as usize;
             answer.remove(at);
+            self.ec2_fails(None);
         }
         Ok(self.back(answer).await)
     }

@@ -9,6 +9,7 @@ use esdb_rollout::sim::world::Random;
 use esdb_rollout::update::limits::FIRST_ANSWER_TIMEOUT;
 
 use crate::people::{self, Person};
+use crate::rare;
 
 /// A thing that happens to the cluster, to a worker, or that a person does.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,9 @@ pub enum Act {
     PersonTags(usize),
     /// Whatever tag there is of an update, it is removed.
     PersonUntags(usize),
+    /// The node's volume hangs while its sockets live: where a voter is down already, the store leads and can commit nothing.
+    HangVolume(usize),
+    FreeVolume(usize),
     /// While its machine is stopped, the node's volume loses all but this many percent.
     LoseData(usize, u32),
     /// The store, where it is not the cluster.
@@ -204,7 +208,12 @@ pub struct Scenario {
     pub heal_at: Duration,
     /// How long a worker that died stays away, at most.
     pub respawn: Duration,
+    /// Once everything is well, an update ends within this.
+    pub ends_within: Duration,
 }
+
+/// A start that failed for ten minutes is tried again every ten.
+const ENDS_WITHIN: Duration = Duration::from_secs(45 * 60);
 
 /// Value with which another installation's update tags its instances.
 pub const STRANGER: &str = "00000000-0000-4000-8000-00000000beef@7";
@@ -253,6 +262,7 @@ impl Scenario {
             planned: None,
             heal_at: Duration::ZERO,
             respawn: Duration::from_secs(30),
+            ends_within: ENDS_WITHIN,
         }
     }
 
@@ -296,6 +306,7 @@ impl Scenario {
         s.respawn = r.millis(200, 60_000);
         s.acts = acts(&mut r, voters, count, s.workers, s.store_elsewhere, s.heal_at);
         people::draw(&mut s);
+        rare::draw(&mut s);
         s
     }
 }

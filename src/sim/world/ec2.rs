@@ -482,6 +482,7 @@ impl World {
             return;
         }
         self.end_process(n);
+        self.free_volume(n);
         self.nodes[n].machine.state = InstanceState::Stopped;
         if self.nodes[n].machine.stops == 1 && self.config.faults.contains(&Fault::ComesBackEmpty { node: n }) {
             self.lose_data(n, 0);

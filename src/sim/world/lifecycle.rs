@@ -173,6 +173,7 @@ impl World {
         node.generation += 1;
         node.frozen = false;
         node.deferred.clear();
+        node.unwritten.clear();
         node.process = None;
         self.sever(n);
         self.end_writes_of(n);
@@ -213,6 +214,22 @@ impl World {
             node.frozen = true;
             self.miss_heartbeats(n);
             self.touch();
+        }
+    }
+
+    /// The volume of a node hangs: nothing is written there, so that a replica acknowledges nothing and a leader takes no write, while its sockets
+    /// live and it goes on gossiping. It outlasts the process; the end of the machine ends it.
+    pub fn hang_volume(&mut self, n: NodeIx) {
+        if self.nodes[n].machine.state == InstanceState::Running {
+            self.nodes[n].volume_hangs = true;
+        }
+    }
+
+    /// Lets a volume that hangs go on, with all that awaited it at once.
+    pub fn free_volume(&mut self, n: NodeIx) {
+        self.nodes[n].volume_hangs = false;
+        for event in std::mem::take(&mut self.nodes[n].unwritten) {
+            self.schedule(Duration::ZERO, event);
         }
     }
 

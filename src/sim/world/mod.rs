@@ -186,6 +186,8 @@ impl World {
                 process: None,
                 generation: 0,
                 frozen: false,
+                volume_hangs: false,
+                unwritten: Vec::new(),
                 deferred: Vec::new(),
             });
         }
@@ -355,6 +357,10 @@ impl World {
             }
             if node.frozen {
                 node.deferred.push(event);
+                return;
+            }
+            if node.volume_hangs && matches!(event, Event::Deliver { .. } | Event::Inaugurate { .. }) {
+                node.unwritten.push(event);
                 return;
             }
         }

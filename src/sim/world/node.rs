@@ -44,6 +44,10 @@ pub(super) struct Node {
     pub frozen: bool,
     /// What happened to a frozen process, for when it wakes.
     pub deferred: Vec<Event>,
+    /// Its volume hangs: nothing is written, while its sockets and what it tells of itself live.
+    pub volume_hangs: bool,
+    /// What awaits the volume.
+    pub unwritten: Vec<Event>,
 }
 
 /// What a process holds in memory.

@@ -111,6 +111,12 @@ impl World {
     ) -> WriteStart {
         let Some(p) = self.nodes[n].up() else { return not_handled(NotHandled::NotReady) };
         match p.state {
+            // It awaits its volume, and the client gives up.
+            NodeState::Leader if self.nodes[n].volume_hangs => {
+                let write = self.pend(n, Stage::Forwarded { leader: n, request: None });
+                self.schedule(COMMIT_TIMEOUT, Event::ForwardTimesOut { write });
+                WriteStart::Pending(write)
+            }
             NodeState::Leader => match self.write_at_leader(n, stream, expected, write) {
                 Verdict::Ended(outcome) => WriteStart::Now(outcome),
                 Verdict::Written(len, outcome) => {
@@ -196,7 +202,7 @@ impl World {
         };
         let (leader, request) = (*leader, request.take());
         let Some(request) = request else { return };
-        if self.own_state(leader) != NodeState::Leader {
+        if self.own_state(leader) != NodeState::Leader || self.nodes[leader].volume_hangs {
             // Nobody answers: the forwarding node waits until its time is over.
             return;
         }
@@ -459,7 +465,7 @@ impl World {
 
     /// The load of other clients, as long as somebody leads.
     pub(super) fn load(&mut self) {
-        let leader = self.leader().filter(|&n| !self.nodes[n].frozen);
+        let leader = self.leader().filter(|&n| !self.nodes[n].frozen && !self.nodes[n].volume_hangs);
         if let Some(n) = leader {
             let bytes = self.config.load_bytes_per_second / 10;
             self.write_filler(n, bytes);

@@ -99,12 +99,7 @@ fn may_be_off<'a>(state: &State, observed: &Observed<'_>, scene: &Scene<'a>) -> 
 
 pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now: Moment) -> Next {
     if let Some(end) = end(state, observed) {
-        // One that EC2 has forgotten, an hour after it was terminated, is described no more.
-        let waited = state.last_seen.map_or(Duration::ZERO, |at| now.since(at));
-        return match missing_description(observed, scene) {
-            Some(why) if waited <= FENCE_UNSEEN_MAX => wait(state, "describingInstances", why, vec![]),
-            Some(_) | None => Next::Record(vec![end]),
-        };
+        return Next::Record(vec![end]);
     }
     if let Some(failure) = state.failure.as_ref().filter(|_| state.held()) {
         let found = format!("{}; held as it is, every node runs", failure.code);
@@ -325,10 +320,25 @@ pub(super) const UNEXPECTED_MEMBER: &str = "unexpectedMember";
 pub(super) const PLAN_AGAIN: &str =
     "the cluster has members that the plan does not know, or other voters: start a new update, which plans anew";
 
-/// An end says which nodes run, so all of them must have been described since.
-fn missing_description<'a>(observed: &Observed<'a>, scene: &Scene<'_>) -> Option<&'a str> {
-    let described = scene.plan.members.iter().all(|m| observed.instances.contains_key(&m.instance));
-    observed.fleet_trouble.or((!described).then_some("before the end"))
+/// An end says which nodes run, so it waits until all of them are described. One that EC2 has forgotten, an hour after it was terminated, is
+/// described no more.
+pub(super) fn described_before_the_end(
+    next: Next,
+    state: &State,
+    observed: &Observed<'_>,
+    plan: &UpdatePlanned,
+    now: Moment,
+) -> Next {
+    let ends = |facts: &[Event]| facts.iter().any(Event::ends_the_update);
+    let waited = state.last_seen.map_or(Duration::ZERO, |at| now.since(at));
+    if !matches!(&next, Next::Record(facts) if ends(facts)) || waited > FENCE_UNSEEN_MAX {
+        return next;
+    }
+    let described = plan.members.iter().all(|m| observed.instances.contains_key(&m.instance));
+    match observed.fleet_trouble.or((!described).then_some("before the end")) {
+        Some(why) => wait(state, "describingInstances", why, vec![]),
+        None => next,
+    }
 }
 
 fn failure_end(state: &State, observed: &Observed<'_>, code: &str, remedy: &str) -> Event {
@@ -437,10 +447,7 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
         .filter(|b| !matches!(b, Blocker::Leads | Blocker::CalledLeader))
         .collect();
     if blockers.iter().any(|b| matches!(b, Blocker::UnexpectedMember(_))) {
-        return match missing_description(observed, scene) {
-            Some(why) => wait(state, "describingInstances", why, vec![]),
-            None => Next::Record(vec![failure_end(state, observed, UNEXPECTED_MEMBER, PLAN_AGAIN)]),
-        };
+        return Next::Record(vec![failure_end(state, observed, UNEXPECTED_MEMBER, PLAN_AGAIN)]);
     }
     if let Some(first) = blockers.first() {
         return blocked(state, first, &format!("before {node}"), scene.now);

@@ -24,7 +24,7 @@ use crate::domain::cluster::MemberEntry;
 use crate::domain::ids::{NodeName, Revision};
 use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
-use between::{between_nodes, broken, quiet_after_take_over};
+use between::{between_nodes, broken, described_before_the_end, quiet_after_take_over};
 use request::before_plan;
 
 pub use commands::answer_command;
@@ -95,9 +95,13 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     });
     let hand = state.in_hand.as_ref().zip(scene.as_ref());
     let hand = hand.map(|(hand, scene)| Hand { state, hand, observed, scene: *scene, now });
-    // What brings a node back waits for no answer to a command, which the store may refuse, or be away for: it has taken hold already.
+    // What brings a node back waits for no answer to a command, which the store may refuse, or be away for: it has taken hold already. To call
+    // a person brings none back, and whoever has just said what to do is answered first.
     let next_of_hand = match hand.map(|hand| (hand.is_down(), hand.overdue(hand.react()))) {
-        Some((true, next @ (Next::Act(_) | Next::Record(_)))) => return next,
+        Some((true, next @ Next::Act(_))) => return next,
+        Some((true, Next::Record(facts))) if !facts.iter().all(|f| matches!(f, Event::UpdateParked(_))) => {
+            return Next::Record(facts);
+        }
         next => next.map(|(_, next)| next),
     };
     // A flood of commands does not keep a node from coming back.
@@ -115,31 +119,33 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
         return broken(state, observed, scene.as_ref(), why);
     }
     match (next_of_hand, scene) {
-        (Some(next), _) => next,
-        (None, Some(scene)) => between_nodes(state, observed, &scene, now),
+        (next, Some(scene)) => {
+            let next = next.unwrap_or_else(|| between_nodes(state, observed, &scene, now));
+            described_before_the_end(next, state, observed, scene.plan, now)
+        }
+        (Some(next), None) => next,
         (None, None) => before_plan(state, observed, now),
     }
 }
 
-fn waiting(state: &State, code: &'static str, detail: String, numbers: Vec<Number>, delay: bool) -> Next {
+fn waiting(state: &State, code: &'static str, detail: String, numbers: Vec<Number>, delay: bool) -> Waiting {
     let node = state.in_hand.as_ref().map(|h| h.node.clone());
     let step = state.in_hand.as_ref().map_or("between nodes", |h| h.step.name()).to_owned();
-    Next::Wait(Waiting { code, detail, numbers, node, step, delay, for_another: false })
+    Waiting { code, detail, numbers, node, step, delay, for_another: false }
 }
 
 fn wait(state: &State, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
-    waiting(state, code, detail.into(), numbers, false)
+    Next::Wait(waiting(state, code, detail.into(), numbers, false))
 }
 
 fn delayed(state: &State, code: &'static str, detail: impl Into<String>, numbers: Vec<Number>) -> Next {
-    waiting(state, code, detail.into(), numbers, true)
+    Next::Wait(waiting(state, code, detail.into(), numbers, true))
 }
 
 /// What comes next is for another worker to do, to that node.
 fn for_another(state: &State, code: &'static str, node: &NodeName, detail: String) -> Next {
-    let step = state.in_hand.as_ref().map_or("between nodes", |h| h.step.name()).to_owned();
-    let (numbers, node) = (vec![], Some(node.clone()));
-    Next::Wait(Waiting { code, detail, numbers, node, step, delay: true, for_another: true })
+    let waiting = waiting(state, code, detail, vec![], true);
+    Next::Wait(Waiting { node: Some(node.clone()), for_another: true, ..waiting })
 }
 
 /// What EC2 said of an instance, and how long ago.
@@ -212,7 +218,7 @@ impl Hand<'_> {
             Step::Untagging => self.untagging(),
         };
         match next {
-            Next::Wait(_) if step.out_of_service() && step < Step::Started => self.unseen().unwrap_or(next),
+            Next::Wait(waiting) if step.out_of_service() && step < Step::Started => self.unseen(waiting),
             Next::Wait(_) | Next::Act(_) | Next::Record(_) | Next::Done(_) => next,
         }
     }
@@ -229,20 +235,28 @@ impl Hand<'_> {
         self.parked(waiting.code, waiting.detail.clone(), remedy)
     }
 
-    /// The node is down, and EC2 does not say how its instance is: that is said, and a person is called where it lasts.
-    fn unseen(&self) -> Option<Next> {
-        if self.state.parked.is_some() {
-            return None;
-        }
-        let why = self.observed.fleet_trouble.unwrap_or("the instance is not described any more");
+    /// The node is down, and EC2 does not say how its instance is: that is said, the update is offered to whoever does hear EC2, and a person is
+    /// called where it lasts.
+    fn unseen(&self, untold: Waiting) -> Next {
+        let trouble = self.observed.fleet_trouble;
+        let why = trouble.unwrap_or("the instance is not described any more");
         let since = self.seen().map_or(self.hand.step_seen, |seen| seen.at).max(self.hand.step_seen);
         let age = self.now.since(since);
-        if age > PERSON_AFTER {
-            let remedy = "see to it that the worker may describe the instances; it goes on by itself then";
-            return Some(self.parked("instanceUnseen", why.to_owned(), remedy));
+        if age <= UNSEEN_AFTER {
+            return Next::Wait(untold);
         }
-        (age > UNSEEN_AFTER)
-            .then(|| self.delayed("describingInstances", why, vec![number("seconds", age.as_secs_f64())]))
+        let called = self.state.parked.is_some();
+        if age > PERSON_AFTER && !called {
+            let remedy = "see to it that the worker may describe the instances; it goes on by itself then";
+            return self.parked("instanceUnseen", why.to_owned(), remedy);
+        }
+        let told = if called {
+            untold
+        } else {
+            let numbers = vec![number("seconds", age.as_secs_f64())];
+            waiting(self.state, "describingInstances", why.to_owned(), numbers, true)
+        };
+        Next::Wait(Waiting { for_another: trouble.is_some(), ..told })
     }
 
     /// Whether its instance does not serve, by our doing: its stop is recorded, or seen.

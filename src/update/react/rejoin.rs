@@ -457,7 +457,7 @@ impl Hand<'_> {
                 }
                 None if self.hand.started_by_ticket => (
                     "storeLost".into(),
-                    "it was started as it was, by a person, or since the store had no leader while it was down; mend the store first, or \
+                    "it was started as it was, by a person, or since nothing could be written to the store while it was down; mend the store first, or \
                      keep it elsewhere"
                         .into(),
                 ),

@@ -5,7 +5,7 @@ use super::super::event::*;
 use super::super::limits::{
     CALL_RETRY_AFTER, CALL_TRIES_MAX, CAPACITY_RETRY_AFTER, CAPACITY_TRIES_MAX, EC2_CALL_TIMEOUT, FENCE_FRESH,
     NODE_CALL_TIMEOUT, PERSON_AFTER, SETTLE_AFTER, START_RETRY_MAX, START_TIMEOUT, STOP_TIMEOUT, TICKET_AFTER,
-    TICKET_AFTER_REPLACEMENT, spread,
+    TICKET_AFTER_APPENDS_FAIL, TICKET_AFTER_REPLACEMENT, spread,
 };
 use super::super::observed::InstanceSeen;
 use super::super::state::{FOREIGN_TYPE, FailedStart, Step};
@@ -17,22 +17,34 @@ use crate::domain::instance::InstanceState;
 use crate::domain::time::Moment;
 
 impl Hand<'_> {
-    /// The type the node is to be started with now, and why if that is not the wanted one.
+    /// The type the node is to be started with now.
     pub(super) fn type_to_start(&self) -> InstanceType {
         let types = &self.hand.return_types;
         let last = types.last().cloned().unwrap_or_else(|| self.hand.old_type.clone());
         if self.hurries() || self.is_elsewhere() {
-            return last;
+            return self.as_it_is(&last).unwrap_or(last);
         }
         let usable = |t: &&InstanceType| {
-            let fails: Vec<_> = self.hand.failed_starts.iter().filter(|f| &f.instance_type == *t).collect();
+            let fails: Vec<_> = self.failed_as(t).collect();
             let lacking = fails.iter().filter(|f| lacks_capacity(&f.code)).count();
             fails.iter().all(|f| f.again) && lacking < CAPACITY_TRIES_MAX && fails.len() < CALL_TRIES_MAX as usize
         };
         // Somebody else's type is kept while it is there; it is never given, since the return ticket does not name it.
         let has = self.seen().map(|seen| &seen.instance.instance_type);
         let foreign = self.hand.foreign_type.iter().filter(|t| has == Some(*t));
-        foreign.chain(types).find(usable).cloned().unwrap_or(last)
+        foreign.chain(types).find(usable).cloned().unwrap_or_else(|| self.as_it_is(&last).unwrap_or(last))
+    }
+
+    fn failed_as(&self, t: &InstanceType) -> impl Iterator<Item = &FailedStart> {
+        self.hand.failed_starts.iter().filter(move |f| f.instance_type == *t)
+    }
+
+    /// The type that the instance has, where it cannot be given the last one: it is started so once after every other try to change it.
+    fn as_it_is(&self, last: &InstanceType) -> Option<InstanceType> {
+        let has = &self.seen()?.instance.instance_type;
+        self.hand.failed_starts.last().filter(|f| f.instance_type == *last)?;
+        let not_given = has != last && self.hand.return_types.contains(has);
+        (not_given && self.failed_as(last).count() % 2 == 1).then(|| has.clone())
     }
 
     /// Whether only the type that surely starts will do.
@@ -79,16 +91,24 @@ impl Hand<'_> {
         since.is_some_and(|holder| self.hand.ticket.is_none_or(|ticket| ticket < holder.revision))
     }
 
-    /// Whether the return ticket is open: the store has had no leader for long enough, nobody in it reports one, and the node has not been
-    /// back since. Whoever is cut off from the store for long may have been replaced, and then the next stop is not its own: another's tag
-    /// says so, too.
+    /// Whether the return ticket is open: the store has had no leader for long enough and nobody in it reports one, or it takes no append; and
+    /// the node has not been back since. Whoever is cut off from the store for long may have been replaced, and then the next stop is not its
+    /// own: another's tag says so, too.
     pub(super) fn ticket_open(&self) -> bool {
-        let store = self.observed.store;
         if self.observed.ticket_spent || self.seen().is_some_and(|seen| self.carries_anothers_tag(seen)) {
             return false;
         }
+        self.is_leaderless() || self.takes_no_append()
+    }
+
+    fn is_leaderless(&self) -> bool {
+        let store = self.observed.store;
         let after = if self.is_replacement() { TICKET_AFTER_REPLACEMENT } else { TICKET_AFTER };
         store.away_since.is_some_and(|since| self.now.since(since) >= after) && store.leader_reported == Some(false)
+    }
+
+    fn takes_no_append(&self) -> bool {
+        self.observed.appends_fail_since.is_some_and(|since| self.now.since(since) >= TICKET_AFTER_APPENDS_FAIL)
     }
 
     pub(super) fn stopped(&self) -> Next {
@@ -143,12 +163,12 @@ impl Hand<'_> {
         if &last.instance_type != wanted {
             return None;
         }
-        let fails = self.hand.failed_starts.iter().filter(|f| &f.instance_type == wanted).count();
+        let fails = self.failed_as(wanted).count();
         let tries = u32::try_from(fails).unwrap_or(u32::MAX);
         if let Some(next) = self.unauthenticated(&last.code, last.seen, tries) {
             return Some(next);
         }
-        let first = self.hand.failed_starts.iter().find(|f| &f.instance_type == wanted).map_or(last.seen, |f| f.seen);
+        let first = self.failed_as(wanted).next().map_or(last.seen, |f| f.seen);
         let is_last = self.hand.return_types.last() == Some(wanted);
         let numbers = vec![number("failed starts", fails as f64)];
         // With the last type nothing is left but to go on trying: a person is called, at once where no time will cure it.
@@ -229,7 +249,7 @@ impl Hand<'_> {
         let Some(ticket) = self.hand.ticket else {
             return self.delayed(
                 "storeAway",
-                "the store has no leader, and no stop intent entitles to a start",
+                "nothing can be recorded, and no stop intent entitles to a start",
                 vec![],
             );
         };
@@ -242,7 +262,7 @@ impl Hand<'_> {
         {
             return self.delayed(
                 "storeAway",
-                "the store has no leader; the node in hand is being brought back",
+                "nothing can be recorded; the node in hand is being brought back",
                 vec![],
             );
         }
@@ -250,7 +270,8 @@ impl Hand<'_> {
         let in_vain = self.observed.ticket_in_vain;
         let last = self.hand.return_types.last().filter(|_| in_vain);
         let wanted = last.cloned().unwrap_or_else(|| self.type_to_start());
-        let may_modify = !self.is_replacement() && (self.observed.store.folded_from_majority || in_vain);
+        let of_majority = self.is_leaderless() && self.observed.store.folded_from_majority;
+        let may_modify = !self.is_replacement() && (of_majority || in_vain);
         let call = if seen.instance.instance_type != wanted && may_modify && self.hand.return_types.contains(&wanted) {
             Call::ModifyType { instance: self.hand.instance.clone(), to: wanted }
         } else {
