@@ -60,6 +60,10 @@ pub enum Bug {
     ForgetsTheRollback,
     /// A fault of EC2's passes for a refusal, although the call was carried out.
     TakesAFaultForARefusal,
+    /// A voter that lags passes for one that has what the leader has.
+    OverlooksALaggingVoter,
+    /// A node that was stopped is never started.
+    LeavesItStopped,
 }
 
 /// Nothing goes wrong but the bug, and the request asks for more.
@@ -97,6 +101,8 @@ impl Bug {
         (Bug::DoesNotHold, "hold"),
         (Bug::ForgetsTheRollback, "rollback"),
         (Bug::TakesAFaultForARefusal, "S6"),
+        (Bug::OverlooksALaggingVoter, "S3"),
+        (Bug::LeavesItStopped, "S6"),
     ];
 
     /// What a seed plays to find this bug: what it draws, except where a rare thing is needed.
@@ -143,6 +149,17 @@ impl Bug {
                 s
             }
             Bug::ForgetsTheTag | Bug::TakesAFaultForARefusal => Scenario::calm(seed),
+            Bug::OverlooksALaggingVoter => {
+                // Before the next node it lags for longer than the judge allows.
+                let mut s = asked(seed, json!({ "dwellSeconds": 20 }));
+                s.acts = vec![(Duration::from_secs(1), Act::HangVolume(2))];
+                s
+            }
+            Bug::LeavesItStopped => {
+                let mut s = Scenario::calm(seed);
+                s.heal_at = Duration::from_secs(400);
+                s
+            }
             Bug::DoesNotWaitForTheApproval => asked(seed, json!({ "gates": ["beforeLeader"] })),
             Bug::BeginsOutsideTheWindow => {
                 let mut s =
@@ -314,7 +331,11 @@ impl Bug {
                     }
                 }
             }
-            Bug::TrustsHealthLive => {
+            Bug::TrustsHealthLive | Bug::OverlooksALaggingVoter => {
+                let n = wired.stage.cluster.with(|w| (0..w.node_count()).find(|n| w.address(*n) == node));
+                if self == Bug::OverlooksALaggingVoter && n.is_some_and(|n| wired.stage.judge(|j| j.is_ours(n))) {
+                    return answer;
+                }
                 let live = wired.admin.live(node).await.unwrap_or(false);
                 let mut views = wired.views.lock().unwrap();
                 let mut view = answer?;
@@ -374,6 +395,7 @@ impl Bug {
             | Bug::DoesNotHold
             | Bug::ForgetsTheRollback
             | Bug::TakesAFaultForARefusal
+            | Bug::LeavesItStopped
             | Bug::ReleasesEarly
             | Bug::OverlooksAnothersTag
             | Bug::ForgetsTheTag => answer,
@@ -415,11 +437,11 @@ impl Bug {
                     || self == Bug::ResignsWithoutPriority && *priority < 0
             }
             Call::Untag { .. } => self == Bug::ForgetsTheTag,
+            Call::StartInstance { .. } => self == Bug::LeavesItStopped,
             Call::Tag { .. }
             | Call::Resign { .. }
             | Call::StopInstance { .. }
             | Call::ModifyType { .. }
-            | Call::StartInstance { .. }
             | Call::RebootInstance { .. } => false,
         }
     }

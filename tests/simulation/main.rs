@@ -180,6 +180,15 @@ fn the_same_seed_gives_the_same_bytes() {
     assert_ne!(play(&Scenario::drawn(3), None).trace, play(&Scenario::drawn(17), None).trace);
 }
 
+#[test]
+fn the_page_names_each_bug_and_the_rule_that_catches_it() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/faults.md")).unwrap();
+    let (_, table) = page.split_once("| bug | rule |\n| --- | --- |\n").unwrap();
+    let rows: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    let wanted: Vec<String> = Bug::ALL.iter().map(|(bug, rule)| format!("| `{bug:?}` | {rule} |")).collect();
+    assert_eq!(rows, wanted);
+}
+
 /// Does the net catch fish?
 #[test]
 fn every_seeded_bug_is_caught_by_the_rule_that_forbids_it() {
