@@ -192,6 +192,19 @@ async fn a_server_that_speaks_no_http_is_something_else() {
 }
 
 #[tokio::test]
+async fn an_answer_without_an_end_is_held_no_further_than_any_node_speaks() {
+    let (node, _) = serve(|_| {
+        let endless = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1 << 20]));
+        Response::builder().body(Body::from_stream(endless)).unwrap()
+    })
+    .await;
+    match admin().gossip(&node).await {
+        Err(NodeError::Other { found, .. }) => assert!(found.starts_with("an answer of more than"), "{found}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn names_resolve() {
     let admin = admin();
     assert_eq!(admin.resolve("10.1.2.3").await.unwrap(), ["10.1.2.3".parse::<std::net::IpAddr>().unwrap()]);

@@ -458,6 +458,41 @@ fn no_more_unanswered_commands_are_held_than_a_worker_can_bear() {
     assert!(state.cancelled.is_some());
 }
 
+/// Facts that look legal, as long as the store takes them and as many as there may be, fill nobody's memory.
+#[test]
+fn no_more_of_forged_facts_is_held_than_of_written_ones() {
+    let real = real_history();
+    let upto = |event_type: &str| real.iter().position(|e| e.event_type == event_type).unwrap() + 1;
+    let mut state = State::default();
+    let mut next = 0;
+    let mut go = |state: &mut State, event: &StoredEvent, data: Value| {
+        state.evolve(&decode(&StoredEvent { revision: Revision(next), data, ..event.clone() }, Moment::default()));
+        next += 1;
+    };
+    let begun = upto("InstanceStartRequested");
+    real[..begun].iter().for_each(|e| go(&mut state, e, e.data.clone()));
+    let asked = &real[begun - 1];
+    let failed: Vec<_> = vocabulary().into_iter().filter(|(t, _)| t == "InstanceStartFailed").map(|(_, d)| d).collect();
+    for attempt in 1..=2_000 {
+        let mut data = failed[0].clone();
+        for key in ["node", "instance", "type"] {
+            data[key] = asked.data[key].clone();
+        }
+        (data["attempt"], data["code"]) = (json!(attempt), json!("x".repeat(10_000)));
+        let event = StoredEvent { event_type: "InstanceStartFailed".into(), ..asked.clone() };
+        go(&mut state, &event, data);
+        let mut again = asked.data.clone();
+        again["attempt"] = json!(attempt + 1);
+        go(&mut state, asked, again);
+        assert_eq!(state.broken, None, "attempt {attempt}");
+    }
+    let held = &state.in_hand.as_ref().unwrap().failed_starts;
+    assert_eq!((held.len(), held.iter().map(|f| f.code.len()).max()), (1_000, Some(200)));
+    let awaited = StoredEvent { event_type: "ApprovalAwaited".into(), ..asked.clone() };
+    go(&mut state, &awaited, json!({ "gate": "eachNode", "node": "y".repeat(10_000), "detail": "" }));
+    assert_eq!((state.awaited.as_ref().map(|a| a.node.clone()), state.broken), (Some(None), None));
+}
+
 /// A request that could not be written down again with its answer begins nothing.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_too_large_is_rejected() {
@@ -545,6 +580,41 @@ impl Tap for Withheld {
     fn denies(&self, _: CallKind, stream: &str) -> bool {
         stream == "$all" && self.withholds(stream)
     }
+}
+
+/// Nothing of the worker's is ever the next that the stream takes.
+#[tokio::test(start_paused = true)]
+async fn a_flood_that_does_not_end_does_not_keep_a_node_from_coming_back_either() {
+    let rig = Rig::new(quick_world(52));
+    let (_working, _stop) = rig.spawn(0);
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    rig.until("InstanceStopRequested", 1).await;
+    let (world, stream) = (rig.world.clone(), rig.update.stream());
+    let flood = tokio::spawn(async move {
+        for n in 0_u128.. {
+            let leader = world.with(|w| w.leader()).unwrap();
+            let event = ProposedEvent {
+                id: Uuid::from_u128(1_000_000 + n),
+                event_type: "PauseRequested".into(),
+                is_json: true,
+                data: b"7".to_vec(),
+                metadata: vec![],
+            };
+            let write = Write::Append(vec![event]);
+            world.write(leader, true, stream.as_str(), ExpectedRevision::Any, write).await;
+        }
+    });
+    let node = |state| rig.world.with(|w| w.instance_state(3)) == state;
+    while !node(InstanceState::Stopped) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let began = rig.clock.now();
+    while !node(InstanceState::Running) {
+        let waited = rig.clock.now().since(began);
+        assert!(waited < Duration::from_secs(120), "the node is down");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    flood.abort();
 }
 
 #[tokio::test(start_paused = true)]

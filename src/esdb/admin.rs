@@ -20,6 +20,9 @@ use crate::ports::{ClusterAdmin, NodeError};
 /// more than a second; three seconds are still far below every window that rests on an answer.
 const CALL_TIME_OUT: Duration = Duration::from_secs(3);
 
+/// The longest answer that is held. The state of a projection may have 16 MiB on a server.
+const BODY_MAX: usize = 32 << 20;
+
 /// How to reach the nodes of a cluster.
 #[derive(Clone, Debug)]
 pub struct AdminConfig {
@@ -134,11 +137,18 @@ impl HttpAdmin {
         if let Some(Credentials { user, password }) = credentials {
             request = request.basic_auth(user, Some(password));
         }
-        let response = request.send().await.map_err(|e| self.error(node, &what, e))?;
+        let mut response = request.send().await.map_err(|e| self.error(node, &what, e))?;
         let status = response.status();
         let challenged = response.headers().contains_key(WWW_AUTHENTICATE);
-        let body = response.bytes().await.map_err(|e| self.error(node, &what, e))?;
-        Ok((status, challenged, body.to_vec()))
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.error(node, &what, e))? {
+            body.extend_from_slice(&chunk);
+            if body.len() > BODY_MAX {
+                let found = format!("an answer of more than {BODY_MAX} bytes, which no node gives");
+                return Err(NodeError::Other { node: node.clone(), what, found });
+            }
+        }
+        Ok((status, challenged, body))
     }
 
     /// A gRPC call with one request: `service.Service/Method`.

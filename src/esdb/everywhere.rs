@@ -4,22 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use eventstore::{Client, StreamPosition};
+use eventstore::{Client, ReadStreamOptions, StreamPosition};
 use futures::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::Ask;
 use super::runtime::Aside;
-use super::store::{Inner, read_stream, stream_options};
+use super::store::{Inner, stored, stream_options};
 use crate::domain::cluster::{NodeState, View};
 use crate::domain::ids::{Address, StreamName};
-use crate::ports::{ClusterAdmin, LocalRead, StoreProbe};
+use crate::ports::{ClusterAdmin, LocalRead, StoreProbe, StoredEvent};
 
 /// Time for one node to answer: two rounds make a probe, and fit a call.
 pub(super) const NODE_TIME: Duration = Duration::from_millis(1500);
 /// Time for a node to give a whole stream, its client's connection included. With the look for nodes it makes one call.
 const READ_TIME: Duration = Duration::from_millis(2500);
+
+/// What is held of a stream as each node has it: events, and bytes of their data. An update has some hundred events of a kilobyte each; one that
+/// has more than this was flooded.
+const EVENTS_MAX: usize = 100_000;
+const BYTES_MAX: usize = 64 << 20;
 
 /// What was last learnt of the store's nodes.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +113,29 @@ fn evaluate(known: &Known, hosts: &[Address], views: &[(Address, View)]) -> Prob
     Probed { probe, reached: answered.into_values().collect() }
 }
 
+/// The whole stream; `None` where that is more than is held.
+async fn read_whole(
+    client: &Client,
+    stream: &str,
+    options: &ReadStreamOptions,
+) -> eventstore::Result<Option<Vec<StoredEvent>>> {
+    // A node that does not have the stream says so in place of the first event.
+    let mut reading = client.read_stream(stream, options).await?;
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    loop {
+        let event = match reading.next().await {
+            Ok(Some(event)) => event,
+            Ok(None) | Err(eventstore::Error::ResourceNotFound) => return Ok(Some(events)),
+            Err(error) => return Err(error),
+        };
+        bytes += event.get_original_event().data.len();
+        if bytes > BYTES_MAX || events.len() >= EVENTS_MAX {
+            return Ok(None);
+        }
+        events.extend(stored(event));
+    }
+}
+
 /// Reads the stream from every voting node that answers, all at once. A node that does not give the whole stream in time is
 /// left out: half a history is worse than none.
 pub(super) async fn read(inner: &Inner, stream: &StreamName) -> Vec<LocalRead> {
@@ -135,7 +163,7 @@ pub(super) async fn read(inner: &Inner, stream: &StreamName) -> Vec<LocalRead> {
         let reading = async move {
             let read = async {
                 let client = Client::with_runtime_handle(handle, settings)?;
-                read_stream(&client, &stream, &options).await
+                read_whole(&client, &stream, &options).await
             };
             let read = timeout_at(deadline, read).await;
             (node, read)
@@ -145,7 +173,10 @@ pub(super) async fn read(inner: &Inner, stream: &StreamName) -> Vec<LocalRead> {
     let mut reads = Vec::new();
     while let Ok(Some(ended)) = timeout_at(deadline, tasks.join_next()).await {
         match ended {
-            Ok((node, Ok(Ok(events)))) => reads.push(LocalRead { node, events }),
+            Ok((node, Ok(Ok(Some(events))))) => reads.push(LocalRead { node, events }),
+            Ok((node, Ok(Ok(None)))) => {
+                tracing::warn!(%node, "the stream is longer than is read from a node of the store")
+            }
             Ok((node, Ok(Err(error)))) => {
                 tracing::debug!(%node, %error, "a node of the store does not give the stream")
             }

@@ -157,8 +157,8 @@ pub struct Observed<'a> {
     pub ticket_called: Option<Moment>,
     /// The store.
     pub store: &'a StoreSeen,
-    /// Since when one append of this worker after the other has got no answer although the store has a leader; `None` once one was answered, or
-    /// where none was tried of late.
+    /// Since when one append of this worker after the other has come to nothing although the store has a leader; `None` once one was taken, or
+    /// refused for good, or where none was tried of late.
     pub appends_fail_since: Option<Moment>,
     /// The survey; only before the plan stands.
     pub survey: Option<&'a Survey>,

@@ -177,6 +177,14 @@ pub struct Fence {
     pub remove: Option<String>,
 }
 
+/// Failed starts of a node that are held, the newest: at a start every five minutes those of three days.
+const FAILED_STARTS_HELD: usize = 1_000;
+
+/// What is held of a name that may have been forged: EC2's have some twenty characters.
+fn excerpt(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
 /// A failed start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedStart {
@@ -669,8 +677,9 @@ impl State {
                 self.delayed_seen = Some(recorded.seen);
             }
             Event::ApprovalAwaited(e) => {
-                self.awaited =
-                    Some(AwaitedApproval { gate: e.gate, node: e.node.clone(), revision: recorded.revision });
+                // Approvals are held for good: those of nodes that are there.
+                let node = e.node.clone().filter(|node| self.member(node).is_some());
+                self.awaited = Some(AwaitedApproval { gate: e.gate, node, revision: recorded.revision });
             }
             Event::UpdatePaused(e) => {
                 // Somebody else's change pauses without a command.
@@ -996,14 +1005,18 @@ impl State {
                 hand.go(Step::Started, None, recorded);
             }
             Event::InstanceStartFailed(e) => {
-                if lacks_capacity(&e.code) {
+                let instance_type = InstanceType(excerpt(&e.instance_type.0));
+                if hand.failed_starts.len() >= FAILED_STARTS_HELD {
+                    hand.failed_starts.remove(0);
+                }
+                if lacks_capacity(&e.code) && self.lacked.len() < FAILED_STARTS_HELD {
                     let members = self.plan.iter().flat_map(|p| &p.members);
                     let zone = members.filter(|m| m.node == e.node).find_map(|m| m.zone.clone());
-                    self.lacked.insert((e.instance_type.clone(), zone), recorded.seen);
+                    self.lacked.insert((instance_type.clone(), zone), recorded.seen);
                 }
                 hand.failed_starts.push(FailedStart {
-                    instance_type: e.instance_type.clone(),
-                    code: e.code.clone(),
+                    instance_type,
+                    code: excerpt(&e.code),
                     again: e.again,
                     seen: recorded.seen,
                 });

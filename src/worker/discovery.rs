@@ -173,6 +173,10 @@ pub(super) async fn subscribe(
                                     open.insert(command, handled);
                                     waiters.spawn(wait_for_turn(worker.clone(), command, freed, look, wake));
                                 }
+                                // Whoever floods the store with requests for clusters that nobody knows fills nobody's memory.
+                                After::Others if open.len() >= OPEN_MAX => {
+                                    tracing::error!(%update, "left unanswered: {OPEN_MAX} requests wait for a worker that knows their cluster");
+                                }
                                 After::Others => {
                                     open.insert(command, handled);
                                     if listeners.len() < LISTENERS_MAX {
@@ -329,6 +333,9 @@ impl From<EncodeError> for Trouble {
 
 /// Requests for others' clusters that are listened for at a time.
 const LISTENERS_MAX: usize = 50;
+
+/// Requests that are remembered until they were listened for, or had their turn: 10 MB of them.
+const OPEN_MAX: usize = 100_000;
 
 /// Streams of which it is remembered how far they have been looked at.
 const LOOKED_MAX: usize = 10_000;

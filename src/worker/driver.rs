@@ -24,11 +24,11 @@ use crate::lease::Silence;
 use crate::ports::{AppendError, Expected, ReadError, StoredEvent};
 use crate::update::action::{Action, Again, Call, CallOutcome, Warrant};
 use crate::update::audit::audit;
-use crate::update::event::{AssignedBecause, Event, NodeOutcome, StepDelayed, WorkerAssigned};
+use crate::update::event::{AssignedBecause, Event, Kind, NodeOutcome, StepDelayed, WorkerAssigned};
 use crate::update::limits::{TICKET_AFTER, TICKET_STARTS_MAX};
 use crate::update::observed::{InstanceSeen, IntentInHand, Observed, StoreSeen, Survey};
 use crate::update::react::{Next, Verdict, Waiting, react};
-use crate::update::state::{Holder, Recorded, State, Step, fold};
+use crate::update::state::{Body, Holder, Recorded, State, Step, fold};
 
 /// The stream is read on at least this often: commands and take-overs are found by it, whatever the subscription does.
 const READ_EVERY: Duration = Duration::from_secs(1);
@@ -85,10 +85,10 @@ pub(super) struct Driver {
     unacknowledged: BTreeMap<uuid::Uuid, Moment>,
     /// What has become of the return ticket.
     ticket: Ticket,
-    /// Appends that got no answer although the store has a leader: the first of those that came one after the other, and the last.
+    /// Appends that came to nothing although the store has a leader: the first of those that came one after the other, and the last.
     appends_failed: Option<(Moment, Moment)>,
-    /// The last revision that was folded when an append met another, and when it was sent.
-    conflicted_at: Option<(Option<Revision>, Moment)>,
+    /// The last revision that was folded when an append met another.
+    conflicted_at: Option<Option<Revision>>,
     /// Nothing is appended before then: what the last append met cannot be read yet.
     append_from: Moment,
     /// When the history was last folded anew.
@@ -482,10 +482,8 @@ impl Driver {
             Ok(()) => {
                 self.store = StoreSeen::default();
                 self.read_at = Some(self.now());
-                if let Some((last, sent)) = self.conflicted_at.take()
-                    && last == self.state.last_revision()
-                {
-                    return Some(self.conflicted_with_nothing(sent));
+                if self.conflicted_at.take().is_some_and(|last| last == self.state.last_revision()) {
+                    return Some(self.conflicted_with_nothing());
                 }
                 if self.state.end.is_none() {
                     self.put_aside(false).await;
@@ -521,9 +519,8 @@ impl Driver {
 
     /// An append met another revision than the one that was folded, and nothing can be read after that: it met one that no quorum has
     /// acknowledged yet, perhaps our own, or what was folded is not what the store holds, since it was restored from a backup.
-    fn conflicted_with_nothing(&mut self, sent: Moment) -> After {
+    fn conflicted_with_nothing(&mut self) -> After {
         let now = self.now();
-        self.append_failed(sent, true);
         self.append_from = now.after(READ_EVERY);
         if self.folded_anew.is_none_or(|at| now.since(at) >= FOLD_ANEW_EVERY) {
             tracing::warn!(last = ?self.state.last_revision(), "the stream is not what was folded; it is read from its beginning");
@@ -596,8 +593,12 @@ impl Driver {
             self.events += 1;
         }
         if self.events > self.grown_to {
-            // They were taken, whoever wrote them.
-            (self.grown_to, self.appends_failed) = (self.events, None);
+            self.grown_to = self.events;
+            let is_fact = |r: &Recorded| matches!(&r.body, Body::Event(event) if event.kind() == Kind::Fact);
+            if news.iter().any(is_fact) {
+                // One of ours was taken after all, or another holds the update.
+                self.appends_failed = None;
+            }
         }
         self.note_take_over();
         // An intent that is not the open one any more has been answered, or replaced.
@@ -607,7 +608,7 @@ impl Driver {
         }
     }
 
-    /// An append that was sent then got no answer. Without a leader that says nothing of those that come when there is one.
+    /// An append that was sent then came to nothing. Without a leader that says nothing of those that come when there is one.
     fn append_failed(&mut self, sent: Moment, led: bool) {
         let before = self.appends_failed.filter(|(_, last)| sent.since(*last) <= APPENDS_APART);
         let first = before.map_or(sent, |(first, _)| first);
@@ -862,7 +863,7 @@ impl Driver {
                 self.unacknowledged.clear();
                 let news = facts.into_iter().zip(ids).enumerate().map(|(i, (fact, id))| {
                     let revision = Revision(first.0 + i as u64);
-                    Recorded { revision, id, at: wall, seen, body: crate::update::state::Body::Event(Box::new(fact)) }
+                    Recorded { revision, id, at: wall, seen, body: Body::Event(Box::new(fact)) }
                 });
                 self.fold_on(news.collect());
                 if let Some(open) = self.state.in_hand.as_ref().and_then(|h| h.intent.as_ref())
@@ -876,8 +877,10 @@ impl Driver {
             }
             // No verdict: read on, fold, decide again.
             Err(AppendError::Conflict { .. }) => {
+                // By a flood of commands, that may be all it ever says.
+                self.append_failed(sent, true);
                 self.read_at = None;
-                self.conflicted_at = Some((self.state.last_revision(), sent));
+                self.conflicted_at = Some(self.state.last_revision());
                 After::Again
             }
             Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => {
