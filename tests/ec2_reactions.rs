@@ -218,6 +218,7 @@ fn named() -> Vec<Row> {
         n("resign-ignored", "completed", 0, &["LeadershipTransferred"]),
         n("leader-reelected", "completed", 0, &["LeadershipTransferred"]),
         n("store-lost", "failed storeLost", 4, &["NodeRolledBack"]),
+        n("store-hangs", "failed storeLost", 4, &["NodeRolledBack"]),
         n("foreign-type", "paused", 7, &["ForeignChangeSeen", "m6i.2xlarge"]).then(Person::Resumes, "completed"),
         n("foreign-stop", "paused", 7, &["Client.UserInitiatedShutdown; User initiated (2026-01-01 00:"])
             .then(Person::Resumes, "completed"),

@@ -144,6 +144,11 @@ pub enum Fault {
         /// For so long.
         for_: Duration,
     },
+    /// When the first voter's instance is stopped, the volumes of as many other voters hang, while their sockets live.
+    OthersVolumesHang {
+        /// For so long.
+        for_: Duration,
+    },
 }
 
 impl Fault {
@@ -153,7 +158,8 @@ impl Fault {
             Fault::EveryStartFails { for_, .. }
             | Fault::CredentialsExpire { for_ }
             | Fault::StopHangs { for_, .. }
-            | Fault::OthersFreeze { for_ } => Some(*for_),
+            | Fault::OthersFreeze { for_ }
+            | Fault::OthersVolumesHang { for_ } => Some(*for_),
             Fault::StaysSilent { for_, .. } => *for_,
             Fault::StartFails { .. }
             | Fault::ResignationsIgnored { .. }

@@ -406,7 +406,7 @@ impl World {
             let hangs = self.play(|f| matches!(f, Fault::StopHangs { node, .. } if *node == n), 1);
             let stop = hangs.and_then(|f| f.passes_after()).unwrap_or(self.config.ec2_stop);
             self.begin(|f| matches!(f, Fault::CredentialsExpire { .. }));
-            self.freeze_others(n);
+            self.disable_others(n);
             let at = self.wall().strftime("%Y-%m-%d %H:%M:%S GMT").to_string();
             let m = &mut self.nodes[n].machine;
             m.state = InstanceState::Stopping;
@@ -440,21 +440,27 @@ impl World {
         (m.id.clone(), previous, m.state)
     }
 
-    /// Plays [`Fault::OthersFreeze`] as a voter's instance is stopped: the leader goes on, alone with too few.
-    fn freeze_others(&mut self, n: NodeIx) {
+    /// Plays [`Fault::OthersFreeze`] and [`Fault::OthersVolumesHang`] as a voter's instance is stopped: the leader goes on, alone with too few.
+    fn disable_others(&mut self, n: NodeIx) {
         let voters = self.config.voters;
         if n >= voters {
             return;
         }
-        let Some(Fault::OthersFreeze { for_ }) = self.play(|f| matches!(f, Fault::OthersFreeze { .. }), 1) else {
-            return;
-        };
         let leader = self.leader();
         let spare = (voters - 1).saturating_sub(voters / 2);
         let others: Vec<NodeIx> = (0..voters).filter(|m| *m != n && Some(*m) != leader).take(spare).collect();
-        for other in others {
-            self.freeze(other);
-            self.schedule(for_, Event::Thaws { n: other });
+        if let Some(Fault::OthersFreeze { for_ }) = self.play(|f| matches!(f, Fault::OthersFreeze { .. }), 1) {
+            for other in &others {
+                self.freeze(*other);
+                self.schedule(for_, Event::Thaws { n: *other });
+            }
+        }
+        if let Some(Fault::OthersVolumesHang { for_ }) = self.play(|f| matches!(f, Fault::OthersVolumesHang { .. }), 1)
+        {
+            for other in &others {
+                self.hang_volume(*other);
+                self.schedule(for_, Event::VolumeGoesOn { n: *other });
+            }
         }
     }
 

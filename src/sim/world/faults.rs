@@ -10,7 +10,8 @@ const NO_CAPACITY: Duration = Duration::from_secs(5 * 60);
 /// For so long credentials are not accepted: longer than it takes until a person is called. A world's speed does not shorten it.
 const NO_CREDENTIALS: Duration = Duration::from_secs(3 * 60);
 
-/// For so long other voters are frozen: the store is given up after 10 s without a leader. A world's speed does not shorten it.
+/// For so long other voters are frozen, or their volumes hang: the store is given up after 10 s without a leader, or a minute without an append.
+/// A world's speed does not shorten it.
 const FROZEN: Duration = Duration::from_secs(2 * 60);
 
 /// From `running` until the next node is in hand, at any speed: our own gates.
@@ -46,6 +47,10 @@ impl Fault {
         ("resign-ignored", "the first resignation is answered 200 and changes nothing"),
         ("leader-reelected", "the first leader to resign wins the election again"),
         ("store-lost", "another voter freezes as the first one's instance is stopped: the store has no leader"),
+        (
+            "store-hangs",
+            "another voter's volume hangs as the first one's instance is stopped: the store has a leader, and takes no append",
+        ),
         ("foreign-type", "somebody gives the first instance that is stopped a third type"),
         ("foreign-stop", "somebody stops the first voter's instance just after its start"),
         ("scheduled-stop", "AWS stops the last node's instance for a scheduled event, while the next node is in hand"),
@@ -102,6 +107,7 @@ impl Fault {
             "resign-ignored" => Fault::ResignationsIgnored { times: 1 },
             "leader-reelected" => Fault::ResignedLeaderWinsAgain { times: 1 },
             "store-lost" => Fault::OthersFreeze { for_: FROZEN },
+            "store-hangs" => Fault::OthersVolumesHang { for_: FROZEN },
             "foreign-type" => Fault::SomebodyChangesType { to: third() },
             "foreign-stop" => Fault::SomebodyStops {
                 node,

@@ -57,6 +57,7 @@ enum Event {
     MachineStarted { n: NodeIx, transition: u64 },
     SomebodyStops { n: NodeIx, transition: u64 },
     Thaws { n: NodeIx },
+    VolumeGoesOn { n: NodeIx },
     ProcessStarts { n: NodeIx, generation: u64 },
     ProcessSpeaks { n: NodeIx, generation: u64 },
     ProcessAnswers { n: NodeIx, generation: u64 },
@@ -338,6 +339,7 @@ impl World {
             | Event::MachineStarted { .. }
             | Event::SomebodyStops { .. }
             | Event::Thaws { .. }
+            | Event::VolumeGoesOn { .. }
             | Event::ProcessStarts { .. }
             | Event::ProcessSpeaks { .. }
             | Event::ProcessAnswers { .. }
@@ -369,6 +371,7 @@ impl World {
             Event::MachineStarted { n, transition } => self.machine_started(n, transition),
             Event::SomebodyStops { n, transition } => self.somebody_stops(n, transition),
             Event::Thaws { n } => self.unfreeze(n),
+            Event::VolumeGoesOn { n } => self.free_volume(n),
             Event::ProcessStarts { n, generation } => self.supervise(n, generation),
             Event::ProcessSpeaks { n, generation } => self.process_speaks(n, generation),
             Event::ProcessAnswers { n, generation } => self.process_answers(n, generation),
