@@ -1122,7 +1122,7 @@ macro_rules! ends {
             pub nodes: Vec<NodeOutcome>,
             /// Elections this update caused.
             pub elections: u32,
-            /// Nodes that are not running: empty, or a person is needed now.
+            /// Nodes that are not seen to run: empty, or a person is needed now.
             pub not_running: Vec<NodeName>,
         }
     )* };

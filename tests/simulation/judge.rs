@@ -131,6 +131,13 @@ struct Truth {
     stops: u32,
 }
 
+/// When the store last answered a worker about an update, and until when it had not for as long as opens a return ticket.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    last: Duration,
+    away_until: Option<Duration>,
+}
+
 #[derive(Debug)]
 pub struct Judge {
     voters: usize,
@@ -148,7 +155,7 @@ pub struct Judge {
     /// Intents of which a call was made.
     called: BTreeSet<Uuid>,
     /// When a worker last had an append to an update's stream, or a read of it by who drives it, acknowledged.
-    heard: BTreeMap<(Incarnation, Uuid), Duration>,
+    heard: BTreeMap<(Incarnation, Uuid), Heard>,
     /// When an append of a worker to an update's stream was last acknowledged.
     written: BTreeMap<(Incarnation, Uuid), Duration>,
     came_up: BTreeMap<Incarnation, Duration>,
@@ -227,7 +234,12 @@ impl Judge {
 
     /// The store answered a worker that reads an update's stream on, or appends to it.
     pub fn acknowledges(&mut self, who: Incarnation, update: Uuid, at: Duration, written: bool) {
-        self.heard.insert((who, update), at);
+        let up = self.came_up.get(&who).copied().unwrap_or_default();
+        let heard = self.heard.entry((who, update)).or_insert(Heard { last: up, away_until: None });
+        if at.saturating_sub(heard.last) >= TICKET {
+            heard.away_until = Some(at);
+        }
+        heard.last = at;
         if written {
             self.written.insert((who, update), at);
         }
@@ -719,9 +731,12 @@ impl Judge {
         };
         let of = (me, self.active.unwrap_or_default());
         let up = self.came_up.get(&me).copied().unwrap_or_default();
-        let heard = self.heard.get(&of).copied().unwrap_or(up);
+        let heard = self.heard.get(&of).copied().unwrap_or(Heard { last: up, away_until: None });
         let written = self.written.get(&of).copied().unwrap_or(up);
-        let away = now.saturating_sub(heard) >= TICKET || now.saturating_sub(written) >= TICKET_WITH_LEADER;
+        // Whoever decides does so by what was so a moment ago.
+        let away = now.saturating_sub(heard.last) >= TICKET
+            || heard.away_until.is_some_and(|until| now.saturating_sub(until) < KNOWABLE)
+            || now.saturating_sub(written) >= TICKET_WITH_LEADER;
         // EC2 may say for a while what was true before, and what runs is started once more without effect.
         let runs = self.nodes[n].runs_since.is_some_and(|since| now.saturating_sub(since) >= EC2_KNOWABLE);
         if !(for_it && returns && away && !runs) {

@@ -38,18 +38,23 @@ pub(super) fn seconds_since_acceptance(state: &State, wall: jiff::Timestamp) -> 
     state.accepted_at.map_or(0.0, |at| round_ms(wall.duration_since(at).as_secs_f64().max(0.0)))
 }
 
-pub(super) fn not_running(state: &State, observed: &Observed<'_>) -> Vec<NodeName> {
+/// Nodes of which nobody says that they run: EC2, or where that has said nothing for long, the node itself.
+fn not_running(state: &State, observed: &Observed<'_>, now: Moment) -> Vec<NodeName> {
     let Some(plan) = &state.plan else { return Vec::new() };
     let runs = |m: &&PlannedMember| {
-        observed.instances.get(&m.instance).is_some_and(|s| s.instance.state == InstanceState::Running)
+        let described = observed.instances.get(&m.instance).filter(|s| now.since(s.at) <= FENCE_UNSEEN_MAX);
+        match described {
+            Some(seen) => seen.instance.state == InstanceState::Running,
+            None => observed.watch.node(&m.node).is_some_and(|t| t.own(now).is_some()),
+        }
     };
     plan.members.iter().filter(|m| !runs(m)).map(|m| m.node.clone()).collect()
 }
 
 /// The end that a cancellation asks for: in favour of another update, or of none.
-pub(super) fn cancelled(state: &State, observed: &Observed<'_>, cancel: &CancelRequested) -> Event {
+pub(super) fn cancelled(state: &State, observed: &Observed<'_>, cancel: &CancelRequested, now: Moment) -> Event {
     let (seconds, nodes) = (seconds_since_acceptance(state, observed.wall), outcomes(state));
-    let (elections, not_running) = (state.elections, not_running(state, observed));
+    let (elections, not_running) = (state.elections, not_running(state, observed, now));
     match cancel.superseded_by {
         Some(superseded_by) => UpdateSuperseded { superseded_by, seconds, nodes, elections, not_running }.into(),
         None => {
@@ -61,7 +66,13 @@ pub(super) fn cancelled(state: &State, observed: &Observed<'_>, cancel: &CancelR
 
 /// What is left to do for an update whose history cannot be trusted: it waits for a person, and ends where one cancels it. Not before every
 /// instance is seen to run since: what could not be folded may have stopped one.
-pub(super) fn broken(state: &State, observed: &Observed<'_>, scene: Option<&Scene<'_>>, why: &str) -> Next {
+pub(super) fn broken(
+    state: &State,
+    observed: &Observed<'_>,
+    scene: Option<&Scene<'_>>,
+    why: &str,
+    now: Moment,
+) -> Next {
     let mut found = why.to_owned();
     if let Some(cancel) = &state.cancelled {
         let off = match scene.map(|scene| may_be_off(state, observed, scene)) {
@@ -70,7 +81,7 @@ pub(super) fn broken(state: &State, observed: &Observed<'_>, scene: Option<&Scen
             Some(Err(unseen)) => return wait(state, "describingInstances", unseen, vec![]),
         };
         if off.is_empty() {
-            return Next::Record(vec![cancelled(state, observed, cancel)]);
+            return Next::Record(vec![cancelled(state, observed, cancel, now)]);
         }
         found = format!("{found}; cancelled, and ends once {} runs", off.join(", "));
     }
@@ -98,7 +109,7 @@ fn may_be_off<'a>(state: &State, observed: &Observed<'_>, scene: &Scene<'a>) -> 
 }
 
 pub(super) fn between_nodes(state: &State, observed: &Observed<'_>, scene: &Scene<'_>, now: Moment) -> Next {
-    if let Some(end) = end(state, observed) {
+    if let Some(end) = end(state, observed, now) {
         return Next::Record(vec![end]);
     }
     if let Some(failure) = state.failure.as_ref().filter(|_| state.held()) {
@@ -174,20 +185,20 @@ pub(super) fn window_closed(state: &State, window: &Window) -> Next {
 }
 
 /// The end that is due, if every node that was to be done or brought back is.
-fn end(state: &State, observed: &Observed<'_>) -> Option<Event> {
+fn end(state: &State, observed: &Observed<'_>, now: Moment) -> Option<Event> {
     let rolls_back = state.rolls_back();
     if rolls_back && state.to_roll_back().next().is_some() {
         return None;
     }
     if let Some(failure) = state.failure.as_ref().filter(|_| !state.held()) {
-        return Some(failure_end(state, observed, &failure.code, &failure.remedy));
+        return Some(failure_end(state, observed, &failure.code, &failure.remedy, now));
     }
     if let Some(cancel) = &state.cancelled {
-        return Some(cancelled(state, observed, cancel));
+        return Some(cancelled(state, observed, cancel, now));
     }
     if let Some(rollback) = &state.rollback {
         let (by, why) = (rollback.by.clone(), rollback.why.clone());
-        return Some(cancelled(state, observed, &CancelRequested { superseded_by: None, by, why }));
+        return Some(cancelled(state, observed, &CancelRequested { superseded_by: None, by, why }, now));
     }
     if state.failure.is_some() || state.remaining().next().is_some() {
         return None;
@@ -197,7 +208,7 @@ fn end(state: &State, observed: &Observed<'_>) -> Option<Event> {
             seconds: seconds_since_acceptance(state, observed.wall),
             nodes: outcomes(state),
             elections: state.elections,
-            not_running: not_running(state, observed),
+            not_running: not_running(state, observed, now),
         }
         .into(),
     )
@@ -341,14 +352,14 @@ pub(super) fn described_before_the_end(
     }
 }
 
-fn failure_end(state: &State, observed: &Observed<'_>, code: &str, remedy: &str) -> Event {
+fn failure_end(state: &State, observed: &Observed<'_>, code: &str, remedy: &str, now: Moment) -> Event {
     UpdateFailed {
         code: code.into(),
         remedy: remedy.into(),
         seconds: seconds_since_acceptance(state, observed.wall),
         nodes: outcomes(state),
         elections: state.elections,
-        not_running: not_running(state, observed),
+        not_running: not_running(state, observed, now),
     }
     .into()
 }
@@ -447,7 +458,7 @@ pub(super) fn select(state: &State, observed: &Observed<'_>, scene: &Scene<'_>) 
         .filter(|b| !matches!(b, Blocker::Leads | Blocker::CalledLeader))
         .collect();
     if blockers.iter().any(|b| matches!(b, Blocker::UnexpectedMember(_))) {
-        return Next::Record(vec![failure_end(state, observed, UNEXPECTED_MEMBER, PLAN_AGAIN)]);
+        return Next::Record(vec![failure_end(state, observed, UNEXPECTED_MEMBER, PLAN_AGAIN, scene.now)]);
     }
     if let Some(first) = blockers.first() {
         return blocked(state, first, &format!("before {node}"), scene.now);

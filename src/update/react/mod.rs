@@ -116,7 +116,7 @@ pub fn react(state: &State, observed: &Observed<'_>, now: Moment) -> Next {
     if let Some(why) = &state.broken
         && state.in_hand.as_ref().is_none_or(|h| !h.step.out_of_service())
     {
-        return broken(state, observed, scene.as_ref(), why);
+        return broken(state, observed, scene.as_ref(), why, now);
     }
     match (next_of_hand, scene) {
         (next, Some(scene)) => {

@@ -316,7 +316,7 @@ impl Hand<'_> {
     /// The last fact about a node that goes on serving: the update's cancellation, or how this node ended.
     pub(super) fn way_out(&self, code: &str, remedy: &str) -> Event {
         if let (Some(cancel), None) = (&self.state.cancelled, &self.state.failure) {
-            return cancelled(self.state, self.observed, cancel);
+            return cancelled(self.state, self.observed, cancel, self.now);
         }
         if self.state.rollback.is_some() && !self.hand.rolling_back {
             return NodeRolledBack {
