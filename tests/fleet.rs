@@ -11,8 +11,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use esdb_rollout::sim::world::Random;
+use judge::{is_end, judge};
 use serde_json::Value;
 use tempfile::TempDir;
+
+#[path = "processes/judge.rs"]
+mod judge;
 
 const WORKERS: usize = 3;
 
@@ -132,36 +136,10 @@ impl Fleet {
     }
 }
 
-fn is_end(event: &Value) -> bool {
-    ["UpdateCompleted", "UpdateFailed", "UpdateCancelled", "UpdateRejected"].iter().any(|end| event["type"] == *end)
-}
-
 /// The number of the worker that holds an update.
 fn holder(history: &[Value]) -> Option<usize> {
     let assigned = history.iter().rev().find(|e| e["type"] == "WorkerAssigned")?;
     assigned["data"]["worker"].as_str()?.strip_prefix('w')?.parse().ok()
-}
-
-/// What an update's history must be: complete, each fact once, each node stopped and started once.
-fn judge(history: &[Value]) {
-    let shown: Vec<String> = history.iter().map(|e| format!("{} {}", e["type"], e["data"]["node"])).collect();
-    assert_eq!(history.iter().filter(|e| is_end(e)).count(), 1, "{shown:#?}");
-    let mut facts: BTreeMap<(String, String), usize> = BTreeMap::new();
-    for event in history {
-        let name = event["type"].as_str().unwrap();
-        // An intent may be written again by a successor, a wait may be said again, and a take-over is what this is about.
-        if !name.ends_with("Requested") && name != "StepDelayed" && name != "WorkerAssigned" {
-            *facts.entry((name.to_owned(), event["data"]["node"].to_string())).or_default() += 1;
-        }
-    }
-    let twice: Vec<_> = facts.iter().filter(|(_, n)| **n > 1).collect();
-    assert!(twice.is_empty(), "{twice:?}\n{shown:#?}");
-    let planned = history.iter().find(|e| e["type"] == "UpdatePlanned").expect("a plan");
-    let nodes = planned["data"]["members"].as_array().unwrap().len();
-    for fact in ["InstanceStopped", "TypeModified", "InstanceStarted", "NodeRejoined", "CaughtUp", "NodeUpdated"] {
-        assert_eq!(facts.keys().filter(|(name, _)| name == fact).count(), nodes, "each node's {fact}\n{shown:#?}");
-    }
-    assert!(facts.keys().any(|(name, _)| name == "UpdateCompleted"), "{shown:#?}");
 }
 
 #[test]
