@@ -62,6 +62,9 @@ struct Scene {
     took_over_at: Option<Moment>,
     ticket_spent: bool,
     ticket_in_vain: bool,
+    /// The type that the ticket gave, and the one that EC2 says.
+    ticket_type: Option<InstanceType>,
+    has: &'static str,
     /// For how many seconds appends have failed.
     appends_fail: Option<u64>,
     action: Action,
@@ -121,6 +124,8 @@ fn sound() -> Scene {
         ticket_spent: false,
         ticket_in_vain: false,
         appends_fail: None,
+        ticket_type: None,
+        has: "a.old",
         action: Action { node: name(0), call: stop(0), warrant: Warrant::Intent(Revision(5)) },
     }
 }
@@ -217,7 +222,7 @@ impl Scene {
         let described = |n: usize, tag: &Option<String>| {
             let tags = tag.iter().map(|t| (FENCE_TAG.to_owned(), t.clone())).collect();
             let details = InstanceDetails { tags, ..InstanceDetails::default() };
-            Instance { details, ..instance::instance(id(n), InstanceType::from("a.old"), self.instance_state) }
+            Instance { details, ..instance::instance(id(n), InstanceType::from(self.has), self.instance_state) }
         };
         let at = ago(self.described);
         let [mine, leaders] = &self.tags;
@@ -231,6 +236,7 @@ impl Scene {
             fleet_trouble: None,
             intent: self.intent.as_ref(),
             ticket_called: None,
+            ticket_type: self.ticket_type.as_ref(),
             appends_fail_since: self.appends_fail.map(ago),
             store: &self.store,
             survey: None,
@@ -528,6 +534,36 @@ fn a_return_ticket_brings_back_and_does_nothing_else() {
             Some(rule) => assert!(found.contains(&rule), "line {i}: {rule} is wanted, found {found:?}"),
         }
     }
+}
+
+/// Whatever was done on it is a fact, once facts can be written.
+#[test]
+fn a_type_that_was_given_on_the_return_ticket_is_recorded_as_such() {
+    let mut s = sound();
+    (s.instance_state, s.silent, s.intent) = (InstanceState::Stopped, vec![0], None);
+    let told = |s: &Scene| match s.next() {
+        Next::Record(facts) => facts
+            .iter()
+            .map(|fact| match fact {
+                Event::InstanceStopped(e) => format!("stopped as {}", e.instance_type),
+                Event::TypeModified(e) => format!("given {}, {}", e.instance_type, e.return_ticket),
+                Event::InstanceStarted(e) => format!("started as {}, {}", e.instance_type, e.return_ticket),
+                other => other.type_name().to_owned(),
+            })
+            .collect(),
+        other => vec![format!("{other:?}")],
+    };
+    assert_eq!(told(&s), ["stopped as a.old"]);
+    (s.ticket_type, s.has) = (Some("a.new".into()), "a.new");
+    assert_eq!(told(&s), ["stopped as a.old", "given a.new, true"]);
+    let stopped = json!({ "node": name(0), "attempt": 1, "instance": id(0), "type": "a.old", "ec2": { "state": "stopped" }, "observed": [] });
+    s.events.push(("InstanceStopped", stopped));
+    assert_eq!(told(&s), ["given a.new, true"]);
+    s.instance_state = InstanceState::Running;
+    assert_eq!(told(&s), ["given a.new, true", "started as a.new, true"]);
+    let given = json!({ "node": name(0), "attempt": 1, "instance": id(0), "type": "a.new", "ec2": { "state": "stopped" }, "returnTicket": true, "observed": [] });
+    s.events.push(("TypeModified", given));
+    assert_eq!(told(&s), ["started as a.new, true"]);
 }
 
 #[test]

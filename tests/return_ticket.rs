@@ -161,6 +161,7 @@ async fn another_voter_is_lost(who: Who, loss: Loss, back_within: Duration) {
     let (history, state) = rig.ended(Duration::from_secs(3600)).await;
     let shown = lines(&history);
     assert_eq!(started_by_ticket(&history), 1, "{shown}");
+    assert!(!shown.contains("describingInstances"), "whoever took it over had not looked before\n{shown}");
     let Some(End::Failed(end)) = state.end else { panic!("{:?}\n{shown}", state.end) };
     assert_eq!((end.code.as_str(), end.not_running.len()), ("storeLost", 0), "{shown}");
     drop(stop);

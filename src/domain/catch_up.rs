@@ -435,6 +435,16 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_is_measured_against_for_as_long_as_an_answer_is_believed() {
+        let (mut samples, at) = (LeaderSamples::default(), Moment(Duration::from_secs(100)));
+        assert!(samples.absorb(&entry(1, NodeState::Leader, 4, 700, 1), at));
+        assert_eq!((samples.writer(), samples.commit()), (Some(700), Some(700)));
+        let own = entry(2, NodeState::Follower, 4, 700, 1);
+        let told = |after: Duration| samples.delay_of(&own, at.after(after)).is_some();
+        assert_eq!((told(ANSWER_MAX_AGE), told(ANSWER_MAX_AGE + Duration::from_millis(1))), (true, false));
+    }
+
+    #[test]
     fn whether_the_data_came_back() {
         const MIB: i64 = 1024 * 1024;
         let base = Baseline {
@@ -465,6 +475,7 @@ mod tests {
             (Some(base), Some(first(999 * MIB, false)), Some(sent(105, true)), DataKept::Yes),
             (Some(base), Some(first(1000 * MIB, true)), Some(sent(105, true)), DataKept::No),
             (Some(base), Some(first(700 * MIB, false)), Some(sent(105, true)), DataKept::No),
+            (Some(base), Some(first(1000 * MIB, false)), Some(sent(456, true)), DataKept::Yes),
             (Some(base), Some(first(1000 * MIB, false)), Some(sent(457, true)), DataKept::No),
             (Some(base), Some(first(1000 * MIB, false)), Some(sent(105, false)), DataKept::Unknown),
             (Some(base), Some(first(1000 * MIB, false)), None, DataKept::Unknown),

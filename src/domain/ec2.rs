@@ -193,5 +193,7 @@ mod tests {
         for code in ["UnauthorizedOperation", "AuthFailure", "Unsupported", "SomethingNew"] {
             assert!(!may_pass(code), "{code}");
         }
+        let lacking = ["InsufficientInstanceCapacity", "VcpuLimitExceeded", "InternalError"].map(lacks_capacity);
+        assert_eq!(lacking, [true, false, false]);
     }
 }

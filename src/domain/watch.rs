@@ -359,6 +359,10 @@ mod tests {
 
     /// A node's own entry, as its process `process` serves it: state, epoch, writer.
     fn view(process: u128, state: NodeState, epoch: i32, writer: i64) -> Answer {
+        Answer::View { view: view_of(process, state, epoch, writer), live: None }
+    }
+
+    fn view_of(process: u128, state: NodeState, epoch: i32, writer: i64) -> View {
         let server = crate::domain::ids::Address::new("10.0.0.1", 2113);
         let own = MemberEntry {
             process: ProcessId(Uuid::from_u128(process)),
@@ -377,7 +381,7 @@ mod tests {
             is_read_only_replica: false,
             version: None,
         };
-        Answer::View { view: View { server, members: vec![own] }, live: None }
+        View { server, members: vec![own] }
     }
 
     #[test]
@@ -421,6 +425,45 @@ mod tests {
             }
             let first = watch.node(&node).and_then(|t| t.first_after(Moment::default(), None)).unwrap();
             assert_eq!((first.state, first.epoch_missing_seen), (served[0].0, missing), "{served:?}");
+        }
+    }
+
+    /// An entry that is still to be read from the log has no commit position.
+    #[test]
+    fn the_first_entry_of_one_that_initializes_is_judged_by_its_writer() {
+        let commit = |state, last_commit| {
+            let mut own = view_of(1, state, 3, 500).members.remove(0);
+            own.last_commit = last_commit;
+            FirstSeen::of(&own, Moment::default()).commit
+        };
+        use NodeState::{Follower, Initializing};
+        let told =
+            [(Initializing, -1), (Initializing, 0), (Initializing, 7), (Follower, -1)].map(|(s, c)| commit(s, c));
+        assert_eq!(told, [500, 0, 7, -1]);
+    }
+
+    #[test]
+    fn what_a_node_gained_and_each_new_state_is_progress_and_nothing_else_is() {
+        let node = NodeName::from("a");
+        let mut watch = ClusterWatch::new([node.clone()]);
+        // State, writer and commit position as they are served, and when the log and the index were last known to have grown.
+        use NodeState::{CatchingUp, PreReplica};
+        let rows: [(NodeState, i64, i64, u64, u64); 6] = [
+            (PreReplica, 10, 5, 1, 1),
+            (PreReplica, 20, 5, 2, 1),
+            (PreReplica, 20, 6, 2, 3),
+            (PreReplica, 15, 4, 2, 3),
+            (CatchingUp, 15, 4, 5, 5),
+            (PreReplica, 20, 6, 5, 5),
+        ];
+        for (n, (state, writer, commit, moved, indexed)) in rows.into_iter().enumerate() {
+            let mut view = view_of(1, state, 3, writer);
+            view.members[0].last_commit = commit;
+            view.members[0].time_stamp = n.to_string();
+            watch.absorb(&node, Moment(Duration::from_secs(n as u64 + 1)), Answer::View { view, live: None });
+            let at = |s| Some(Moment(Duration::from_secs(s)));
+            let found = watch.node(&node).map(|t| (t.moved_at, t.indexed_at));
+            assert_eq!(found, Some((at(moved), at(indexed))), "row {n}");
         }
     }
 

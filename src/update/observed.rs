@@ -155,6 +155,8 @@ pub struct Observed<'a> {
     pub intent: Option<&'a IntentInHand>,
     /// When the return ticket was last used.
     pub ticket_called: Option<Moment>,
+    /// The type that the node's instance was given on it.
+    pub ticket_type: Option<&'a InstanceType>,
     /// The store.
     pub store: &'a StoreSeen,
     /// Since when one append of this worker after the other has come to nothing although the store has a leader; `None` once one was taken, or

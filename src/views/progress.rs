@@ -131,7 +131,7 @@ pub struct Progress {
     pub nodes: Vec<NodeProgress>,
     /// Elections caused.
     pub elections: u32,
-    /// Nodes that are not running: those that the end names, and the one in hand while it is out of service.
+    /// Nodes that are not running: those that the end names, and the one in hand from its stop until its process answers.
     pub not_running: Vec<NodeName>,
     /// Checks that are waived now; none once it has ended.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -174,7 +174,7 @@ impl Progress {
             Some(End::Cancelled(e)) => (e.seconds, e.not_running.clone()),
             Some(End::Superseded(e)) => (e.seconds, e.not_running.clone()),
             Some(End::Rejected(_)) => (0.0, Vec::new()),
-            None => (running, out_of_service(state).into_iter().collect()),
+            None => (running, down(state).into_iter().collect()),
         };
         let failure = match &state.end {
             Some(End::Failed(e)) => Some((e.code.clone(), e.remedy.clone())),
@@ -252,8 +252,10 @@ fn types(from: &InstanceType, to: &InstanceType) -> String {
     if from == to { from.to_string() } else { format!("{from} → {to}") }
 }
 
-fn out_of_service(state: &State) -> Option<NodeName> {
-    state.in_hand.as_ref().filter(|h| h.step.out_of_service()).map(|h| h.node.clone())
+/// The node in hand, from its stop until its process answers again.
+fn down(state: &State) -> Option<NodeName> {
+    let down = |step: Step| step.out_of_service() && step < Step::Rejoined;
+    state.in_hand.as_ref().filter(|h| down(h.step)).map(|h| h.node.clone())
 }
 
 fn nodes(state: &State, spans: &BTreeMap<NodeName, Span>, now: jiff::Timestamp) -> Vec<NodeProgress> {
@@ -416,7 +418,10 @@ esdb-1  Leader           m6i.large → m6i.xlarge  m6i.xlarge  updated  84.0
         story.select("esdb-2", Role::Follower).rejoin("esdb-2").pass(4);
         let progress = of(&story);
         assert_eq!(progress.in_hand, Some("esdb-2".into()));
-        assert_eq!(progress.not_running, [NodeName::from("esdb-2")]);
+        assert!(progress.not_running.is_empty(), "its process answers");
+        let mut stopped = Story::planned();
+        stopped.select("esdb-2", Role::Follower).stop("esdb-2");
+        assert_eq!(of(&stopped).not_running, [NodeName::from("esdb-2")]);
         let node = &progress.nodes[0];
         assert_eq!(
             (node.name.as_str(), node.phase.as_str(), node.result),

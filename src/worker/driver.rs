@@ -16,7 +16,7 @@ use super::remains::Remains;
 use super::store::{Page, read_page};
 use super::{ClusterHandle, Rung, Shared, Stop, Worker, asked, survey};
 use crate::codec::{decode, encode_facts};
-use crate::domain::ids::{Address, ClusterName, InstanceId, NodeName, Revision, UpdateId};
+use crate::domain::ids::{Address, ClusterName, InstanceId, InstanceType, NodeName, Revision, UpdateId};
 use crate::domain::instance::{Instance, InstanceState};
 use crate::domain::time::Moment;
 use crate::domain::watch::ClusterWatch;
@@ -130,6 +130,8 @@ struct Ticket {
     intent: Option<Revision>,
     /// When it was last used.
     called: Option<Moment>,
+    /// The type that the instance was given with it.
+    gave: Option<InstanceType>,
     /// Starts that were called with it, and whether one was refused as no repetition cures.
     starts: u32,
     refused: bool,
@@ -399,6 +401,7 @@ impl Driver {
             fleet_trouble: self.fleet_trouble.as_deref(),
             intent: self.intent.as_ref(),
             ticket_called: ticket.and_then(|t| t.called),
+            ticket_type: ticket.and_then(|t| t.gave.as_ref()),
             store: &self.store,
             appends_fail_since: self
                 .appends_failed
@@ -918,7 +921,13 @@ impl Driver {
                     intent.called = Some((now, None));
                 }
             }
-            Warrant::ReturnTicket(ticket) => self.ticket.of(ticket).called = Some(now),
+            Warrant::ReturnTicket(ticket) => {
+                let ticket = self.ticket.of(ticket);
+                ticket.called = Some(now);
+                if let Call::ModifyType { to, .. } = &action.call {
+                    ticket.gave = Some(to.clone());
+                }
+            }
         }
         if let Call::StopInstance { instance } | Call::ModifyType { instance, .. } | Call::StartInstance { instance } =
             &action.call

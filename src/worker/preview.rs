@@ -79,6 +79,7 @@ pub async fn preview(
             fleet_trouble: None,
             intent: None,
             ticket_called: None,
+            ticket_type: None,
             appends_fail_since: None,
             store: &store,
             survey: Some(&survey),

@@ -41,6 +41,7 @@ pub fn look(history: &[Recorded], state: &State, says: Option<InstanceState>, no
         fleet_trouble: None,
         intent: None,
         ticket_called: None,
+        ticket_type: None,
         appends_fail_since: None,
         store: &StoreSeen::default(),
         survey: None,

@@ -240,7 +240,9 @@ impl Hand<'_> {
     fn unseen(&self, untold: Waiting) -> Next {
         let trouble = self.observed.fleet_trouble;
         let why = trouble.unwrap_or("the instance is not described any more");
-        let since = self.seen().map_or(self.hand.step_seen, |seen| seen.at).max(self.hand.step_seen);
+        // Whoever takes an update over has not looked before.
+        let held = self.state.holder.as_ref().map_or(self.hand.step_seen, |holder| holder.seen);
+        let since = self.seen().map_or(held, |seen| seen.at).max(held).max(self.hand.step_seen);
         let age = self.now.since(since);
         if age <= UNSEEN_AFTER {
             return Next::Wait(untold);

@@ -122,6 +122,9 @@ impl Hand<'_> {
         if self.ticket_open() {
             return self.use_ticket(seen);
         }
+        if let Some(given) = self.given_on_ticket(seen) {
+            return Next::Record(vec![given]);
+        }
         if let Some(foreign) = self.foreign_type(seen).filter(|_| !self.hurries()) {
             return Next::Record(vec![foreign]);
         }
@@ -241,7 +244,25 @@ impl Hand<'_> {
             return_ticket,
             observed: self.ec2_evidence(seen),
         };
-        Next::Record(self.foreign_type(seen).into_iter().chain([started.into()]).collect())
+        let given = self.given_on_ticket(seen).filter(|_| return_ticket);
+        Next::Record(self.foreign_type(seen).into_iter().chain(given).chain([started.into()]).collect())
+    }
+
+    /// The fact about a type that this worker gave the instance on the return ticket, until it stands.
+    pub(super) fn given_on_ticket(&self, seen: &InstanceSeen) -> Option<Event> {
+        let has = &seen.instance.instance_type;
+        let stands = self.state.types.get(&self.hand.node) == Some(has);
+        let given = self.observed.ticket_type.filter(|given| *given == has && !stands)?;
+        let modified = TypeModified {
+            node: self.node(),
+            attempt: self.hand.next_attempt(Step::Modifying),
+            instance: self.hand.instance.clone(),
+            instance_type: given.clone(),
+            ec2: self.ec2(seen),
+            return_ticket: true,
+            observed: self.ec2_evidence(seen),
+        };
+        Some(modified.into())
     }
 
     /// The store is gone, perhaps because this very node is down: bringing it back is the cure.

@@ -37,17 +37,8 @@ impl Hand<'_> {
                 return self.wait("instanceStopping", "EC2 says stopped, and the node answers", vec![]);
             }
             InstanceState::Stopped => {
-                return Next::Record(vec![
-                    InstanceStopped {
-                        node: self.node(),
-                        attempt: self.hand.attempt,
-                        instance: self.hand.instance.clone(),
-                        instance_type: seen.instance.instance_type.clone(),
-                        ec2: self.ec2(seen),
-                        observed: self.ec2_evidence(seen),
-                    }
-                    .into(),
-                ]);
+                let stopped = self.was_stopped(seen, self.ec2_evidence(seen));
+                return Next::Record([stopped].into_iter().chain(self.given_on_ticket(seen)).collect());
             }
             InstanceState::Stopping | InstanceState::Pending => return self.stops(seen),
             InstanceState::Terminated | InstanceState::ShuttingDown => return self.terminated(seen),
@@ -151,18 +142,28 @@ impl Hand<'_> {
     }
 
     pub(super) fn stopped_and_started(&self, seen: &InstanceSeen) -> Next {
-        let stopped = InstanceStopped {
-            node: self.node(),
-            attempt: self.hand.attempt,
-            instance: self.hand.instance.clone(),
-            instance_type: seen.instance.instance_type.clone(),
-            ec2: self.ec2(seen),
-            observed: safety::evidence(&self.scene),
-        };
+        let stopped = self.was_stopped(seen, safety::evidence(&self.scene));
         let Next::Record(started) = self.runs_without_us(seen) else {
             return self.wait("instanceStarting", format!("EC2 says {}", seen.instance.state), vec![]);
         };
-        Next::Record([stopped.into()].into_iter().chain(started).collect())
+        Next::Record([stopped].into_iter().chain(started).collect())
+    }
+
+    /// It was stopped with the type that it has, or had before it was given another on the return ticket.
+    fn was_stopped(&self, seen: &InstanceSeen, observed: Vec<Evidence>) -> Event {
+        let instance_type = match self.given_on_ticket(seen) {
+            Some(_) => self.state.types.get(&self.hand.node).unwrap_or(&self.hand.old_type),
+            None => &seen.instance.instance_type,
+        };
+        InstanceStopped {
+            node: self.node(),
+            attempt: self.hand.attempt,
+            instance: self.hand.instance.clone(),
+            instance_type: instance_type.clone(),
+            ec2: self.ec2(seen),
+            observed,
+        }
+        .into()
     }
 
     pub(super) fn turning_back(&self) -> bool {
