@@ -358,7 +358,7 @@ pub struct Stranded {
 
 /// Judges a start by a worker that does not hold the update, while nothing can be written to the store: as it is, of the one instance that
 /// the last stop intent names, after a minute, and after EC2 said `stopped` twice. Where the store leads, who holds the update may be at it,
-/// and is left a minute of the node's being down.
+/// and is left a minute in which the node is down.
 pub fn audit_rescue(action: &Action, state: &State, scene: &Stranded) -> Result<(), Vec<Violation>> {
     let mut found = Vec::new();
     let mut check = |rule: &'static str, holds: bool, what: String| {

@@ -26,6 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// one after the other, a hundred would take minutes.
 const AT_A_TIME: usize = 16;
 
+/// Heartbeats that fail for this long are looked into: to read from each node of the store costs as many clients, and one beat fails now and then.
+const BEATS_FAIL_FOR: Duration = Duration::from_secs(15);
+
 /// A node that is down while nothing can be written to the store.
 #[derive(Clone, Debug)]
 struct Sighting {
@@ -56,7 +59,8 @@ pub(super) async fn run(worker: Worker, beats: watch::Receiver<Acknowledged>) ->
             leaderless_since = None;
             let led: Moment = *led_since.get_or_insert(began);
             // Beats that failed for want of a leader say nothing of those that come when there is one.
-            beats.borrow().failing_since.map(|since| Away { since: since.max(led), leads: true })
+            let since = beats.borrow().failing_since.map(|since| since.max(led));
+            since.filter(|since| began.since(*since) >= BEATS_FAIL_FOR).map(|since| Away { since, leads: true })
         };
         stranded = match away {
             Some(away) => round(&worker, away, &stranded).await,
