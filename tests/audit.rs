@@ -346,6 +346,10 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
     let not_ready = |b: Blocker| if let Blocker::VoterNotReady(n, _) = b { Some(n) } else { None };
     let waits_for: Vec<NodeName> = unheard.blockers().into_iter().filter_map(not_ready).collect();
     assert_eq!(waits_for, [name(2)]);
+    // One lost answer does not say that a node is down, and whoever is down need not agree.
+    let silent = |looks| Scene { silent: vec![0], looks, ..sound() }.blockers();
+    assert!(matches!(silent(sound().looks)[..], [Blocker::NoAgreement(_)]), "{:?}", silent(sound().looks));
+    assert_eq!(silent(11), []);
     for (rule, what, spoil) in table {
         // That downtime is accepted changes nothing where three vote.
         for accepts in [false, true] {

@@ -336,6 +336,12 @@ const TABLE: &[Row] = &[
             of_target(w, |t| t.ebs_optimized = Some("unsupported".into()));
         }
     }),
+    ("ebsOptimizedUnsupported", Unknown, Warn, |s| {
+        s.world = |w| {
+            of_instance(w).ebs_optimized = None;
+            of_target(w, |t| t.ebs_optimized = Some("unsupported".into()));
+        }
+    }),
     ("tooManyInterfaces", Failed, Refuse, |s| s.world = |w| of_instance(w).interfaces = 4),
     // The primary interface is not counted.
     ("tooManyVolumes", Failed, Refuse, |s| {
@@ -920,16 +926,17 @@ async fn other_work_is_another_plan() {
 #[tokio::test(start_paused = true)]
 async fn the_past_foretells_and_the_digest_holds_until_something_changes() {
     let rig = Rig::new(sound());
-    let (_, state) = rig.run(request("r6i.large"), Duration::from_secs(3600)).await;
-    assert!(matches!(state.end, Some(End::Completed(_))));
     let handle = rig.worker(1).clusters.values().next().unwrap().clone();
     let look = |request: UpdateRequested| {
         let (handle, rig) = (handle.clone(), rig.share());
         async move { preview(&handle, &*rig.log, &rig.clock, &request, &[]).await.assessment }
     };
+    let exposure = |checks: &[PlannedCheck]| checks.iter().find(|c| c.code == "exposure").unwrap().outcome;
+    assert_eq!(exposure(&look(request("m6i.xlarge")).await.checks), Some(CheckOutcome::Unknown), "nothing is past");
+    let (_, state) = rig.run(request("r6i.large"), Duration::from_secs(3600)).await;
+    assert!(matches!(state.end, Some(End::Completed(_))));
     let found = look(request("m6i.xlarge")).await;
-    let exposure = found.checks.iter().find(|c| c.code == "exposure").unwrap();
-    assert_eq!(exposure.outcome, Some(CheckOutcome::Passed), "{exposure:?}");
+    assert_eq!(exposure(&found.checks), Some(CheckOutcome::Passed), "{:?}", found.checks);
     for step in &found.steps {
         let phases = &state.phases[&step.node];
         let was = phases.stop + phases.modify + phases.start + phases.rejoin + phases.catch_up;
