@@ -33,6 +33,8 @@ const BEATS_FAIL_FOR: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug)]
 struct Sighting {
     instance: InstanceId,
+    /// Events of the update's stream.
+    events: usize,
     /// How often in a row EC2 said that it is stopped, and since when.
     stopped_times: u32,
     stopped_since: Moment,
@@ -128,9 +130,13 @@ async fn look(
     let history: Vec<_> = longest(worker, &update.stream()).await.iter().map(|e| decode(e, seen)).collect();
     let state = fold(&history);
     let (instance, ticket) = stranded(&state)?;
-    // Also of an update of our own: its driver may not know that it holds it, and a start beside the driver's does no harm.
-    let last = last.filter(|last| last.instance == instance);
-    let mut sighting = last.unwrap_or(Sighting { instance: instance.clone(), stopped_times: 0, stopped_since: seen });
+    // Also of an update of our own: its driver may not know that it holds it, and a start beside the driver's does no harm. What has grown since
+    // is taken by the store after all, whatever becomes of our heartbeats.
+    let events = history.len();
+    let last = last.filter(|last| last.instance == instance && (!away.leads || last.events == events));
+    let first = Sighting { instance: instance.clone(), events, stopped_times: 0, stopped_since: seen };
+    let mut sighting = last.unwrap_or(first);
+    sighting.events = events;
     let described = match cluster.fleet.describe(std::slice::from_ref(&instance)).await {
         Ok(described) => described,
         Err(error) => {

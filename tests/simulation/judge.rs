@@ -138,6 +138,21 @@ struct Heard {
     away_until: Option<Duration>,
 }
 
+impl Heard {
+    fn again(&mut self, at: Duration, opens: Duration) {
+        if at.saturating_sub(self.last) >= opens {
+            self.away_until = Some(at);
+        }
+        self.last = at;
+    }
+
+    /// Whoever decides does so by what was so a moment ago.
+    fn was_away(&self, now: Duration, opens: Duration) -> bool {
+        let just_now = self.away_until.is_some_and(|until| now.saturating_sub(until) < KNOWABLE);
+        now.saturating_sub(self.last) >= opens || just_now
+    }
+}
+
 #[derive(Debug)]
 pub struct Judge {
     voters: usize,
@@ -157,7 +172,7 @@ pub struct Judge {
     /// When a worker last had an append to an update's stream, or a read of it by who drives it, acknowledged.
     heard: BTreeMap<(Incarnation, Uuid), Heard>,
     /// When an append of a worker to an update's stream was last acknowledged.
-    written: BTreeMap<(Incarnation, Uuid), Duration>,
+    written: BTreeMap<(Incarnation, Uuid), Heard>,
     came_up: BTreeMap<Incarnation, Duration>,
     /// Whether a worker can do what there is to do, and whether whoever holds the active update lives.
     hands_free: bool,
@@ -235,13 +250,10 @@ impl Judge {
     /// The store answered a worker that reads an update's stream on, or appends to it.
     pub fn acknowledges(&mut self, who: Incarnation, update: Uuid, at: Duration, written: bool) {
         let up = self.came_up.get(&who).copied().unwrap_or_default();
-        let heard = self.heard.entry((who, update)).or_insert(Heard { last: up, away_until: None });
-        if at.saturating_sub(heard.last) >= TICKET {
-            heard.away_until = Some(at);
-        }
-        heard.last = at;
+        let since_up = Heard { last: up, away_until: None };
+        self.heard.entry((who, update)).or_insert(since_up).again(at, TICKET);
         if written {
-            self.written.insert((who, update), at);
+            self.written.entry((who, update)).or_insert(since_up).again(at, TICKET_WITH_LEADER);
         }
     }
 
@@ -731,12 +743,9 @@ impl Judge {
         };
         let of = (me, self.active.unwrap_or_default());
         let up = self.came_up.get(&me).copied().unwrap_or_default();
-        let heard = self.heard.get(&of).copied().unwrap_or(Heard { last: up, away_until: None });
-        let written = self.written.get(&of).copied().unwrap_or(up);
-        // Whoever decides does so by what was so a moment ago.
-        let away = now.saturating_sub(heard.last) >= TICKET
-            || heard.away_until.is_some_and(|until| now.saturating_sub(until) < KNOWABLE)
-            || now.saturating_sub(written) >= TICKET_WITH_LEADER;
+        let since_up = Heard { last: up, away_until: None };
+        let away = self.heard.get(&of).unwrap_or(&since_up).was_away(now, TICKET)
+            || self.written.get(&of).unwrap_or(&since_up).was_away(now, TICKET_WITH_LEADER);
         // EC2 may say for a while what was true before, and what runs is started once more without effect.
         let runs = self.nodes[n].runs_since.is_some_and(|since| now.saturating_sub(since) >= EC2_KNOWABLE);
         if !(for_it && returns && away && !runs) {
