@@ -222,13 +222,15 @@ impl Play {
         })
     }
 
-    /// Tells the judge whether a worker reaches the store and EC2, and whether whoever holds the update lives.
+    /// Tells the judge whether a worker reaches the store and EC2, and whether whoever holds the update lives. One that does not reach EC2 leaves it
+    /// to another once, and that one may not reach it either.
     fn count_hands(&self) {
         let lives = || self.workers.iter().filter_map(|w| w.running.as_ref()).map(|r| &r.life).filter(|l| !l.is_dead());
         let free = lives().any(|l| !l.is_paused() && !l.is_cut(Side::Store) && !l.is_cut(Side::Ec2));
         self.stage.judge(|j| {
             let holder = j.holder();
-            j.hands_are_free(free, lives().any(|l| Some(l.incarnation) == holder));
+            let holder = lives().find(|l| Some(l.incarnation) == holder);
+            j.hands_are_free(free && !holder.is_some_and(|l| l.is_cut(Side::Ec2)), holder.is_some());
         });
     }
 
