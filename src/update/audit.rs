@@ -346,9 +346,9 @@ fn all_views_name(
 pub struct Stranded {
     /// For how long nothing could be written to the store, as far as this process knows.
     pub away_for: std::time::Duration,
-    /// How often in a row EC2 said `stopped`, and for how long.
+    /// How often in a row EC2 said `stopped`.
     pub stopped_times: u32,
-    /// See there.
+    /// For how long it has said so.
     pub stopped_for: std::time::Duration,
     /// Whether the store has a leader, asked just now, which takes nothing that this worker sends.
     pub leads: bool,

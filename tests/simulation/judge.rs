@@ -291,8 +291,7 @@ impl Judge {
 
     /// Who holds the active update.
     pub fn holder(&self) -> Option<Incarnation> {
-        let history = self.histories.get(&self.active?)?;
-        history.iter().rev().find(|e| e.kind == "WorkerAssigned").and_then(|e| e.incarnation).map(Incarnation)
+        holder_of(self.histories.get(&self.active?)?).map(Incarnation)
     }
 
     pub fn calendar_steps(&mut self, at: Duration, off: i64) {
@@ -912,6 +911,10 @@ impl Judge {
     }
 }
 
+fn holder_of(history: &[Entry]) -> Option<Uuid> {
+    history.iter().rev().find(|e| e.kind == "WorkerAssigned").and_then(|e| e.incarnation)
+}
+
 /// S8 and L3: a fact against the facts before it.
 fn judge_fact(history: &[Entry], entry: &Entry) -> Vec<(&'static str, String)> {
     let mut broken = Vec::new();
@@ -922,7 +925,7 @@ fn judge_fact(history: &[Entry], entry: &Entry) -> Vec<(&'static str, String)> {
     if history.iter().any(Entry::is_end) && entry.kind != "CommandRefused" {
         broken.push(("S8", "after the end".into()));
     }
-    let holder = history.iter().rev().find(|e| e.kind == "WorkerAssigned").and_then(|e| e.incarnation);
+    let holder = holder_of(history);
     match entry.kind.as_str() {
         "WorkerAssigned" => {
             let named = entry.data.get("incarnation").and_then(Value::as_str).and_then(|i| i.parse::<Uuid>().ok());

@@ -20,9 +20,10 @@ impl Hand<'_> {
     /// The type the node is to be started with now.
     pub(super) fn type_to_start(&self) -> InstanceType {
         let types = &self.hand.return_types;
-        let last = types.last().cloned().unwrap_or_else(|| self.hand.old_type.clone());
+        let last = types.last().unwrap_or(&self.hand.old_type);
+        let last = self.as_it_is(last).unwrap_or(last).clone();
         if self.hurries() || self.is_elsewhere() {
-            return self.as_it_is(&last).unwrap_or(last);
+            return last;
         }
         let usable = |t: &&InstanceType| {
             let fails: Vec<_> = self.failed_as(t).collect();
@@ -32,7 +33,7 @@ impl Hand<'_> {
         // Somebody else's type is kept while it is there; it is never given, since the return ticket does not name it.
         let has = self.seen().map(|seen| &seen.instance.instance_type);
         let foreign = self.hand.foreign_type.iter().filter(|t| has == Some(*t));
-        foreign.chain(types).find(usable).cloned().unwrap_or_else(|| self.as_it_is(&last).unwrap_or(last))
+        foreign.chain(types).find(usable).cloned().unwrap_or(last)
     }
 
     fn failed_as(&self, t: &InstanceType) -> impl Iterator<Item = &FailedStart> {
@@ -40,11 +41,11 @@ impl Hand<'_> {
     }
 
     /// The type that the instance has, where it cannot be given the last one: it is started so once after every other try to change it.
-    fn as_it_is(&self, last: &InstanceType) -> Option<InstanceType> {
+    fn as_it_is(&self, last: &InstanceType) -> Option<&InstanceType> {
         let has = &self.seen()?.instance.instance_type;
         self.hand.failed_starts.last().filter(|f| f.instance_type == *last)?;
         let not_given = has != last && self.hand.return_types.contains(has);
-        (not_given && self.failed_as(last).count() % 2 == 1).then(|| has.clone())
+        (not_given && self.failed_as(last).count() % 2 == 1).then_some(has)
     }
 
     /// Whether only the type that surely starts will do.
