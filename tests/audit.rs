@@ -16,6 +16,7 @@ use esdb_rollout::domain::watch::{Answer, ClusterWatch};
 use esdb_rollout::update::action::{Action, Call, Warrant};
 use esdb_rollout::update::audit::{Stranded, audit, audit_rescue};
 use esdb_rollout::update::event::Event;
+use esdb_rollout::update::limits::TAKE_OVER_QUIET;
 use esdb_rollout::update::observed::{InstanceSeen, IntentInHand, Observed, Policy, StoreSeen};
 use esdb_rollout::update::react::{Next, react};
 use esdb_rollout::update::safety::{self, Blocker};
@@ -46,8 +47,13 @@ struct Scene {
     nodes: Vec<(NodeState, i32, i64)>,
     /// Nodes that do not answer.
     silent: Vec<usize>,
-    /// A view (of the first node in the pair) that also calls that node leader.
+    /// A view (of the first node in the pair) that also calls that node leader, or what else it calls it.
     second_leader: Option<(usize, usize)>,
+    called: NodeState,
+    /// A node whose index is far behind its log.
+    unindexed: Option<usize>,
+    /// A living member of no plan, in every view.
+    stranger: Option<NodeState>,
     /// Looks made, one a second, the last at [`NOW`].
     looks: u64,
     instance_state: InstanceState,
@@ -111,6 +117,9 @@ fn sound() -> Scene {
         ],
         silent: vec![],
         second_leader: None,
+        called: NodeState::Leader,
+        unindexed: None,
+        stranger: None,
         looks: 5,
         instance_state: InstanceState::Running,
         tags: [Some(tag(UPDATE, 4)), None],
@@ -151,11 +160,11 @@ impl Scene {
     }
 
     fn watch(&self) -> ClusterWatch {
-        let mut watch = ClusterWatch::new((0..4).map(name));
+        let mut watch = ClusterWatch::new((0..self.nodes.len()).map(name));
         for look in 1..=self.looks {
             let at = ago(self.looks - look);
             // The leader first, so that the others are measured against what it just said.
-            for n in [1, 0, 2, 3] {
+            for n in [1, 0, 2, 3].into_iter().filter(|n| *n < self.nodes.len()) {
                 let answer = if self.silent.contains(&n) {
                     Answer::Silent { why: "refused".into() }
                 } else {
@@ -168,30 +177,31 @@ impl Scene {
     }
 
     fn view(&self, of: usize, look: u64) -> View {
-        let members = (0..4)
-            .map(|n| {
-                let (state, epoch, writer) = self.nodes[n];
-                let state = if self.second_leader == Some((of, n)) { NodeState::Leader } else { state };
-                MemberEntry {
-                    process: ProcessId(Uuid::from_u128(n as u128 + 1)),
-                    time_stamp: look.to_string(),
-                    state,
-                    is_alive: !self.silent.contains(&n),
-                    address: Address::new("10.0.0.1", n as u16),
-                    replication: Address::new("10.0.0.1", n as u16 + 1000),
-                    last_commit: writer,
-                    writer,
-                    chaser: writer,
-                    epoch_position: 0,
-                    epoch,
-                    epoch_id: Uuid::nil(),
-                    priority: 0,
-                    is_read_only_replica: n == 3,
-                    version: None,
-                }
-            })
-            .collect();
-        View { server: Address::new("10.0.0.1", of as u16), members }
+        let entry = |n: usize, (state, epoch, writer): (NodeState, i32, i64), is_alive: bool| MemberEntry {
+            process: ProcessId(Uuid::from_u128(n as u128 + 1)),
+            time_stamp: look.to_string(),
+            state,
+            is_alive,
+            address: address(n as u16),
+            replication: address(n as u16 + 1000),
+            last_commit: if self.unindexed == Some(n) { 100 } else { writer },
+            writer,
+            chaser: writer,
+            epoch_position: 0,
+            epoch,
+            epoch_id: Uuid::nil(),
+            priority: 0,
+            is_read_only_replica: n == 3,
+            version: None,
+        };
+        let members = (0..self.nodes.len()).map(|n| {
+            let (state, epoch, writer) = self.nodes[n];
+            let state = if self.second_leader == Some((of, n)) { self.called } else { state };
+            entry(n, (state, epoch, writer), !self.silent.contains(&n))
+        });
+        let stranger = self.stranger.map(|state| entry(9, (state, 1, 500), true));
+        let members = members.chain(stranger).collect();
+        View { server: address(of as u16), members }
     }
 
     /// The rules that object.
@@ -204,10 +214,14 @@ impl Scene {
 
     /// What keeps the first node from being stopped, by the rules that decide.
     fn blockers(&self) -> Vec<Blocker> {
+        self.judge(|scene| safety::stop_blockers(scene, &name(0)))
+    }
+
+    fn judge<T>(&self, judge: impl FnOnce(&safety::Scene<'_>) -> T) -> T {
         self.look(|state, observed| {
             let max_delay = observed.policy.max_replication_delay;
             let plan = state.plan.as_ref().unwrap();
-            safety::stop_blockers(&safety::Scene { state, plan, watch: observed.watch, max_delay, now: NOW }, &name(0))
+            judge(&safety::Scene { state, plan, watch: observed.watch, max_delay, now: NOW })
         })
     }
 
@@ -305,7 +319,7 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
     assert_eq!(sound().objections(), Vec::<&str>::new(), "the sound scene");
     let late = || Some(IntentInHand { revision: Revision(5), first_sent: ago(6), called: None });
     let called = || Some(IntentInHand { revision: Revision(5), first_sent: ago(1), called: Some((NOW, None)) });
-    let table: [(&str, &str, Spoil); 25] = [
+    let table: [(&str, &str, Spoil); 29] = [
         ("S9", "this worker runs on it", Box::new(|s| s.own_instance = Some(id(0)))),
         ("S4", "another worker holds it", Box::new(|s| s.me = Incarnation(Uuid::from_u128(8)))),
         ("S4", "the intent is another's", Box::new(|s| s.intent = None)),
@@ -326,6 +340,11 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
         ("S9", "the tag was seen long ago", Box::new(|s| s.described = 6)),
         ("S2", "it leads", Box::new(|s| s.nodes.swap(0, 1))),
         ("S2", "a view calls it leader as well", Box::new(|s| s.second_leader = Some((2, 0)))),
+        (
+            "S2",
+            "a view calls it a leader to be",
+            Box::new(|s| (s.second_leader, s.called) = (Some((2, 0)), NodeState::PreLeader)),
+        ),
         ("S2", "a view calls another leader as well", Box::new(|s| s.second_leader = Some((3, 2)))),
         ("S2", "nobody leads", Box::new(|s| s.nodes[1].0 = NodeState::Unknown)),
         ("S2", "only one refresh was seen", Box::new(|s| s.looks = 1)),
@@ -333,6 +352,13 @@ fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
         ("S3", "another voter does not answer", Box::new(|s| s.silent = vec![2])),
         ("S3", "another voter is catching up", Box::new(|s| s.nodes[2].0 = NodeState::CatchingUp)),
         ("S3", "another voter is far behind", Box::new(|s| s.nodes[2].2 = 100)),
+        ("S3", "another voter's index is far behind", Box::new(|s| s.unindexed = Some(2))),
+        ("S3", "a living stranger", Box::new(|s| s.stranger = Some(NodeState::Follower))),
+        (
+            "S2",
+            "a stranger leads",
+            Box::new(|s| (s.nodes[1].0, s.stranger) = (NodeState::Follower, Some(NodeState::Leader))),
+        ),
         ("S3", "more voters are configured", Box::new(|s| s.events[3].1["voters"] = json!(5))),
         (
             "S6",
@@ -675,6 +701,7 @@ fn few(voters: usize) -> Scene {
     if voters == 1 {
         s.nodes.swap(0, 1);
     }
+    s.nodes.truncate(voters);
     s
 }
 
@@ -688,6 +715,12 @@ fn each_way_to_spoil_another_call_is_objected_to_by_its_rule() {
     let quiet = |s: &mut Scene| s.took_over_at = Some(ago(9));
     let rows: Vec<(&str, Scene, Spoil, Option<&str>)> = vec![
         ("the window's last moment", sound(), Box::new(move |s| late(s, 5_000)), None),
+        (
+            "the call of a worker before cannot come any more",
+            sound(),
+            Box::new(|s| s.took_over_at = Some(Moment(NOW.0 - TAKE_OVER_QUIET))),
+            None,
+        ),
         ("past the window", sound(), Box::new(move |s| late(s, 5_001)), Some("S4")),
         (
             "a node that is down already is stopped",
@@ -713,8 +746,15 @@ fn each_way_to_spoil_another_call_is_objected_to_by_its_rule() {
         ("another resigns", resigning(), Box::new(another(Call::Resign { address: address(0) })), Some("S5")),
         ("one that follows resigns", resigning(), Box::new(|s| s.nodes.swap(0, 1)), Some("S2")),
         ("resigns after a take-over", resigning(), Box::new(quiet), Some("S4")),
+        (
+            "resigns beside a living stranger",
+            resigning(),
+            Box::new(|s| s.stranger = Some(NodeState::Follower)),
+            Some("S3"),
+        ),
         ("resigns, another silent", resigning(), Box::new(|s| s.silent = vec![2]), Some("S3")),
         ("resigns, another far behind", resigning(), Box::new(|s| s.nodes[2].2 = 100), Some("S3")),
+        ("stops on another intent", stopped("TypeModificationRequested", stop(0)), Box::new(|_| ()), Some("S4")),
         ("changes the type, even after a take-over", modifying("a.new"), Box::new(quiet), None),
         ("changes it to a type of no ticket", modifying("a.huge"), Box::new(|_| ()), Some("S6")),
         (
@@ -764,5 +804,148 @@ fn each_way_to_spoil_another_call_is_objected_to_by_its_rule() {
             None => assert_eq!(found, Vec::<&str>::new(), "{what}"),
             Some(rule) => assert!(found.contains(&rule), "{what}: {rule} is wanted, found {found:?}"),
         }
+    }
+}
+
+/// Of which node, of what scene, and what blocks its stop and its resignation.
+type Blocked = (&'static str, usize, Scene, &'static [&'static str], &'static [&'static str]);
+
+/// By the rules that decide: every reason there is, and no other.
+#[test]
+fn a_stop_and_a_resignation_are_blocked_by_each_reason_there_is() {
+    const DOWN: u64 = 11;
+    let down = |s: Scene, who: &[usize]| Scene { silent: who.to_vec(), looks: DOWN, ..s };
+    let refusing = |mut s: Scene| {
+        s.events[0].1["acceptDowntime"] = json!(false);
+        s
+    };
+    let unselected = |mut s: Scene| {
+        s.events.truncate(4);
+        s
+    };
+    let leading = |mut s: Scene| {
+        s.nodes.swap(0, 1);
+        s
+    };
+    let voters = |mut s: Scene, voters: usize| {
+        s.events[3].1["voters"] = json!(voters);
+        s
+    };
+    let beside = |stranger: NodeState, s: Scene| Scene { stranger: Some(stranger), ..s };
+    let called = |of: usize, leader: usize| Scene { second_leader: Some((of, leader)), ..sound() };
+    let of = |n: usize, state: NodeState| {
+        let mut s = sound();
+        s.nodes[n].0 = state;
+        s
+    };
+    let rows: Vec<Blocked> = vec![
+        ("a follower", 0, sound(), &[], &["agreementAwaited"]),
+        ("the leader", 1, unselected(sound()), &["leads"], &[]),
+        ("another than the one in hand", 2, sound(), &["outOfService"], &["agreementAwaited"]),
+        ("the replica", 3, unselected(sound()), &[], &["agreementAwaited"]),
+        ("nobody", 7, sound(), &["notPlanned"], &["agreementAwaited"]),
+        ("one that leads", 0, leading(sound()), &["leads"], &[]),
+        ("a view calls it leader", 0, called(2, 0), &["agreementAwaited", "calledLeader"], &["agreementAwaited"]),
+        (
+            "a view calls it a leader to be",
+            0,
+            Scene { called: NodeState::PreLeader, ..called(2, 0) },
+            &["calledLeader"],
+            &["agreementAwaited"],
+        ),
+        ("a view calls another leader", 0, called(2, 3), &["agreementAwaited"], &["agreementAwaited"]),
+        ("down", 0, down(sound(), &[0]), &[], &["agreementAwaited"]),
+        (
+            "another voter down",
+            0,
+            down(sound(), &[2]),
+            &["agreementAwaited", "voterNotReady"],
+            &["agreementAwaited", "voterNotReady"],
+        ),
+        (
+            "another voter down, of a replica",
+            3,
+            unselected(down(sound(), &[2])),
+            &["agreementAwaited"],
+            &["agreementAwaited", "voterNotReady"],
+        ),
+        (
+            "another catches up",
+            0,
+            of(2, NodeState::CatchingUp),
+            &["voterNotReady"],
+            &["agreementAwaited", "voterNotReady"],
+        ),
+        (
+            "the leader resigns beside one that catches up",
+            1,
+            unselected(of(2, NodeState::CatchingUp)),
+            &["leads", "voterNotReady"],
+            &["voterNotReady"],
+        ),
+        ("the replica catches up", 0, of(3, NodeState::PreReadOnlyReplica), &[], &["agreementAwaited"]),
+        (
+            "a voter more is configured",
+            0,
+            voters(sound(), 4),
+            &["unexpectedMember"],
+            &["unexpectedMember", "agreementAwaited"],
+        ),
+        ("a seed that was not reached", 0, beside(NodeState::Manager, sound()), &[], &["agreementAwaited"]),
+        (
+            "a living stranger",
+            0,
+            beside(NodeState::Follower, sound()),
+            &["unexpectedMember"],
+            &["unexpectedMember", "agreementAwaited"],
+        ),
+        (
+            "the leader beside a stranger",
+            1,
+            beside(NodeState::Follower, unselected(sound())),
+            &["unexpectedMember", "leads"],
+            &["unexpectedMember"],
+        ),
+        (
+            "a voter less is configured",
+            0,
+            voters(sound(), 2),
+            &["unexpectedMember", "tooFewVoters"],
+            &["unexpectedMember", "agreementAwaited"],
+        ),
+        ("one of two", 0, few(2), &[], &["agreementAwaited"]),
+        ("one of two, not accepted", 0, refusing(few(2)), &["tooFewVoters"], &["agreementAwaited"]),
+        ("one of two, down", 0, down(few(2), &[0]), &[], &["agreementAwaited"]),
+        ("one of two that leads", 0, leading(few(2)), &["leads"], &[]),
+        (
+            "one of two, the other down",
+            0,
+            down(few(2), &[1]),
+            &["agreementAwaited", "voterNotReady"],
+            &["agreementAwaited", "voterNotReady"],
+        ),
+        ("the sole one", 0, few(1), &[], &[]),
+        ("the sole one, not accepted", 0, refusing(few(1)), &["tooFewVoters", "leads"], &[]),
+        ("the sole one, down", 0, down(few(1), &[0]), &[], &["agreementAwaited"]),
+        (
+            "the sole one, down, not accepted",
+            0,
+            refusing(down(few(1), &[0])),
+            &["tooFewVoters", "agreementAwaited"],
+            &["agreementAwaited"],
+        ),
+        (
+            "the sole one, not heard just now",
+            0,
+            Scene { silent: vec![0], ..few(1) },
+            &["agreementAwaited"],
+            &["agreementAwaited"],
+        ),
+    ];
+    for (what, n, scene, stop, resignation) in rows {
+        let codes = |blockers: Vec<Blocker>| blockers.iter().map(Blocker::code).collect::<Vec<_>>();
+        let found =
+            scene.judge(|s| [safety::stop_blockers(s, &name(n)), safety::resign_blockers(s, &name(n))].map(codes));
+        assert_eq!(found, [stop, resignation], "{what}");
     }
 }

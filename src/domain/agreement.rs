@@ -157,3 +157,93 @@ pub fn judge(
     }
     if contradictions.is_empty() { Agreement::Unknown(missing) } else { Agreement::No(contradictions) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::cluster::tests::entry;
+    use crate::domain::cluster::{MemberEntry, View};
+    use crate::domain::watch::Answer;
+
+    /// What one node says: its own state, whether its entry is alive, and whom its view shows as leader beside itself.
+    type Said = (NodeState, bool, &'static [u16]);
+
+    const LEADS: Said = (NodeState::Leader, true, &[]);
+    const FOLLOWS_1: Said = (NodeState::Follower, true, &[1]);
+
+    fn own(n: u16, state: NodeState, is_alive: bool, stamp: u64) -> MemberEntry {
+        MemberEntry { is_alive, ..entry(n, state, 4, 0, stamp) }
+    }
+
+    fn name(n: u16) -> NodeName {
+        NodeName::from(format!("esdb-{n}").as_str())
+    }
+
+    /// What is made of three nodes that say the same in so many refreshes.
+    fn judged(said: [Said; 3], refreshes: u64) -> Agreement {
+        let expected: BTreeSet<NodeName> = (1..=3).map(name).collect();
+        let mut watch = ClusterWatch::new(expected.iter().cloned());
+        let mut now = Moment::default();
+        for second in 0..refreshes {
+            now = Moment(Duration::from_secs(second));
+            for (n, (state, is_alive, names)) in (1..).zip(said) {
+                let own = own(n, state, is_alive, second);
+                let leaders = names.iter().map(|n| entry(*n, NodeState::Leader, 4, 0, second));
+                let view = View { server: own.address.clone(), members: std::iter::once(own).chain(leaders).collect() };
+                watch.absorb(&name(n), now, Answer::View { view, live: Some(true) });
+            }
+        }
+        judge(&watch, &expected, &BTreeSet::new(), now)
+    }
+
+    #[test]
+    fn two_refreshes_of_every_view_that_name_one_leader_agree() {
+        let agreed = judged([LEADS, FOLLOWS_1, FOLLOWS_1], 2);
+        assert_eq!(agreed, Agreement::Yes { leader: ProcessId(Uuid::from_u128(1)), node: name(1), epoch: 4 });
+        assert_eq!((agreed.leader_node(), agreed.doubts()), (Some(&name(1)), &[][..]));
+        let awaited: Vec<Doubt> = (1..=3).map(|n| Doubt::SecondRefreshAwaited(name(n))).collect();
+        let unknown = judged([LEADS, FOLLOWS_1, FOLLOWS_1], 1);
+        assert_eq!((unknown.leader_node(), unknown.doubts()), (None, &awaited[..]));
+        assert_eq!(unknown, Agreement::Unknown(awaited));
+    }
+
+    #[test]
+    fn whoever_contradicts_is_named() {
+        let follows_2: Said = (NodeState::Follower, true, &[2]);
+        let another = |n| Doubt::NamesAnother(name(n));
+        let table: [(&str, [Said; 3], Vec<Doubt>); 6] = [
+            ("two leaders", [LEADS, LEADS, FOLLOWS_1], vec![another(1), another(2), another(3)]),
+            ("one sees another", [LEADS, FOLLOWS_1, follows_2], vec![another(1), another(2), another(3)]),
+            (
+                "two in one view",
+                [LEADS, FOLLOWS_1, (NodeState::Follower, true, &[1, 2])],
+                vec![Doubt::NamesSeveral(name(3))],
+            ),
+            ("one sees none", [LEADS, FOLLOWS_1, (NodeState::Unknown, true, &[])], vec![Doubt::NamesNobody(name(3))]),
+            (
+                "it says that it follows",
+                [
+                    (NodeState::Follower, true, &[2]),
+                    (NodeState::Follower, true, &[2]),
+                    (NodeState::Follower, true, &[2]),
+                ],
+                vec![Doubt::LeaderDenies(name(2))],
+            ),
+            (
+                "it is not alive",
+                [(NodeState::Leader, false, &[1]), FOLLOWS_1, FOLLOWS_1],
+                vec![Doubt::LeaderDenies(name(1))],
+            ),
+        ];
+        for (what, said, doubts) in table {
+            assert_eq!(judged(said, 3), Agreement::No(doubts), "{what}");
+        }
+        let follow_a_stranger: Said = (NodeState::Follower, true, &[9]);
+        let stranger = vec![Doubt::LeaderNotExpected(ProcessId(Uuid::from_u128(9)))];
+        assert_eq!(judged([follow_a_stranger; 3], 3), Agreement::Unknown(stranger));
+    }
+}

@@ -334,28 +334,9 @@ mod tests {
 
     use super::*;
     use crate::domain::cluster::View;
-    use crate::domain::ids::{Address, NodeName};
+    use crate::domain::cluster::tests::entry;
+    use crate::domain::ids::NodeName;
     use crate::domain::watch::{Answer, ClusterWatch};
-
-    fn entry(n: u16, state: NodeState, epoch: i32, writer: i64, stamp: u64) -> MemberEntry {
-        MemberEntry {
-            process: ProcessId(Uuid::from_u128(u128::from(n))),
-            time_stamp: stamp.to_string(),
-            state,
-            is_alive: true,
-            address: Address::new("10.0.0.1", n),
-            replication: Address::new("10.0.0.1", n + 1000),
-            last_commit: writer,
-            writer,
-            chaser: writer,
-            epoch_position: 0,
-            epoch,
-            epoch_id: Uuid::nil(),
-            priority: 0,
-            is_read_only_replica: false,
-            version: None,
-        }
-    }
 
     /// A leader that writes 1000 bytes a second, and a follower, both refreshed once a second. `lag` in seconds.
     fn watched(follower_state: NodeState, follower_epoch: i32, lag: u64) -> (ClusterWatch, NodeName, Moment) {
@@ -434,6 +415,74 @@ mod tests {
         assert_eq!(watch.samples().leader(), Some((ProcessId(Uuid::from_u128(1)), 4)));
     }
 
+    /// In one epoch there is one leader: another process that says it leads has won an election since.
+    #[test]
+    fn another_leader_of_the_same_epoch_is_believed_and_positions_never_go_back() {
+        let mut samples = LeaderSamples::default();
+        let at = |second| Moment(Duration::from_secs(second));
+        assert!(samples.absorb(&entry(1, NodeState::Leader, 4, 700, 1), at(1)));
+        assert!(!samples.absorb(&entry(1, NodeState::Leader, 4, 600, 2), at(2)));
+        assert_eq!((samples.writer(), samples.commit()), (Some(700), Some(700)));
+        assert!(samples.absorb(&entry(2, NodeState::Leader, 4, 650, 1), at(3)));
+        assert_eq!((samples.leader(), samples.writer()), (Some((ProcessId(Uuid::from_u128(2)), 4)), Some(650)));
+    }
+
+    #[test]
+    fn as_many_positions_are_kept_as_are_said_and_a_gap_counts_from_its_beginning() {
+        let mut samples = VecDeque::new();
+        let at = |second: usize| Moment(Duration::from_secs(second as u64));
+        for second in 0..SAMPLES_KEPT {
+            push(&mut samples, second as i64, at(second));
+        }
+        let now = at(SAMPLES_KEPT);
+        let since = |second: usize| now.since(at(second));
+        assert_eq!(behind(&samples, 0, now), Some(Behind::By(since(1))));
+        push(&mut samples, SAMPLES_KEPT as i64, now);
+        assert_eq!(behind(&samples, 0, now), Some(Behind::AtLeast(since(1))));
+        // A leader that was not heard for as long as an answer is believed may have gone on right after it was last heard.
+        for (apart, known) in [(ANSWER_MAX_AGE, ANSWER_MAX_AGE), (ANSWER_MAX_AGE * 2, Duration::ZERO)] {
+            let mut samples = VecDeque::new();
+            push(&mut samples, 1, Moment::default());
+            push(&mut samples, 2, Moment(apart));
+            let late = Moment(Duration::from_secs(60));
+            assert_eq!(behind(&samples, 1, late), Some(Behind::By(late.since(Moment(known)))));
+        }
+    }
+
+    /// The leader is level with itself; who was named leader and does not lead, and who says so beside it, is not.
+    #[test]
+    fn only_the_leader_itself_is_level_without_a_measurement() {
+        let (watch, _, now) = watched(NodeState::Follower, 4, 0);
+        let max = Duration::from_secs(5);
+        let leader = watch.node(&"leader".into()).unwrap();
+        assert_eq!(level(leader, watch.samples(), max, now), Ok(()));
+        let mut resigns = leader.clone();
+        let mut own = entry(1, NodeState::ResigningLeader, 4, 19_000, 20);
+        let view = |own: &MemberEntry| View { server: own.address.clone(), members: vec![own.clone()] };
+        resigns.last = Some((now, Answer::View { view: view(&own), live: Some(true) }));
+        let found = level(&resigns, watch.samples(), max, now);
+        assert_eq!(found, Err(NotCaughtUp::State(NodeState::ResigningLeader)));
+        (own.process, own.state) = (ProcessId(Uuid::from_u128(9)), NodeState::Leader);
+        resigns.last = Some((now, Answer::View { view: view(&own), live: Some(true) }));
+        assert_eq!(level(&resigns, watch.samples(), max, now), Err(NotCaughtUp::State(NodeState::Leader)));
+    }
+
+    #[test]
+    fn refreshes_are_in_a_row_while_no_more_than_three_are_missing() {
+        let (watch, node, now) = watched(NodeState::Follower, 4, 0);
+        let found = |apart: Duration| {
+            let mut track = watch.node(&node).unwrap().clone();
+            let count = track.refreshes.len();
+            for (back, refresh) in track.refreshes.iter_mut().rev().enumerate() {
+                refresh.at = now.after(apart * u32::try_from(count - back).unwrap());
+            }
+            level(&track, watch.samples(), Duration::from_secs(5), now)
+        };
+        assert_eq!(found(REFRESH_GAP_MAX), Ok(()));
+        let confirming = NotCaughtUp::Confirming { refreshes: 1, span: Duration::ZERO };
+        assert_eq!(found(REFRESH_GAP_MAX + Duration::from_millis(1)), Err(confirming));
+    }
+
     #[test]
     fn a_leader_is_measured_against_for_as_long_as_an_answer_is_believed() {
         let (mut samples, at) = (LeaderSamples::default(), Moment(Duration::from_secs(100)));
@@ -485,6 +534,24 @@ mod tests {
         for (base, first, sent, kept) in table {
             let told = judge_data(base.as_ref(), first.as_ref(), sent.as_ref(), now);
             assert_eq!(told.kept, kept, "{first:?} {sent:?}: {}", told.how);
+        }
+        // To the byte: 256 MiB lower are a truncation, one more is another log.
+        for (lower_by, kept, how) in [
+            (0, DataKept::Yes, "first commit position not lower"),
+            (1, DataKept::Yes, "truncated by 1 bytes"),
+            (MAX_TRUNCATION, DataKept::Yes, "truncated by 268435456 bytes"),
+            (MAX_TRUNCATION + 1, DataKept::No, "268435457 bytes lower"),
+        ] {
+            let first = first(1000 * MIB - lower_by, false);
+            let told = judge_data(Some(&base), Some(&first), Some(&sent(105, true)), now);
+            assert!(told.kept == kept && told.how.contains(how), "{lower_by}: {told:?}");
+        }
+        // Of a small log half is the most that may be sent without doubt: all of it was sent to a node that lost it.
+        let small =
+            Baseline { node_writer: 4 * MIB, node_commit: 4 * MIB, leader_writer: 4 * MIB, leader_commit: 4 * MIB };
+        for (mib, kept) in [(2, DataKept::Yes), (3, DataKept::No), (4, DataKept::No)] {
+            let told = judge_data(Some(&small), Some(&first(4 * MIB, false)), Some(&sent(mib, true)), Some(4 * MIB));
+            assert_eq!(told.kept, kept, "{mib} MiB: {}", told.how);
         }
     }
 }

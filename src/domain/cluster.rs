@@ -120,3 +120,29 @@ pub struct ReplicaSubscription {
     /// Bytes sent over this connection so far.
     pub total_bytes_sent: u64,
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An entry of a node that listens on 10.0.0.1:`n`, as its process `n` serves it. All its positions are the writer's.
+    pub fn entry(n: u16, state: NodeState, epoch: i32, writer: i64, stamp: u64) -> MemberEntry {
+        MemberEntry {
+            process: ProcessId(Uuid::from_u128(u128::from(n))),
+            time_stamp: stamp.to_string(),
+            state,
+            is_alive: true,
+            address: Address::new("10.0.0.1", n),
+            replication: Address::new("10.0.0.1", n + 1000),
+            last_commit: writer,
+            writer,
+            chaser: writer,
+            epoch_position: 0,
+            epoch,
+            epoch_id: Uuid::nil(),
+            priority: 0,
+            is_read_only_replica: false,
+            version: None,
+        }
+    }
+}

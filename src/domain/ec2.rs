@@ -167,6 +167,7 @@ pub fn attributed(instance: &Instance) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::instance::tests::stopped_instance;
     use std::collections::BTreeSet;
 
     #[test]
@@ -195,5 +196,26 @@ mod tests {
         }
         let lacking = ["InsufficientInstanceCapacity", "VcpuLimitExceeded", "InternalError"].map(lacks_capacity);
         assert_eq!(lacking, [true, false, false]);
+    }
+
+    #[test]
+    fn who_stopped_an_instance_is_said_as_far_as_ec2_tells() {
+        for (code, who) in STOPPED_BY {
+            assert_eq!(stopped_by(code), Some(*who), "{code}");
+        }
+        assert_eq!(stopped_by("Server.InternalError"), None);
+        let said = |reason: Option<&str>, transition: Option<&str>| {
+            attributed(&Instance {
+                state_reason: reason.map(str::to_owned),
+                transition_reason: transition.map(str::to_owned),
+                ..stopped_instance()
+            })
+        };
+        assert_eq!(said(None, None), "stopped: EC2 does not say by whom");
+        assert_eq!(
+            said(Some("Server.ScheduledStop"), Some("at night")),
+            "stopped: AWS stopped it for a scheduled event (Server.ScheduledStop; at night)"
+        );
+        assert_eq!(said(Some("New.Reason"), None), "stopped: EC2 does not say by whom (New.Reason)");
     }
 }

@@ -168,3 +168,20 @@ impl Inspection {
         attributes.chain(events).chain(volumes).chain(rights)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_nobodys_fault_is_asked_again() {
+        let passes = |class| Unanswered { class, why: String::new() }.may_pass();
+        assert!(passes(CallClass::Retry) && passes(CallClass::Unknown));
+        for class in
+            [CallClass::Wait, CallClass::Capacity, CallClass::Terminal, CallClass::Denied, CallClass::Unauthenticated]
+        {
+            assert!(!passes(class), "{class:?}");
+        }
+        assert!(!Unanswered::silent("no volume".into()).may_pass());
+    }
+}

@@ -204,3 +204,60 @@ pub struct TypeDetails {
     /// Whether it has disks of its own, which are empty after a stop.
     pub instance_storage: Option<bool>,
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// An instance that is stopped, and of which nothing else is known.
+    pub fn stopped_instance() -> Instance {
+        Instance {
+            id: "i-0abc".into(),
+            instance_type: "m6i.large".into(),
+            state: InstanceState::Stopped,
+            state_reason: None,
+            transition_reason: None,
+            private_ip: None,
+            private_dns: None,
+            zone: None,
+            name_tag: None,
+            root_device: None,
+            lifecycle: None,
+            architecture: None,
+            auto_scaling_group: None,
+            hibernation: false,
+            details: InstanceDetails::default(),
+        }
+    }
+
+    #[test]
+    fn its_addresses_are_the_primary_one_and_each_other_once() {
+        let [first, second, stranger]: [IpAddr; 3] =
+            ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().expect("an address"));
+        let mut instance = Instance { private_ip: Some(first), ..stopped_instance() };
+        instance.details.addresses.extend([first, second]);
+        assert_eq!(instance.addresses().collect::<Vec<_>>(), [first, second]);
+        assert_eq!([first, second, stranger].map(|ip| instance.has_address(ip)), [true, true, false]);
+    }
+
+    #[test]
+    fn a_tag_of_another_update_and_one_that_is_no_update_s_is_anothers() {
+        let (ours, theirs) = (UpdateId(Uuid::from_u128(1)), UpdateId(Uuid::from_u128(2)));
+        let fenced = |value: Option<String>| {
+            let mut instance = stopped_instance();
+            instance.details.tags.extend(value.map(|value| (FENCE_TAG.to_owned(), value)));
+            instance.fenced_by_another(ours)
+        };
+        for (value, anothers) in [
+            (None, false),
+            (Some(format!("{ours}@7")), false),
+            (Some(format!("{theirs}@7")), true),
+            (Some(ours.to_string()), true),
+            (Some("ada".to_owned()), true),
+        ] {
+            assert_eq!(fenced(value.clone()), anothers, "{value:?}");
+        }
+    }
+}

@@ -356,6 +356,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::cluster::tests::entry;
 
     /// A node's own entry, as its process `process` serves it: state, epoch, writer.
     fn view(process: u128, state: NodeState, epoch: i32, writer: i64) -> Answer {
@@ -366,20 +367,9 @@ mod tests {
         let server = crate::domain::ids::Address::new("10.0.0.1", 2113);
         let own = MemberEntry {
             process: ProcessId(Uuid::from_u128(process)),
-            time_stamp: writer.to_string(),
-            state,
-            is_alive: true,
             address: server.clone(),
             replication: server.clone(),
-            last_commit: writer,
-            writer,
-            chaser: writer,
-            epoch_position: 0,
-            epoch,
-            epoch_id: Uuid::nil(),
-            priority: 0,
-            is_read_only_replica: false,
-            version: None,
+            ..entry(1, state, epoch, writer, writer.unsigned_abs())
         };
         View { server, members: vec![own] }
     }
@@ -410,9 +400,10 @@ mod tests {
     fn the_first_that_is_seen_of_a_process_tells_whether_its_data_is_there() {
         use NodeState::{Follower, Initializing, Unknown};
         // What each process served, and whether it was seen without an epoch. One that initializes has none yet.
-        let rows: [(&[(NodeState, i32)], bool); 5] = [
+        let rows: [(&[(NodeState, i32)], bool); 6] = [
             (&[(Unknown, -1)], true),
             (&[(Unknown, 3)], false),
+            (&[(Unknown, 0), (Follower, 0)], false),
             (&[(Initializing, -1)], false),
             (&[(Initializing, -1), (Unknown, -1), (Follower, 3)], true),
             (&[(Initializing, -1), (Initializing, -1), (Follower, 3)], false),

@@ -123,6 +123,21 @@ mod tests {
         assert_eq!(silence.known(), Duration::ZERO);
     }
 
+    /// Nobody knows what was between reads that are far apart; an interval begins anew after them.
+    #[test]
+    fn reads_too_far_apart_begin_the_interval_anew() {
+        let known = |reads: &[(u64, u64)]| {
+            let mut silence = Silence::default();
+            for (second, own_beats) in reads {
+                silence.read(HOLDER, Some((HOLDER, Revision(3))), *own_beats, at(*second));
+            }
+            silence.known().as_secs()
+        };
+        assert_eq!(known(&[(0, 0), (12, 0), (15, 1)]), 3, "counted from the later one");
+        assert_eq!(known(&[(0, 0), (10, 0), (11, 1)]), 0, "from the first on, and that is too long");
+        assert_eq!(known(&[(0, 0), (10, 1)]), 10);
+    }
+
     #[test]
     fn the_silence_of_one_is_not_held_against_the_next() {
         let mut silence = Silence::default();

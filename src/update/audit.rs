@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::action::{Action, Call, Warrant};
-use super::event::{OnSilentNode, PlannedMember};
+use super::event::{OnSilentNode, PlannedMember, UpdatePlanned};
 use super::limits::{
     ACT_WINDOW, SILENT_FOR, TAKE_OVER_QUIET, TICKET_AFTER, TICKET_AFTER_APPENDS_FAIL, TICKET_AFTER_REPLACEMENT,
 };
@@ -130,6 +130,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S3", others.iter().all(|n| in_service(observed, n, now)), &|| {
                 "another voter is not in service".into()
             });
+            check("S3", !strangers(observed, plan, now), &|| "a living member is not planned".into());
         }
         Call::StopInstance { instance } => {
             let same = plan.members.iter().filter(|m| &m.instance == instance).count();
@@ -165,6 +166,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
                 })
             });
             check("S2", !called || sole || !answers, &|| "a view calls it leader".into());
+            check("S3", !strangers(observed, plan, now), &|| "a living member is not planned".into());
             if votes(state, observed, &action.node) {
                 let others = voters_other_than(state, observed, &action.node);
                 check("S3", others.len() + 1 == plan.voters.0 as usize, &|| {
@@ -279,6 +281,14 @@ fn votes(state: &State, observed: &Observed<'_>, node: &NodeName) -> bool {
 fn voters_other_than(state: &State, observed: &Observed<'_>, node: &NodeName) -> Vec<NodeName> {
     let members = state.plan.iter().flat_map(|p| &p.members);
     members.map(|m| m.node.clone()).filter(|n| n != node && votes(state, observed, n)).collect()
+}
+
+/// Whether any view shows a living member that the plan does not have. A seed that was not reached yet is none.
+fn strangers(observed: &Observed<'_>, plan: &UpdatePlanned, now: Moment) -> bool {
+    let shown = observed.watch.nodes().filter_map(|(_, t)| t.fresh_view(now)).flat_map(|view| &view.members);
+    shown
+        .filter(|m| m.is_alive && m.state != NodeState::Manager)
+        .any(|m| plan.members.iter().all(|p| p.address != m.address))
 }
 
 /// In service by its own, fresh word: leads or follows, with the newest measured delay within the limit.

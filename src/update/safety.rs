@@ -204,7 +204,7 @@ pub fn stop_blockers(scene: &Scene<'_>, node: &NodeName) -> Vec<Blocker> {
 
 /// Why the leader must not be made to resign now; empty if it may.
 pub fn resign_blockers(scene: &Scene<'_>, node: &NodeName) -> Vec<Blocker> {
-    let mut blockers = Vec::new();
+    let mut blockers: Vec<Blocker> = scene.unexpected_members().map(Blocker::UnexpectedMember).into_iter().collect();
     match scene.agreement(None) {
         Agreement::Yes { node: leader, .. } if &leader == node => {}
         Agreement::Yes { .. } => blockers.push(Blocker::NoAgreement(vec![Doubt::LeaderDenies(node.clone())])),
