@@ -29,6 +29,8 @@ pub enum Exit {
     TimedOut = 8,
     /// The store or AWS cannot be reached.
     Unreachable = 9,
+    /// The person ended the watching (SIGINT); the update goes on.
+    Interrupted = 130,
 }
 
 /// Lines for help texts.
@@ -38,7 +40,8 @@ Exit codes:
   1 anything else                   6 cancelled
   2 usage or configuration          7 parked, or waiting for a person
   3 refused                         8 --timeout has passed
-  4 failed, all nodes running       9 the store or AWS cannot be reached";
+  4 failed, all nodes running       9 the store or AWS cannot be reached
+  130 interrupted by Ctrl-C: what was asked for goes on";
 
 impl Exit {
     /// The code.

@@ -81,9 +81,27 @@ impl Stage {
     }
 
     fn worker(&self) -> Child {
-        let mut command = self.command(&["worker", "--name", "w1", "--log-format", "json"]);
+        self.worker_named("w1")
+    }
+
+    fn worker_named(&self, name: &str) -> Child {
+        let mut command = self.command(&["worker", "--name", name, "--log-format", "json"]);
         command.stderr(std::fs::File::create(self.dir.path().join("worker.log")).expect("a log"));
         command.spawn().expect("a worker")
+    }
+
+    /// Asks for the status until it is so.
+    async fn until(&self, id: &str, what: &str, so: impl Fn(&Value) -> bool) -> Value {
+        let looked = async {
+            loop {
+                let status = json(&self.data(&["status", id, "--output", "json"]).await);
+                if so(&status) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        timeout(PATIENCE, looked).await.unwrap_or_else(|_| panic!("never so: {what}\n{}", self.worker_log()))
     }
 
     fn worker_log(&self) -> String {
@@ -222,17 +240,80 @@ async fn a_whole_update_by_command_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_worker_the_person_is_told() {
     let stage = Stage::new().await;
+    let (_, early, stderr) = stage.run(&["start", "--target-type", "m6i.large"]).await;
+    assert!(stderr.contains("never initialised"), "{stderr}");
+    let early = early.trim();
+    assert!(stage.data(&["status", early]).await.contains("storeNotInitialised"));
+    stage.data(&["init"]).await;
+    let told = stage.data(&["status", early]).await;
+    assert!(told.contains("askedTooEarly") && told.contains("not begun"), "{told}");
+
+    let (code, stdout, stderr) = stage.run(&["start", "--cluster", "prdo", "--target-type", "m6i.xlarge"]).await;
+    assert!(code == 0 && stderr.contains("cluster prdo is not in the configuration here, which has prod"), "{stderr}");
+    let elsewhere = stdout.trim().to_owned();
+
     let (code, stdout, stderr) =
         stage.run(&["start", "--target-type", "m6i.xlarge", "--wait", "--timeout", "12"]).await;
     assert_eq!(code, 8, "{stdout}\n{stderr}");
+    assert!(!stderr.contains("never initialised"), "{stderr}");
     assert!(stderr.contains("no worker has been heard for 10 s"), "{stderr}");
     let id = stdout.lines().next().expect("the id").to_owned();
     let (code, stdout, _) = stage.run(&["status", &id, "--exit-code"]).await;
     assert_eq!(code, 1, "it runs by itself, as far as anybody knows");
     assert!(stdout.contains("noWorker"), "{stdout}");
+    let list = stage.data(&["list"]).await;
+    assert!(list.contains(&id) && list.contains("not begun"), "{list}");
+    assert!(
+        !list.contains(early) && !list.contains(&elsewhere),
+        "one is obeyed by nobody, one is another cluster's: {list}"
+    );
+    let of_cluster = stage.data(&["status", "--cluster", "prod"]).await;
+    assert!(of_cluster.contains(&id), "{of_cluster}");
     let (code, stdout, stderr) = stage.run(&["pause", &id]).await;
     assert_eq!((code, stdout.trim()), (0, "1"), "{stderr}");
     assert!(stderr.contains("no worker has answered"), "{stderr}");
+    stage.cluster.wire.shutdown().await;
+}
+
+/// At night the machine of the only worker dies while a node is stopped: whoever looks must see it.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_looks_is_told_that_the_worker_is_silent_and_a_node_is_down() {
+    let stage = Stage::new().await;
+    stage.data(&["init"]).await;
+    let mut worker = stage.worker();
+    let id = stage.data(&["start", "--target-type", "m6i.xlarge"]).await.trim().to_owned();
+    let status = stage.until(&id, "a node is down", |s| s["notRunning"] != Value::Array(vec![])).await;
+    worker.kill().await.expect("it is killed");
+    let down = status["notRunning"][0].as_str().expect("a node").to_owned();
+    assert!(status.get("workerSilentSeconds").is_none(), "{status}");
+
+    let watch = stage.command(&["watch", &id]).spawn().expect("a watch");
+    let status = stage.until(&id, "it is silent", |s| s["workerSilentSeconds"].as_f64() > Some(19.0)).await;
+    assert_eq!((status["verdict"].as_str(), status["worker"].as_str()), (Some("running"), Some("w1")));
+    let says = "has not been heard for";
+    let (table, list) = (stage.data(&["status", &id]).await, stage.data(&["list"]).await);
+    for told in [&table, &list] {
+        assert!(told.contains(says) && told.contains(&format!("NOT RUNNING by its last fact: {down}")), "{told}");
+    }
+    let (code, _, stderr) = stage.run(&["cancel", &id]).await;
+    assert!(code == 0 && stderr.contains(says), "{stderr}");
+    let table = stage.data(&["status", &id]).await;
+    assert!(table.contains("to be cancelled"), "{table}");
+    let (code, _, stderr) = stage.run(&["retry", &id]).await;
+    assert!(code == 3 && stderr.contains("is being cancelled"), "{code}: {stderr}");
+
+    // The watch has listened for itself by now; Ctrl-C ends it, and says that nothing else ends.
+    let pid = watch.id().expect("a process").to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().await.expect("kill runs").success());
+    let (code, stdout, stderr) =
+        told(timeout(PATIENCE, watch.wait_with_output()).await.expect("it ends").expect("told"));
+    assert_eq!(code, 130, "{stdout}\n{stderr}");
+    assert!(stderr.contains(says) && stderr.contains("the update goes on"), "{stderr}");
+
+    let successor = stage.worker_named("w2");
+    let (code, stdout, stderr) = stage.run(&["watch", &id]).await;
+    assert_eq!(code, 6, "cancelled, every node runs\n{stdout}\n{stderr}\n{}", stage.worker_log());
+    drop(successor);
     stage.cluster.wire.shutdown().await;
 }
 

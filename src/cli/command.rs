@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::failure::Failure;
+use crate::cli::heard::silence;
 use crate::cli::store::{self, Followed};
 use crate::cli::{fresh_id, note, print, update_id};
 use crate::domain::ids::{InstanceType, NodeName, Revision, UpdateId};
@@ -134,6 +135,12 @@ pub async fn cancel(args: CancelArgs, log: &dyn EventLog, clock: &dyn Clock) -> 
         store::command(log, clock, args.id, &CancelRequested { superseded_by: None, by, why }.into()).await?;
     print(&revision.to_string())?;
     note(&format!("asked for; it ends as soon as every node runs: esdb-rollout watch {}", args.id));
+    let followed = Followed::read(log, clock, args.id).await?;
+    let mut progress = followed.progress(clock);
+    progress.worker_silent_seconds = silence(log, clock, &followed.state).await;
+    if let Some(silence) = progress.silence() {
+        note(&silence);
+    }
     Ok(Exit::Completed)
 }
 
@@ -165,6 +172,12 @@ pub async fn retry(args: AgainArgs, log: &dyn EventLog, clock: &dyn Clock) -> Re
     let state = &followed.state;
     if state.end.is_some() {
         return ask_anew(args.id, same_again(state, args.id, by, why)?, log, clock).await;
+    }
+    if state.cancelled.is_some() {
+        return Err(Failure::refused(format!(
+            "update {} is being cancelled: it goes on by itself until every node runs, and then ends; see what it waits for with `esdb-rollout status {}`",
+            args.id, args.id
+        )));
     }
     let parked = state.parked.as_ref().and(state.parked_at);
     let held = state.failure.as_ref().filter(|_| state.held()).map(|f| f.revision);

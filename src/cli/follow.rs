@@ -5,13 +5,16 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::failure::Failure;
+use crate::cli::heard::Pulse;
 use crate::cli::store::{Followed, awaited_turn};
 use crate::cli::{Output, note, print};
 use crate::domain::ids::{NodeName, UpdateId};
 use crate::domain::time::Moment;
 use crate::exit::Exit;
+use crate::lease::HEARTBEAT_EVERY;
 use crate::ports::{Clock, EventLog, ReadError};
 use crate::update::event::NodeResult;
 use crate::views::plain;
@@ -46,12 +49,15 @@ pub struct Follow {
 /// Follows an update to its verdict, prints where it is then, and gives the exit code.
 pub async fn follow(log: &dyn EventLog, clock: &dyn Clock, how: Follow) -> Result<Exit, Failure> {
     let began = clock.now();
+    let mut interrupt = signal(SignalKind::interrupt())
+        .map_err(|e| Failure::other(anyhow::Error::new(e).context("cannot listen for signals")))?;
     let mut followed = Followed::read(log, clock, how.update).await?;
     let mut display = Display::new(how);
     let mut shown = 0;
     let mut warned = false;
     let mut away = Away::default();
     let mut turn = Turn::default();
+    let mut ears = Ears::default();
     let exit = loop {
         for recorded in followed.history.iter().skip(shown) {
             display.event(&Line::of(recorded))?;
@@ -63,6 +69,10 @@ pub async fn follow(log: &dyn EventLog, clock: &dyn Clock, how: Follow) -> Resul
                 display.note(&plain(&why.line()));
             }
             progress.waiting = Some(why);
+        }
+        progress.worker_silent_seconds = ears.listen(log, clock, &followed).await;
+        if let Some(news) = ears.news(&progress) {
+            display.note(&news);
         }
         display.progress(&progress);
         match Exit::of(&followed.state) {
@@ -82,7 +92,10 @@ pub async fn follow(log: &dyn EventLog, clock: &dyn Clock, how: Follow) -> Resul
             ));
         }
         let left = how.timeout.map_or(LOOK_EVERY, |limit| LOOK_EVERY.min(limit.saturating_sub(passed)));
-        tokio::time::sleep(left.max(Duration::from_millis(1))).await;
+        tokio::select! {
+            () = tokio::time::sleep(left.max(Duration::from_millis(1))) => {}
+            Some(()) = interrupt.recv() => break Exit::Interrupted,
+        }
         let asked = clock.now();
         match followed.read_on(log, clock).await {
             Ok(_) => {
@@ -98,8 +111,11 @@ pub async fn follow(log: &dyn EventLog, clock: &dyn Clock, how: Follow) -> Resul
     if let Some(why) = turn.look(log, clock, &followed).await {
         progress.waiting = Some(why);
     }
+    progress.worker_silent_seconds = ears.listen(log, clock, &followed).await;
     show(&progress, how.output)?;
-    if exit == Exit::TimedOut {
+    if exit == Exit::Interrupted {
+        note(&format!("interrupted; the update goes on: esdb-rollout watch {}", how.update));
+    } else if exit == Exit::TimedOut {
         note(&format!("--timeout has passed; the update goes on: esdb-rollout watch {}", how.update));
     } else if exit == Exit::Other {
         note("its history cannot be followed any further; a newer version of this program may have written it");
@@ -112,6 +128,46 @@ pub fn show(progress: &Progress, output: Output) -> Result<(), Failure> {
     match output {
         Output::Table => print(&progress.to_string()),
         Output::Json => print(&serde_json::to_string(progress).map_err(Failure::other)?),
+    }
+}
+
+/// Listens to the worker that holds the update.
+#[derive(Default)]
+struct Ears {
+    pulse: Option<Pulse>,
+    looked: Option<Moment>,
+    told: bool,
+}
+
+impl Ears {
+    /// For how many seconds it has been silent, if it is.
+    async fn listen(&mut self, log: &dyn EventLog, clock: &dyn Clock, followed: &Followed) -> Option<f64> {
+        let now = clock.now();
+        let holder = followed.state.holder.as_ref().filter(|_| followed.state.end.is_none());
+        let Some(holder) = holder else {
+            self.pulse = None;
+            return None;
+        };
+        if self.pulse.as_ref().is_none_or(|pulse| !pulse.is_of(holder)) {
+            (self.pulse, self.looked) = (Some(Pulse::of(holder, now)), None);
+        }
+        let pulse = self.pulse.as_mut()?;
+        if self.looked.is_none_or(|at| now.since(at) >= HEARTBEAT_EVERY) {
+            self.looked = Some(now);
+            pulse.look(log, clock).await;
+        }
+        pulse.silent(clock.now())
+    }
+
+    /// What is said when it falls silent, and when it is heard again or another one has taken over.
+    fn news(&mut self, progress: &Progress) -> Option<String> {
+        let silence = progress.silence();
+        let was = std::mem::replace(&mut self.told, silence.is_some());
+        match silence {
+            Some(silence) => (!was).then_some(silence),
+            None if was && progress.verdict == "running" => Some("a worker that holds it is heard".to_owned()),
+            None => None,
+        }
     }
 }
 
@@ -220,7 +276,8 @@ impl Display {
     fn progress(&mut self, progress: &Progress) {
         let Self::Live { area, whole, waiting, nodes } = self else { return };
         whole.set_message(progress.headline());
-        waiting.set_message(progress.waiting.as_ref().map(|w| plain(&w.line())).unwrap_or_default());
+        let waits = progress.waiting.as_ref().map(|w| plain(&w.line()));
+        waiting.set_message(progress.silence().or(waits).unwrap_or_default());
         waiting.tick();
         for node in &progress.nodes {
             let line = nodes.entry(node.name.clone()).or_insert_with(|| area.add(bar("  {prefix} {wide_msg}")));

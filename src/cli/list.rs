@@ -5,7 +5,9 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::failure::Failure;
-use crate::cli::store::awaited_turn;
+use crate::cli::heard::silence;
+use crate::cli::store::{Followed, awaited_turn};
+use crate::cli::untaken::{never_obeyed, untaken};
 use crate::cli::{Output, note, print};
 use crate::codec::{Admissions, decode};
 use crate::config::Config;
@@ -21,8 +23,10 @@ use crate::worker::{heir, read_all, read_update};
 /// Options of `list`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Shows updates that were admitted, and a request that waits for the active update to end, which it supersedes. A request that was rejected
-before (an unknown cluster, a cluster that is busy) is not among them: its id shows it with `status`. --output json prints one update a line, as `status --output json` does.
+Shows updates that were admitted, a request that waits for the active update to end, which it supersedes, and requests that no worker
+has taken yet (the user needs to read $all for those). A request that was rejected before (an unknown cluster, a cluster that is busy)
+is not among them: its id shows it with `status`. Below the table it says whose worker is silent, and which nodes do not run.
+--output json prints one update a line, as `status --output json` does.
 
 Where the projection of `projections deploy` runs, its states are asked instead of reading whole streams; what it does not vouch for, or
 has not seen to its last event yet, is read as ever. The answer is the same.
@@ -69,6 +73,7 @@ pub async fn run(
     };
     let mut found = Vec::new();
     let mut all_told = true;
+    let untaken = untaken(log, clock, &clusters).await?;
     for cluster in &clusters {
         let mut ids: Vec<UpdateId> = Vec::new();
         let admissions = match read_all(log, &cluster.admission_stream(), Revision(0)).await {
@@ -85,6 +90,14 @@ pub async fn run(
             ids.extend(heir.map_err(|e| Failure::from(e).during(format!("reading update {active}")))?);
         }
         let waits = ids.clone();
+        let others = |f: &&Followed| !waits.contains(&f.update) && !admissions.ever.contains(&f.update);
+        for followed in untaken.iter().rev().filter(|f| f.is_of(cluster)).filter(others).take(args.limit) {
+            let mut progress = followed.progress(clock);
+            if let Some(why) = never_obeyed(log, followed).await? {
+                progress.waiting = Some(why);
+            }
+            found.push(progress);
+        }
         for id in admissions.ever.into_iter().rev() {
             if !ids.contains(&id) {
                 ids.push(id);
@@ -98,7 +111,9 @@ pub async fn run(
             };
             if let Some(projected) = projected {
                 tracing::debug!(update = %id, "told by the projection");
-                found.push(projected.progress(id, clock.wall()));
+                let mut progress = projected.progress(id, clock.wall());
+                progress.worker_silent_seconds = silence(log, clock, projected.state()).await;
+                found.push(progress);
             } else {
                 let history = match read_update(log, id, Revision(0), clock.now()).await {
                     Ok(history) => history,
@@ -114,6 +129,7 @@ pub async fn run(
                 if let Some(why) = awaited_turn(log, clock, id, &state).await? {
                     progress.waiting = Some(why);
                 }
+                progress.worker_silent_seconds = silence(log, clock, &state).await;
                 found.push(progress);
             }
         }
@@ -125,7 +141,15 @@ pub async fn run(
             }
         }
         Output::Table if found.is_empty() && all_told => note("no updates"),
-        Output::Table => print(&columns(&rows(&found)))?,
+        Output::Table => {
+            let mut text = columns(&rows(&found));
+            for progress in &found {
+                if let Some(trouble) = progress.trouble() {
+                    text.push_str(&format!("{}: {trouble}\n", progress.update));
+                }
+            }
+            print(&text)?;
+        }
     }
     Ok(if all_told { Exit::Completed } else { Exit::Other })
 }
@@ -171,7 +195,7 @@ fn rows(found: &[Progress]) -> Vec<Vec<String>> {
         vec![
             p.update.to_string(),
             p.cluster.as_ref().map(ToString::to_string).unwrap_or_default(),
-            p.verdict.to_owned(),
+            p.standing().to_owned(),
             p.requested_at.map(|at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()).unwrap_or_default(),
             short_seconds(p.seconds),
             p.by.clone().unwrap_or_default(),

@@ -6,6 +6,7 @@
 pub mod command;
 pub mod failure;
 pub mod follow;
+pub mod heard;
 pub mod history;
 pub mod init;
 pub mod list;
@@ -20,6 +21,7 @@ pub mod sim;
 pub mod start;
 pub mod status;
 pub mod store;
+pub mod untaken;
 pub mod watch;
 #[cfg(all(feature = "esdb", feature = "ec2"))]
 pub mod wire;

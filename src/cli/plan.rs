@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::cli::failure::Failure;
 use crate::cli::request::{FROM_HELP, RequestArgs, Wish};
+use crate::cli::untaken::say_if_not_initialised;
 use crate::cli::{Output, note, print};
 use crate::config::Config;
 use crate::domain::ids::ClusterName;
@@ -66,6 +67,7 @@ pub async fn run(
     clock: Arc<dyn Clock>,
 ) -> Result<Exit, Failure> {
     let Wish { request, waivers } = wish;
+    say_if_not_initialised(log).await;
     let waivers: Vec<Waiver> = waivers.iter().filter_map(|w| Waiver::of(w.answers, w)).collect();
     let found = {
         let looking = std::pin::pin!(preview(cluster, log, &clock, &request, &waivers));

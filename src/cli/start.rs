@@ -8,10 +8,11 @@ use crate::cli::failure::Failure;
 use crate::cli::follow::{Follow, follow, show};
 use crate::cli::request::{FROM_HELP, RequestArgs, Wish};
 use crate::cli::store::{self, Followed};
+use crate::cli::untaken::say_if_not_initialised;
 use crate::cli::watch::JSON_HELP;
 use crate::cli::{Output, duration, fresh_id, note, print};
 use crate::config::Config;
-use crate::domain::ids::UpdateId;
+use crate::domain::ids::{ClusterName, UpdateId};
 use crate::exit::{self, Exit};
 use crate::ports::{Clock, EventLog};
 use crate::update::event::Event;
@@ -66,6 +67,15 @@ pub async fn run(args: StartArgs, config: &Config, log: &dyn EventLog, clock: &d
         let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
         return Err(Failure::refused(reasons.join("\n")).during("nothing was asked for"));
     }
+    let cluster = &request.cluster;
+    if !config.clusters.is_empty() && !config.clusters.contains_key(cluster) {
+        let known: Vec<&str> = config.clusters.keys().map(ClusterName::as_str).collect();
+        note(&format!(
+            "cluster {cluster} is not in the configuration here, which has {}; it is refused unless a worker's configuration has it",
+            known.join(", ")
+        ));
+    }
+    say_if_not_initialised(log).await;
     let update = UpdateId(fresh_id());
     let mut commands = vec![Event::from(request)];
     commands.extend(waivers.into_iter().map(Event::from));

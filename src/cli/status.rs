@@ -4,7 +4,9 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::failure::Failure;
 use crate::cli::follow::show;
+use crate::cli::heard::silence;
 use crate::cli::store::{Followed, admissions, awaited_turn, held_back};
+use crate::cli::untaken::{never_obeyed, untaken};
 use crate::cli::watch::JSON_HELP;
 use crate::cli::{Output, cluster_or_only, print, update_id};
 use crate::config::Config;
@@ -39,7 +41,7 @@ Examples:
   esdb-rollout status 6f1c2a34-5b6c-4d7e-8f90-a1b2c3d4e5f6
   esdb-rollout status --cluster prod --output json", exit::HELP))]
 pub struct StatusArgs {
-    /// The update; else the active one of the cluster, or its last
+    /// The update; else the active one of the cluster, a request that waits, or its last
     #[arg(value_name = "ID", value_parser = update_id, conflicts_with = "cluster")]
     pub id: Option<UpdateId>,
     /// The cluster [default: the only one configured]
@@ -60,7 +62,11 @@ pub async fn run(args: StatusArgs, config: &Config, log: &dyn EventLog, clock: &
         None => {
             let cluster = cluster_or_only(args.cluster.as_deref(), config)?;
             let admissions = admissions(log, &cluster).await?;
-            admissions.active.or(admissions.ever.last().copied()).ok_or_else(|| {
+            let waits = match admissions.active {
+                Some(_) => None,
+                None => untaken(log, clock, std::slice::from_ref(&cluster)).await?.pop(),
+            };
+            admissions.active.or(waits.map(|w| w.update)).or(admissions.ever.last().copied()).ok_or_else(|| {
                 Failure::other(anyhow::anyhow!(
                     "cluster {cluster} has had no update in this store; check the name and the store, or begin one with `esdb-rollout start`"
                 ))
@@ -69,13 +75,13 @@ pub async fn run(args: StatusArgs, config: &Config, log: &dyn EventLog, clock: &
     };
     let followed = Followed::read(log, clock, update).await?;
     let mut progress = followed.progress(clock);
-    let held_back = held_back(log, clock, config, &followed).await?;
-    if let Some(why) = match held_back {
-        Some(why) => Some(why),
-        None => awaited_turn(log, clock, update, &followed.state).await?,
-    } {
-        progress.waiting = Some(why);
-    }
+    let told = [
+        held_back(log, clock, config, &followed).await?,
+        never_obeyed(log, &followed).await?,
+        awaited_turn(log, clock, update, &followed.state).await?,
+    ];
+    progress.waiting = told.into_iter().flatten().next().or(progress.waiting);
+    progress.worker_silent_seconds = silence(log, clock, &followed.state).await;
     match args.output {
         StatusOutput::Table => show(&progress, Output::Table)?,
         StatusOutput::Json => show(&progress, Output::Json)?,

@@ -60,6 +60,11 @@ impl Followed {
         Ok(count)
     }
 
+    /// Whether it was asked for of this cluster.
+    pub fn is_of(&self, cluster: &ClusterName) -> bool {
+        self.state.request.as_ref().is_some_and(|request| &request.cluster == cluster)
+    }
+
     /// Where it is now.
     pub fn progress(&self, clock: &dyn Clock) -> Progress {
         Progress::of(self.update, &self.state, &self.history, clock.wall())

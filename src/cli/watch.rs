@@ -41,8 +41,9 @@ pub struct WatchArgs {
 /// The fields of `--output json`, for help texts.
 pub const JSON_HELP: &str = "\
 --output json prints one object on one line: verdict (completed, failed, cancelled, rejected, parked, running), update, cluster,
-strategy, targetInstanceType, by, why, requestedAt, seconds, worker, paused, inHand, nodes, elections, notRunning; where they apply
-waiting {code, detail, numbers, remedy}, waivers[] {check, node, by, why, until}, code, remedy, reasons. Each of nodes: name, roleAtSelection, plannedRole, fromType, toType,
+strategy, targetInstanceType, by, why, requestedAt, seconds, worker, paused, cancelling, inHand, nodes, elections, notRunning; where
+they apply workerSilentSeconds (its worker was listened to and not heard: nobody acts), waiting {code, detail, numbers, remedy},
+waivers[] {check, node, by, why, until}, code, remedy, reasons. Each of nodes: name, roleAtSelection, plannedRole, fromType, toType,
 type, instance, address, phase, result (pending, skipped, updated, rolledBack, failed), leftIn, seconds {prepare, stop, modify,
 start, rejoin, catchUp, total}.";
 

@@ -180,8 +180,12 @@ pub fn encode_supersession(
 
 /// Reads an event of an update's stream, first seen at `seen`. Never fails: what cannot be read is told apart in [`Body`].
 pub fn decode(stored: &StoredEvent, seen: Moment) -> Recorded {
-    let at = stored.metadata.get("at").and_then(Value::as_str).and_then(|t| t.parse().ok()).unwrap_or(stored.created);
-    Recorded { revision: stored.revision, id: stored.id, at, seen, body: body(stored) }
+    Recorded { revision: stored.revision, id: stored.id, at: written_at(stored), seen, body: body(stored) }
+}
+
+/// When an event was written, by its writer's calendar, else by the store's.
+pub fn written_at(stored: &StoredEvent) -> jiff::Timestamp {
+    stored.metadata.get("at").and_then(Value::as_str).and_then(|t| t.parse().ok()).unwrap_or(stored.created)
 }
 
 /// What is quoted of a text that anybody may have written, however long.

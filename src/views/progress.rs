@@ -123,8 +123,13 @@ pub struct Progress {
     pub seconds: f64,
     /// The worker that holds it.
     pub worker: Option<WorkerName>,
+    /// For how many seconds that worker has been silent, where whoever reads this listened and did not hear it: nobody acts then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_silent_seconds: Option<f64>,
     /// Whether it is paused.
     pub paused: bool,
+    /// Whether it was cancelled and has not ended yet.
+    pub cancelling: bool,
     /// The node in hand.
     pub in_hand: Option<NodeName>,
     /// Nodes: those taken so far in the order in which they were taken, then the others as planned.
@@ -197,7 +202,9 @@ impl Progress {
             requested_at: state.requested_at,
             seconds,
             worker: state.holder.as_ref().map(|h| h.worker.clone()),
+            worker_silent_seconds: None,
             paused: state.paused.is_some(),
+            cancelling: state.cancelled.is_some() && state.end.is_none(),
             in_hand: state.in_hand.as_ref().map(|h| h.node.clone()),
             nodes: nodes(state, spans, now),
             elections: state.elections,
@@ -224,15 +231,75 @@ impl Progress {
     /// The update as a whole in one line.
     pub fn headline(&self) -> String {
         let cluster = self.cluster.as_ref().map_or("an unknown cluster", ClusterName::as_str);
-        let mut text = format!("{} of {cluster}: {} after {}", self.what(), self.verdict, short_seconds(self.seconds));
-        let done = self.nodes.iter().filter(|n| n.result != NodeResult::Pending).count();
+        let mut text = format!("{} of {cluster}: {}", self.what(), self.standing());
+        if self.has_begun() {
+            text.push_str(&format!(" after {}", short_seconds(self.seconds)));
+        }
         if !self.nodes.is_empty() {
-            text.push_str(&format!(", {done} of {} nodes", self.nodes.len()));
+            text.push_str(&format!(", {} of {} nodes", self.done(), self.nodes.len()));
         }
         if self.paused {
             text.push_str(", paused");
         }
+        if self.cancelling {
+            text.push_str(", to be cancelled");
+        }
         plain(&text)
+    }
+
+    fn has_begun(&self) -> bool {
+        self.verdict != "running" || self.worker.is_some()
+    }
+
+    /// The verdict, for people: what nobody has taken is not running.
+    pub fn standing(&self) -> &'static str {
+        if self.has_begun() { self.verdict } else { "not begun" }
+    }
+
+    /// What became of the nodes that are done: `2 updated, 1 skipped`; `0` before there are any.
+    fn done(&self) -> String {
+        let all = [
+            (NodeResult::Updated, "updated"),
+            (NodeResult::RolledBack, "rolled back"),
+            (NodeResult::Failed, "failed"),
+            (NodeResult::Skipped, "skipped"),
+        ];
+        let counted = all.iter().filter_map(|(result, word)| {
+            let count = self.nodes.iter().filter(|n| n.result == *result).count();
+            (count > 0).then(|| format!("{count} {word}"))
+        });
+        let counted: Vec<String> = counted.collect();
+        if counted.is_empty() { "0".into() } else { counted.join(", ") }
+    }
+
+    /// What a person should know at once, of one among several: a silent worker, nodes that do not run.
+    pub fn trouble(&self) -> Option<String> {
+        self.silence().or_else(|| self.loudly_down().then(|| format!("NOT RUNNING: {}", self.down_names())))
+    }
+
+    /// Whether the nodes that do not run are worth saying: the one in hand of an update that goes on is not.
+    fn loudly_down(&self) -> bool {
+        !self.not_running.is_empty() && (self.waiting.is_none() || self.verdict == "parked" || self.stuck)
+    }
+
+    fn down_names(&self) -> String {
+        let names: Vec<&str> = self.not_running.iter().map(NodeName::as_str).collect();
+        plain(&names.join(", "))
+    }
+
+    /// Says that the worker is silent, and what to do, where that was found.
+    pub fn silence(&self) -> Option<String> {
+        let silent = self.worker_silent_seconds?;
+        let worker = self.worker.as_ref().map_or("the worker", WorkerName::as_str);
+        let down = if self.not_running.is_empty() {
+            String::new()
+        } else {
+            format!("; NOT RUNNING by its last fact: {}", self.down_names())
+        };
+        Some(plain(&format!(
+            "worker {worker}, which holds it, has not been heard for {}{down}; see that a worker runs: any that knows the cluster takes it over",
+            short_seconds(silent)
+        )))
     }
 }
 
@@ -342,8 +409,10 @@ impl fmt::Display for Progress {
         for (name, text) in asked.into_iter().filter_map(|(n, t)| t.as_ref().map(|t| (n, t))) {
             writeln!(f, "{name}: {}", plain(text))?;
         }
-        if let Some(worker) = &self.worker {
-            writeln!(f, "worker: {}", plain(worker.as_str()))?;
+        match (self.silence(), &self.worker) {
+            (Some(silence), _) => writeln!(f, "NOT HEARD: {silence}")?,
+            (None, Some(worker)) => writeln!(f, "worker: {}", plain(worker.as_str()))?,
+            (None, None) => {}
         }
         if !self.nodes.is_empty() {
             let mut rows = vec![["NODE", "ROLE", "TYPE", "NOW", "PHASE", "SECONDS"].map(String::from).to_vec()];
@@ -371,9 +440,9 @@ impl fmt::Display for Progress {
         if let Some(code) = &self.code {
             writeln!(f, "failed: {}; {}", plain(code), plain(self.remedy.as_deref().unwrap_or_default()))?;
         }
-        if !self.not_running.is_empty() && (self.waiting.is_none() || self.verdict == "parked" || self.stuck) {
-            let names: Vec<&str> = self.not_running.iter().map(NodeName::as_str).collect();
-            writeln!(f, "NOT RUNNING: {}", plain(&names.join(", ")))?;
+        // Whoever is told of the silence is told of them there.
+        if self.worker_silent_seconds.is_none() && self.loudly_down() {
+            writeln!(f, "NOT RUNNING: {}", self.down_names())?;
         }
         Ok(())
     }
@@ -399,7 +468,7 @@ mod tests {
             progress.to_string(),
             "\
 update 00000000-0000-0000-0000-000000000abc
-→ m6i.xlarge of prod: completed after 3m10s, 4 of 4 nodes
+→ m6i.xlarge of prod: completed after 3m10s, 2 updated, 2 skipped of 4 nodes
 by: ada
 why: more memory
 worker: w1
@@ -432,6 +501,33 @@ esdb-1  Leader           m6i.large → m6i.xlarge  m6i.xlarge  updated  84.0
         let others: Vec<&str> = progress.nodes[1..].iter().map(|n| n.name.as_str()).collect();
         assert_eq!(others, ["esdb-4", "esdb-3", "esdb-1"]);
         assert_eq!(node.line(), "Follower         m6i.large → m6i.xlarge  catching up  1m19s");
+    }
+
+    #[test]
+    fn a_silent_worker_is_told_with_what_it_left_down() {
+        let mut story = Story::planned();
+        story.select("esdb-2", Role::Follower).stop("esdb-2").pass(40);
+        let mut progress = of(&story);
+        assert_eq!((progress.silence(), progress.trouble()), (None, None), "it is about to be started");
+        progress.worker_silent_seconds = Some(31.0);
+        let shown = progress.to_string();
+        let says = "NOT HEARD: worker w1, which holds it, has not been heard for 31s; NOT RUNNING by its last fact: esdb-2; see that a worker runs";
+        assert!(shown.contains(says) && !shown.contains("worker: w1"), "{shown}");
+        assert!(shown.contains("waiting: stopAwaited"), "{shown}");
+        assert_eq!(progress.trouble(), progress.silence());
+    }
+
+    #[test]
+    fn what_nobody_has_taken_has_not_begun_and_a_cancellation_shows() {
+        let mut story = Story::requested();
+        story.pass(12);
+        assert_eq!(of(&story).headline(), "→ m6i.xlarge of prod: not begun");
+        let mut story = Story::planned();
+        story.pass(5).say(CancelRequested::default());
+        let progress = of(&story);
+        assert!(progress.cancelling);
+        assert!(progress.headline().ends_with(", 0 of 4 nodes, to be cancelled"), "{}", progress.headline());
+        assert!(!of(&Story::completed()).cancelling);
     }
 
     #[test]

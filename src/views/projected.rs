@@ -176,6 +176,11 @@ impl Projected {
         self.revision
     }
 
+    /// What it comes to, as far as the projection keeps it.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     /// Whether it knows when the update was asked for: the writer of a request need not say so, and projections are not told by the store.
     pub fn knows_when(&self) -> bool {
         self.state.requested_at.is_some()

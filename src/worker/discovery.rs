@@ -21,7 +21,7 @@ use crate::domain::ids::{
 };
 use crate::domain::time::Moment;
 use crate::lease::{HEARTBEAT_EVERY, LEASE};
-use crate::ports::{AppendError, Expected, Feed, Position, ReadError, StartFrom};
+use crate::ports::{AppendError, EventLog, Expected, Feed, Position, ReadError, StartFrom};
 use crate::update::event::{self, AdmissionEvent, Event, Kind, Reason, UpdateRejected, UpdateRequested};
 use crate::update::react::{answer_command, not_wanted};
 use crate::update::state::State;
@@ -57,8 +57,9 @@ pub enum StartPoint {
     CheckpointOrBeginning,
 }
 
-async fn checkpoint(worker: &Worker) -> Result<(Option<Revision>, Option<Position>), ReadError> {
-    let last = worker.log.read_last(&StreamName::from(CHECKPOINT_STREAM)).await?;
+/// The last event of the checkpoint's stream, and the position after which requests are obeyed; none before `init`.
+pub async fn checkpoint(log: &dyn EventLog) -> Result<(Option<Revision>, Option<Position>), ReadError> {
+    let last = log.read_last(&StreamName::from(CHECKPOINT_STREAM)).await?;
     let position = last.as_ref().filter(|e| e.event_type == CHECKPOINT).and_then(|e| {
         let moved: CheckpointMoved = serde_json::from_value(e.data.clone()).ok()?;
         Some(moved.into())
@@ -77,7 +78,7 @@ pub(super) async fn start_position(worker: &Worker, start: StartPoint) -> Result
                 worker.log.end_of_log().await?;
                 reads_all = true;
             }
-            checkpoint(worker).await
+            checkpoint(&*worker.log).await
         };
         match read.await {
             Ok((_, Some(position))) => return Ok(StartFrom::After(position)),
@@ -227,7 +228,7 @@ pub(super) async fn subscribe(
 /// Moves the checkpoint, if it stands at least so many bytes before that. Says where it stands, if that is known.
 async fn move_checkpoint(worker: &Worker, to: Position, least: u64) -> Option<Position> {
     let stream = StreamName::from(CHECKPOINT_STREAM);
-    let (last, at) = checkpoint(worker).await.ok()?;
+    let (last, at) = checkpoint(&*worker.log).await.ok()?;
     // Another worker may have moved it.
     if let Some(at) = at.filter(|at| *at >= to || to.commit - at.commit < least) {
         return Some(at);

@@ -28,7 +28,7 @@ pub(super) fn heartbeat_of(stored: Option<&StoredEvent>) -> Option<WorkerHeartbe
 }
 
 /// The incarnation and revision of a stored heartbeat.
-pub(super) fn beat_of(stored: Option<&StoredEvent>) -> Option<(Incarnation, Revision)> {
+pub fn beat_of(stored: Option<&StoredEvent>) -> Option<(Incarnation, Revision)> {
     heartbeat_of(stored).zip(stored).map(|(beat, stored)| (beat.incarnation, stored.revision))
 }
 

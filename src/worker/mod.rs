@@ -34,7 +34,8 @@ use crate::domain::time::Moment;
 use crate::ports::{Clock, ClusterAdmin, EventLog, Fleet, ReadError};
 use crate::update::observed::Policy;
 
-pub use discovery::StartPoint;
+pub use discovery::{StartPoint, checkpoint};
+pub use heartbeat::beat_of;
 pub use preview::{Preview, preview};
 pub use queue::{FailuresReviewed, Limits, Queue, REVIEW_STREAM, REVIEWED, Waits};
 pub use store::{read_all, read_update};

@@ -83,6 +83,14 @@ pub fn answer_command(state: &State) -> Option<Event> {
             Event::RetryRequested(c) => {
                 if state.granting.first() == Some(&u.revision) {
                     UpdateResumed { by: c.by.clone(), why: c.why.clone() }.into()
+                } else if state.cancelled.is_some() {
+                    refusal(
+                        command,
+                        "nothingToRetry",
+                        "an update that is being cancelled".into(),
+                        "an update that goes on",
+                        "nothing needs to be done: it goes on by itself until every node runs, and then ends",
+                    )
                 } else {
                     refusal(
                         command,
