@@ -45,7 +45,7 @@ pub struct WorkerArgs {
     /// After N failed updates in a row (1 to 20), begin no new one until a person says so [default: go on]
     #[arg(long, value_name = "N", value_parser = up_to_twenty)]
     pub stop_after_failures: Option<usize>,
-    /// EC2 instance that this worker runs on, which it will not stop [default: as the instance's metadata service says, else by address;
+    /// EC2 instance that this worker runs on, which it will not stop [default: as the instance's metadata service says, else the firmware, else by address;
     /// neither tells in a container with a network of its own, where one hop is all that the service's answers may travel]
     #[arg(long, value_name = "ID", value_parser = instance_id, env = "ESDB_ROLLOUT_OWN_INSTANCE")]
     pub own_instance: Option<InstanceId>,
@@ -128,6 +128,9 @@ pub async fn run(args: &WorkerArgs, worker: Worker) -> Result<Exit, Failure> {
     }
 }
 
+/// What helps after a fault of ours.
+const START_AGAIN: &str = "the worker died; start it again: it resumes from the streams";
+
 fn result(ended: Result<Result<(), WorkerError>, tokio::task::JoinError>) -> Result<Exit, Failure> {
     match ended {
         Ok(Ok(())) => {
@@ -140,9 +143,8 @@ fn result(ended: Result<Result<(), WorkerError>, tokio::task::JoinError>) -> Res
         Ok(Err(WorkerError::MayNotReadAll(error))) => Err(may_not_read_all(error)),
         Ok(Err(error @ WorkerError::NoHeartbeat(_))) => Err(Failure::unreachable(error)),
         Ok(Err(error @ (WorkerError::NotInitialised | WorkerError::NamesakeAlive(_)))) => Err(Failure::usage(error)),
-        Err(panic) => Err(Failure::other(
-            anyhow::Error::new(panic).context("the worker died; start it again: it resumes from the streams"),
-        )),
+        Ok(Err(error @ WorkerError::Died(_))) => Err(Failure::other(anyhow::Error::new(error).context(START_AGAIN))),
+        Err(panic) => Err(Failure::other(anyhow::Error::new(panic).context(START_AGAIN))),
     }
 }
 

@@ -222,7 +222,7 @@ pub(super) async fn subscribe(
             stands = move_checkpoint(&worker, position, least).await.or(stands);
         }
     }
-    Err(WorkerError::Store("the subscription ended".into()))
+    Err(WorkerError::Died("the subscription ended".into()))
 }
 
 /// Moves the checkpoint, if it stands at least so many bytes before that. Says where it stands, if that is known.

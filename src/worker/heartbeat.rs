@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::hands::Hands;
 use super::{Acknowledged, Worker, WorkerError};
 use crate::codec::{HEARTBEAT, WorkerHeartbeat, encode_record};
-use crate::domain::ids::{Incarnation, Revision};
+use crate::domain::ids::{Incarnation, Revision, StreamName};
 use crate::domain::time::Moment;
 use crate::lease::HEARTBEAT_EVERY;
 use crate::ports::{AppendError, Expected, ReadError, StoredEvent};
@@ -20,6 +20,9 @@ const AT_LEAST: Duration = Duration::from_millis(500);
 
 /// A worker whose heartbeats are denied for this long may not write them: a node that starts denies what it cannot look up yet.
 const DENIED_MAX: Duration = Duration::from_secs(60);
+
+/// Rest after the store denied that only the last heartbeat be kept: nothing rests on it, and a right may be given.
+const LIMIT_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
 /// A stored heartbeat.
 pub(super) fn heartbeat_of(stored: Option<&StoredEvent>) -> Option<WorkerHeartbeat> {
@@ -49,7 +52,7 @@ pub(super) async fn run(
         updates_in_hand: None,
         handed_over: Vec::new(),
     };
-    let mut metadata_set = false;
+    let mut limit_due = Some(worker.clock.now());
     let mut begun = false;
     let mut denied_since: Option<Moment> = None;
     let mut elder: Option<(Incarnation, Revision)> = None;
@@ -98,8 +101,8 @@ pub(super) async fn run(
                     Err(error @ AppendError::Denied { .. }) => denied(&error, &mut denied_since, worker.clock.now())?,
                     Err(error @ AppendError::Refused { .. }) => return Err(refused(&error)),
                 }
-                if !metadata_set {
-                    metadata_set = worker.log.set_max_count(&stream, 1).await.is_ok();
+                if limit_due.is_some_and(|due| due <= worker.clock.now()) {
+                    limit_due = limit(&worker, &stream).await;
                 }
             }
             Err(error @ ReadError::Denied { .. }) => denied(&error, &mut denied_since, worker.clock.now())?,
@@ -111,6 +114,19 @@ pub(super) async fn run(
         tokio::select! {
             () = tokio::time::sleep(HEARTBEAT_EVERY.saturating_sub(spent + AT_LEAST)) => {}
             Ok(()) = told.changed() => {}
+        }
+    }
+}
+
+/// Has the store keep the last heartbeat only. Says when to try again, if it is to be tried.
+async fn limit(worker: &Worker, stream: &StreamName) -> Option<Moment> {
+    let now = worker.clock.now();
+    match worker.log.set_max_count(stream, 1).await {
+        Ok(_) => None,
+        Err(AppendError::Conflict { .. } | AppendError::Unavailable { .. } | AppendError::Unknown { .. }) => Some(now),
+        Err(error @ (AppendError::Denied { .. } | AppendError::Refused { .. })) => {
+            tracing::warn!(%error, "the store keeps every heartbeat: it needs the right to write the metadata of its stream ($mw)");
+            Some(now.after(LIMIT_AGAIN_AFTER))
         }
     }
 }

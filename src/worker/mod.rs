@@ -122,6 +122,9 @@ pub enum WorkerError {
     /// The store does not answer, or refuses.
     #[error("the store cannot be used: {0}")]
     Store(String),
+    /// A part of this program ended that does not end: a fault of ours.
+    #[error("a part of this worker died: {0}")]
+    Died(String),
 }
 
 /// How a worker is asked to stop: at a safe point (no node out of service by its doing), or at once.
@@ -205,8 +208,8 @@ impl Worker {
                 Some(ended) = services.join_next() => {
                     let error = match ended {
                         Ok(Err(error)) => error,
-                        Ok(Ok(())) => WorkerError::Store("a service ended".into()),
-                        Err(panic) => WorkerError::Store(format!("a service died: {panic}")),
+                        Ok(Ok(())) => WorkerError::Died("it ended".into()),
+                        Err(panic) => WorkerError::Died(panic.to_string()),
                     };
                     tracing::error!(%error, "takes nothing new in hand, and ends when no node is out of service by its doing");
                     failed.get_or_insert(error);
