@@ -22,7 +22,7 @@ use esdb_rollout::update::event::{
 };
 use esdb_rollout::update::plan::{Assessment, CATALOGUE, Waiver};
 use esdb_rollout::update::state::{Body, End, Recorded};
-use esdb_rollout::worker::{ClusterHandle, preview};
+use esdb_rollout::worker::{ClusterHandle, NodeMapping, preview};
 use rig::{Rig, lines, quick_world, request};
 use uuid::Uuid;
 
@@ -417,6 +417,38 @@ const TOGETHER: &[(&[&str], Spoil)] = &[
     }),
 ];
 
+/// Checks that the survey makes: where no member has been found nothing is said of them.
+const SURVEYED: [&str; 8] = [
+    "nodeNotTrusted",
+    "nodeUserDenied",
+    "votersUnknown",
+    "noInstance",
+    "severalInstances",
+    "oneInstanceTwoNodes",
+    "instanceAddressDiffers",
+    "ec2Denied",
+];
+
+/// What is wrong is told once, a check either passes or does not, all in the catalogue's order, and whoever must mend something is told what
+/// is wanted and how.
+fn in_order(found: &Assessment, what: &str) {
+    let told: Vec<(&str, Option<&str>, &str)> =
+        found.checks.iter().map(|c| (c.code.as_str(), c.node.as_ref().map(|n| n.as_str()), c.found.as_str())).collect();
+    assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), told.len(), "{what}: told twice: {told:?}");
+    let place = |code: &str| CATALOGUE.iter().position(|known| known.code == code);
+    let places = told.iter().map(|t| t.0).filter(|code| *code != "planDigestDiffers").map(place);
+    assert!(places.is_sorted(), "{what}: not in the catalogue's order: {told:?}");
+    let failed: Vec<_> = found.checks.iter().filter(|c| c.outcome != Some(CheckOutcome::Passed)).collect();
+    for check in failed {
+        let says = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
+        assert!(says(&check.wanted) && says(&check.remedy), "{what}: {check:?}");
+    }
+    assert!(found.checks.iter().all(|c| !c.found.is_empty() && c.severity.is_some()), "{what}: {:?}", found.checks);
+    for reason in &found.reasons {
+        assert!(!reason.wanted.is_empty() && !reason.remedy.is_empty(), "{what}: {reason:?}");
+    }
+}
+
 /// Checks that other tests show to fail, and where.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("typeNotAllowed", "tests/survey.rs"),
@@ -498,6 +530,12 @@ async fn nothing_is_objected_to_a_sound_scene_and_each_check_objects_to_its_own_
     assert_eq!((found.missing.as_slice(), found.reasons.as_slice()), (&[][..], &[][..]));
     let passed: BTreeSet<&str> =
         found.checks.iter().filter(|c| c.outcome == Some(CheckOutcome::Passed)).map(|c| c.code.as_str()).collect();
+    in_order(&found, "the sound scene");
+    let protection = found.checks.iter().find(|c| c.code == "stopProtection").unwrap();
+    assert!(protection.found.starts_with("esdb-1, esdb-2, esdb-3, esdb-4: "), "{protection:?}");
+    for code in SURVEYED {
+        assert!(passed.contains(code), "{code} passes in the sound scene");
+    }
     let told: Vec<&str> =
         found.checks.iter().filter(|c| c.severity == Some(Severity::Info)).map(|c| &*c.code).collect();
     assert_eq!(told, ["restartPolicy", "exposure"]);
@@ -523,7 +561,7 @@ async fn nothing_is_objected_to_a_sound_scene_and_each_check_objects_to_its_own_
         assert!(codes.contains(code) && codes.is_subset(&allowed), "{code}: {objections:#?}");
         let of_it = objections.iter().find(|c| c.code == *code).unwrap();
         assert_eq!((of_it.outcome, of_it.severity), (Some(*outcome), Some(*severity)), "{code}, row {n}: {of_it:?}");
-        assert!(of_it.remedy.as_ref().is_some_and(|r| !r.is_empty()), "{code} has a remedy");
+        in_order(&found, code);
         assert_eq!(found.reasons.iter().any(|r| r.code == *code), *severity == Refuse, "{code}: {:?}", found.reasons);
         assert_eq!(found.warnings().any(|c| c.code == *code), *severity == Warn, "{code}");
     }
@@ -626,6 +664,65 @@ async fn variants_that_are_no_fault() {
         let found = scene.look().await;
         assert_eq!(objections(&found), Vec::<&PlannedCheck>::new(), "variant {n}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_answers_nothing_is_said_of_the_members() {
+    let mut scene = Scene::sound();
+    scene.world = |w| (0..4).for_each(|n| w.freeze(n));
+    let found = scene.look().await;
+    let of_survey: Vec<&str> = found.checks.iter().map(|c| c.code.as_str()).filter(|c| SURVEYED.contains(c)).collect();
+    assert_eq!(of_survey, Vec::<&str>::new());
+    assert!(found.plan.is_none() && !found.missing.is_empty(), "{found:?}");
+}
+
+/// What the survey refuses is told once, and all the rest is looked at.
+#[tokio::test(start_paused = true)]
+async fn beside_what_the_survey_refuses_the_rest_is_looked_at() {
+    let mut scene = Scene::sound();
+    scene.handle = |h| {
+        let seeds = h.seeds.clone();
+        // Each is the other's.
+        for (n, of) in [(0, 1), (1, 0)] {
+            let instance = InstanceId(format!("i-{:017x}", 10 + of));
+            let mapping = NodeMapping { instance, address: Some(seeds[n].clone()), address_translated: false };
+            h.nodes.insert(format!("n{n}").as_str().into(), mapping);
+        }
+    };
+    let found = scene.look().await;
+    in_order(&found, "two that are swapped");
+    let refused: BTreeSet<&str> = found.reasons.iter().map(|r| r.code.as_str()).collect();
+    assert_eq!(refused, ["instanceAddressDiffers"].into());
+    let passed: Vec<&str> =
+        found.checks.iter().filter(|c| c.outcome == Some(CheckOutcome::Passed)).map(|c| c.code.as_str()).collect();
+    assert!(passed.contains(&"votersUnknown") && passed.contains(&"publicAddress"), "{passed:?}");
+    assert!(!passed.contains(&"instanceAddressDiffers"));
+}
+
+/// The only voter is stopped as leader, and nobody is elected.
+#[tokio::test(start_paused = true)]
+async fn the_leader_of_one_voter_costs_no_election() {
+    let mut scene = Scene::sound();
+    (scene.config.voters, scene.config.replicas, scene.request.accept_downtime) = (1, 3, Some(true));
+    let found = scene.look().await;
+    assert_eq!(found.steps.iter().map(|s| s.elections).collect::<Vec<_>>(), [0; 4]);
+}
+
+/// A person takes another's tag for left behind on one instance, and on no other.
+#[tokio::test(start_paused = true)]
+async fn a_tag_is_left_behind_where_a_person_says_so() {
+    let mut scene = Scene::sound();
+    scene.world = |w| {
+        for n in [0, 3] {
+            w.facts_mut().instances[n].details.tags.insert(FENCE_TAG.into(), "another@7".into());
+        }
+        instance(w).stop_protected = true;
+    };
+    scene.waivers = vec![waiver("fence", Some("esdb-4"), None), waiver("stopProtection", None, None)];
+    let plan = scene.look().await.plan.expect("a plan");
+    let left: Vec<(&str, Option<&str>)> =
+        plan.members.iter().map(|m| (m.node.as_str(), m.stale_fence.as_deref())).collect();
+    assert_eq!(left, [("esdb-1", None), ("esdb-2", None), ("esdb-3", None), ("esdb-4", Some("another@7"))]);
 }
 
 #[tokio::test(start_paused = true)]

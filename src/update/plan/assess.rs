@@ -123,7 +123,6 @@ pub fn assess(
     let digest = digest(request, &scene.members, &scene.order, &checks);
     if let Some(wanted) = request.plan_digest.as_ref().filter(|wanted| **wanted != digest && missing.is_empty()) {
         checks.push(refused(&Reason {
-            code: "planDigestDiffers".into(),
             found: format!("digest {digest}, and {wanted} in the request"),
             ..reason_of("planDigestDiffers")
         }));
