@@ -18,7 +18,7 @@ use esdb_rollout::ports::{ClusterAdmin, Done, Fleet, FleetError, NodeError, Want
 use esdb_rollout::sim::model::WorldConfig;
 use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::{
-    CheckOutcome, CheckWaived, Event, OnSilentNode, PlannedCheck, Severity, UpdateRequested,
+    CheckOutcome, CheckWaived, Event, OnSilentNode, PlannedCheck, Role, Severity, UpdateRequested,
 };
 use esdb_rollout::update::plan::{Assessment, CATALOGUE, Waiver};
 use esdb_rollout::update::state::{Body, End, Recorded};
@@ -533,6 +533,7 @@ async fn nothing_is_objected_to_a_sound_scene_and_each_check_objects_to_its_own_
     in_order(&found, "the sound scene");
     let protection = found.checks.iter().find(|c| c.code == "stopProtection").unwrap();
     assert!(protection.found.starts_with("esdb-1, esdb-2, esdb-3, esdb-4: "), "{protection:?}");
+    assert!(found.checks.iter().any(|c| c.code == "terminateOnShutdown" && c.found.ends_with("esdb-4: stop")));
     for code in SURVEYED {
         assert!(passed.contains(code), "{code} passes in the sound scene");
     }
@@ -666,6 +667,21 @@ async fn variants_that_are_no_fault() {
     }
 }
 
+/// What is wrong with the plan is part of it; what will have passed by the time it is carried out is not.
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_makes_another_digest_where_it_is_of_the_plan() {
+    let digest = |spoil: Spoil| async move {
+        let mut scene = Scene::sound();
+        spoil(&mut scene);
+        scene.look().await.plan.expect("a plan").digest
+    };
+    let sound = digest(|_| {}).await;
+    assert_eq!(sound, digest(|s| s.world = |w| _ = w.facts_mut().scavenges.insert(3, "9cd55be2".into())).await);
+    let five = digest(|s| s.handle = |h| h.voters = Some(Voters(5))).await;
+    let seven = digest(|s| s.handle = |h| h.voters = Some(Voters(7))).await;
+    assert_eq!(BTreeSet::from([sound, five, seven]).len(), 3, "as many as are configured are three plans");
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_nobody_answers_nothing_is_said_of_the_members() {
     let mut scene = Scene::sound();
@@ -673,6 +689,8 @@ async fn where_nobody_answers_nothing_is_said_of_the_members() {
     let found = scene.look().await;
     let of_survey: Vec<&str> = found.checks.iter().map(|c| c.code.as_str()).filter(|c| SURVEYED.contains(c)).collect();
     assert_eq!(of_survey, Vec::<&str>::new());
+    assert_eq!(objections(&found), Vec::<&PlannedCheck>::new());
+    assert!(found.checks.iter().all(|c| c.code != "leaderNotAgreed"), "{:?}", found.checks);
     assert!(found.plan.is_none() && !found.missing.is_empty(), "{found:?}");
 }
 
@@ -697,6 +715,46 @@ async fn beside_what_the_survey_refuses_the_rest_is_looked_at() {
         found.checks.iter().filter(|c| c.outcome == Some(CheckOutcome::Passed)).map(|c| c.code.as_str()).collect();
     assert!(passed.contains(&"votersUnknown") && passed.contains(&"publicAddress"), "{passed:?}");
     assert!(!passed.contains(&"instanceAddressDiffers"));
+}
+
+/// Of a sole voter that is down nobody else can say who leads; of every other node that is down the others do.
+#[tokio::test(start_paused = true)]
+async fn who_leads_is_judged_wherever_somebody_can_say() {
+    let look = |voters: usize, down: usize| async move {
+        let mut scene = Scene::sound();
+        (scene.config.voters, scene.config.replicas, scene.request.accept_downtime) = (voters, 4 - voters, Some(true));
+        scene.world = match down {
+            0 => |w| w.freeze(0),
+            _ => |w| w.freeze(3),
+        };
+        let found = scene.look().await;
+        found.checks.into_iter().find(|c| c.code == "leaderNotAgreed").map(|c| c.found)
+    };
+    assert_eq!(look(1, 0).await, None);
+    assert_eq!(look(1, 3).await.as_deref(), Some("every node names esdb-1"));
+    let found = Scene::sound().look().await;
+    let leader = found.plan.iter().flat_map(|p| &p.members).find(|m| m.role == Role::Leader).unwrap().node.clone();
+    let names = format!("every node names {leader}");
+    assert!(found.checks.iter().any(|c| c.code == "leaderNotAgreed" && c.found == names), "{:?}", found.checks);
+    assert_eq!(look(3, 3).await, Some(names));
+}
+
+/// Whom all name is no member: that is no agreement, however long one waits.
+#[tokio::test(start_paused = true)]
+async fn a_stranger_that_leads_is_not_agreed_on() {
+    let mut scene = Scene::sound();
+    scene.view = |view| {
+        let members = view.members.len();
+        let mut view = a_newcomer(view);
+        for m in view.members.iter_mut().filter(|m| m.state == NodeState::Leader).take(members) {
+            m.state = NodeState::Follower;
+        }
+        view.members[members..].iter_mut().for_each(|m| (m.state, m.is_alive) = (NodeState::Leader, true));
+        view
+    };
+    let found = scene.look().await;
+    let refused: Vec<&str> = found.reasons.iter().map(|r| r.code.as_str()).collect();
+    assert!(refused.contains(&"leaderNotAgreed"), "{refused:?} {:?}", found.missing);
 }
 
 /// The only voter is stopped as leader, and nobody is elected.
