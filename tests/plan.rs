@@ -645,6 +645,8 @@ async fn variants_that_are_no_fault() {
                 of_target(w, |t| (t.baseline_iops, t.baseline_throughput) = (Some(6000), Some(160)));
             }
         },
+        // The tag of the update itself, which is nobody's as long as it is not asked for.
+        |s| s.world = |w| _ = of_instance(w).tags.insert(FENCE_TAG.into(), format!("{}@7", UpdateId(Uuid::nil()))),
         // A volume of somebody else's instance.
         |s| {
             s.world = |w| {

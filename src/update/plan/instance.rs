@@ -149,9 +149,8 @@ pub(super) fn fence(scene: &Scene<'_>, node: &OneNode<'_>) -> Verdict {
     if !scene.observed.policy.fence {
         return Verdict::NotApplicable;
     }
-    let ours = |value: &str| value.strip_prefix(&scene.observed.update.to_string()).is_some_and(|v| v.starts_with('@'));
     match node.instance.fence() {
-        Some(value) if !ours(value) => {
+        Some(value) if node.instance.fenced_by_another(scene.observed.update) => {
             Verdict::Failed(format!("{} of {} is tagged {FENCE_TAG} = {value}", node.instance.id, node.name))
         }
         Some(_) | None => Verdict::Passed("no tag of another update".into()),
