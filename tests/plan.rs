@@ -342,6 +342,7 @@ const TABLE: &[Row] = &[
             of_target(w, |t| t.ebs_optimized = Some("unsupported".into()));
         }
     }),
+    ("virtualizationDiffers", Unknown, Warn, |s| s.world = |w| of_target(w, |t| t.virtualization = vec![])),
     ("tooManyInterfaces", Failed, Refuse, |s| s.world = |w| of_instance(w).interfaces = 4),
     // The primary interface is not counted.
     ("tooManyVolumes", Failed, Refuse, |s| {
@@ -647,6 +648,26 @@ async fn variants_that_are_no_fault() {
         },
         // The tag of the update itself, which is nobody's as long as it is not asked for.
         |s| s.world = |w| _ = of_instance(w).tags.insert(FENCE_TAG.into(), format!("{}@7", UpdateId(Uuid::nil()))),
+        // What says nothing of how it boots does so as x86 always did, and what only prefers UEFI does either way.
+        |s| {
+            s.world = |w| {
+                of_instance(w).boot_mode = None;
+                of_target(w, |t| t.boot_modes = vec!["legacy-bios".into()]);
+            }
+        },
+        |s| {
+            s.world = |w| {
+                of_instance(w).boot_mode = Some("uefi-preferred".into());
+                of_target(w, |t| t.boot_modes = vec!["legacy-bios".into()]);
+            }
+        },
+        // A type that is always optimized for EBS.
+        |s| {
+            s.world = |w| {
+                of_instance(w).ebs_optimized = Some(true);
+                of_target(w, |t| t.ebs_optimized = Some("default".into()));
+            }
+        },
         // A volume of somebody else's instance.
         |s| {
             s.world = |w| {
