@@ -7,7 +7,8 @@ use crate::cli::note;
 use crate::cli::store::{Followed, admissions};
 use crate::domain::ids::{ClusterName, Revision, UPDATE_PREFIX, UpdateId};
 use crate::domain::time::Moment;
-use crate::ports::{Clock, EventLog, Feed, Position, StartFrom};
+use crate::ports::{Clock, EventLog, Feed, ReadError, StartFrom};
+use crate::update::state::State;
 use crate::views::why::Why;
 use crate::worker::checkpoint;
 
@@ -24,8 +25,12 @@ pub async fn untaken(
     clock: &dyn Clock,
     clusters: &[ClusterName],
 ) -> Result<Vec<Followed>, Failure> {
-    // Without a checkpoint nothing is obeyed, and `init` lists what stands in the log.
-    let Some(from) = position(log).await? else { return Ok(Vec::new()) };
+    let from = match checkpoint(log).await {
+        Ok((_, Some(from))) => from,
+        // Without a checkpoint nothing is obeyed, and `init` lists what stands in the log.
+        Ok((_, None)) => return Ok(Vec::new()),
+        Err(error) => return missing(error, "the checkpoint").map(|()| Vec::new()),
+    };
     let mut asked: Vec<UpdateId> = Vec::new();
     let until = clock.now().after(LOOK_FOR);
     let mut feed = log.subscribe(StartFrom::After(from), &[UPDATE_PREFIX]).await;
@@ -47,11 +52,15 @@ pub async fn untaken(
         }
     };
     if let Some(why) = unsaid {
-        note(&format!("requests that no worker has taken may be missing: {why}"));
+        say_missing(&why);
     }
     let mut found = Vec::new();
     for update in asked {
-        let followed = Followed::read(log, clock, update).await?;
+        let mut followed = Followed { update, history: Vec::new(), state: State::default() };
+        if let Err(error) = followed.read_on(log, clock).await {
+            missing(error, &format!("update {update}"))?;
+            continue;
+        }
         let of_these = clusters.iter().any(|cluster| followed.is_of(cluster));
         if of_these && followed.state.holder.is_none() && followed.state.end.is_none() {
             found.push(followed);
@@ -64,9 +73,19 @@ fn left(until: Moment, clock: &dyn Clock) -> Duration {
     until.since(clock.now())
 }
 
-async fn position(log: &dyn EventLog) -> Result<Option<Position>, Failure> {
-    let checkpoint = checkpoint(log).await;
-    Ok(checkpoint.map_err(|e| Failure::from(e).during("reading the checkpoint".to_owned()))?.1)
+fn say_missing(why: &str) {
+    note(&format!("requests that no worker has taken may be missing: {why}"));
+}
+
+/// What the store does not let be read is told of; what it may let be read in a while is an error.
+fn missing(error: ReadError, what: &str) -> Result<(), Failure> {
+    match error {
+        ReadError::Denied { .. } | ReadError::Refused { .. } => {
+            say_missing(&error.to_string());
+            Ok(())
+        }
+        ReadError::Unavailable { .. } => Err(Failure::from(error).during(format!("reading {what}"))),
+    }
 }
 
 /// Says on stderr that no worker obeys requests in this store yet, where that is so.
@@ -90,7 +109,17 @@ pub async fn never_obeyed(log: &dyn EventLog, followed: &Followed) -> Result<Opt
         let (code, detail, remedy) = (code.to_owned(), detail.to_owned(), Some(remedy.to_owned()));
         Ok(Some(Why { code, detail, numbers: Vec::new(), remedy }))
     };
-    let Some(checkpoint) = position(log).await? else {
+    let checkpoint = match checkpoint(log).await {
+        Ok((_, checkpoint)) => checkpoint,
+        Err(error @ (ReadError::Denied { .. } | ReadError::Refused { .. })) => {
+            tracing::debug!(%error, "whether it will be obeyed cannot be read");
+            return Ok(None);
+        }
+        Err(error @ ReadError::Unavailable { .. }) => {
+            return Err(Failure::from(error).during("reading the checkpoint".to_owned()));
+        }
+    };
+    let Some(checkpoint) = checkpoint else {
         return why(
             "storeNotInitialised",
             "no worker obeys requests in this store before `esdb-rollout init`",
