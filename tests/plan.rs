@@ -661,6 +661,13 @@ async fn variants_that_are_no_fault() {
                 of_target(w, |t| t.boot_modes = vec!["legacy-bios".into()]);
             }
         },
+        // Of a type whose limits EC2 does not tell nothing is missed where nothing is provisioned.
+        |s| {
+            s.world = |w| {
+                w.facts_mut().instances.iter_mut().for_each(|i| i.volumes.clear());
+                of_target(w, |t| (t.baseline_iops, t.baseline_throughput) = (None, None));
+            }
+        },
         // A type that is always optimized for EBS.
         |s| {
             s.world = |w| {

@@ -88,3 +88,18 @@ pub fn answer(command: &CheckWaived, of: CommandRef, planned: bool) -> Option<Ev
     let reason = if planned { Some(late()) } else { refusal(command) };
     reason.map(|reason| CommandRefused { command: of, reasons: vec![reason] }.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiver_holds_until_its_moment_and_not_at_it() {
+        let until: jiff::Timestamp = "2026-01-02T00:00:00Z".parse().expect("a moment");
+        let (revision, check) = (Revision(1), "fence".to_owned());
+        let waiver = Waiver { revision, check, node: None, until: Some(until), by: None, why: None };
+        let second = jiff::SignedDuration::from_secs(1);
+        let holds = |wall: jiff::Timestamp| waiver.covers("fence", None, wall);
+        assert_eq!([holds(until - second), holds(until), holds(until + second)], [true, false, false]);
+    }
+}
