@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use esdb_rollout::sim::model::{ExpectedRevision, Write, WriteOutcome};
+use esdb_rollout::sim::model::{ExpectedRevision, WorldConfig, Write, WriteOutcome};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -25,10 +25,15 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Stage {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut WorldConfig)) -> Stage {
         let mut world = config("23.10.5.0");
         world.replicas = 0;
         world.addresses.truncate(3);
         world.names.truncate(3);
+        change(&mut world);
         let cluster = Cluster::start(world).await;
         cluster.until("a leader", |w| w.leader().is_some()).await;
         let stage = Stage { cluster, dir: tempfile::tempdir().expect("a directory") };
@@ -278,7 +283,8 @@ async fn without_a_worker_the_person_is_told() {
 /// At night the machine of the only worker dies while a node is stopped: whoever looks must see it.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_looks_is_told_that_the_worker_is_silent_and_a_node_is_down() {
-    let stage = Stage::new().await;
+    // Long enough for the worker to be killed in between.
+    let stage = Stage::with(|world| world.ec2_stop = Duration::from_secs(15)).await;
     stage.data(&["init"]).await;
     let mut worker = stage.worker();
     let id = stage.data(&["start", "--target-type", "m6i.xlarge"]).await.trim().to_owned();
