@@ -752,6 +752,12 @@ fn each_way_to_spoil_another_call_is_objected_to_by_its_rule() {
             Box::new(|s| s.stranger = Some(NodeState::Follower)),
             Some("S3"),
         ),
+        (
+            "resigns beside a seed that was not reached",
+            resigning(),
+            Box::new(|s| s.stranger = Some(NodeState::Manager)),
+            None,
+        ),
         ("resigns, another silent", resigning(), Box::new(|s| s.silent = vec![2]), Some("S3")),
         ("resigns, another far behind", resigning(), Box::new(|s| s.nodes[2].2 = 100), Some("S3")),
         ("stops on another intent", stopped("TypeModificationRequested", stop(0)), Box::new(|_| ()), Some("S4")),

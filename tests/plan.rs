@@ -804,7 +804,7 @@ async fn a_tag_is_left_behind_where_a_person_says_so() {
         for n in [0, 3] {
             w.facts_mut().instances[n].details.tags.insert(FENCE_TAG.into(), "another@7".into());
         }
-        instance(w).stop_protected = true;
+        w.facts_mut().instances[0].stop_protected = true;
     };
     scene.waivers = vec![waiver("fence", Some("esdb-4"), None), waiver("stopProtection", None, None)];
     let plan = scene.look().await.plan.expect("a plan");
