@@ -90,14 +90,26 @@ impl Pulse {
 
 /// For how many seconds the worker that holds an update has been silent, if it is. Takes some seconds where it looks so.
 pub async fn silence(log: &dyn EventLog, clock: &dyn Clock, state: &State) -> Option<f64> {
-    let holder = state.holder.as_ref().filter(|_| state.end.is_none())?;
-    let mut pulse = Pulse::of(holder, clock.now());
-    pulse.look(log, clock).await;
-    while pulse.in_doubt(clock.now()) {
-        tokio::time::sleep(LOOK_EVERY).await;
-        pulse.look(log, clock).await;
+    silences(log, clock, &[state]).await.pop().flatten()
+}
+
+/// The same of several updates, which are listened to at once.
+pub async fn silences(log: &dyn EventLog, clock: &dyn Clock, states: &[&State]) -> Vec<Option<f64>> {
+    let held =
+        |state: &&State| state.holder.as_ref().filter(|_| state.end.is_none()).map(|h| Pulse::of(h, clock.now()));
+    let mut pulses: Vec<Option<Pulse>> = states.iter().map(held).collect();
+    let mut unheard: Vec<&mut Pulse> = pulses.iter_mut().flatten().collect();
+    while !unheard.is_empty() {
+        for pulse in &mut unheard {
+            pulse.look(log, clock).await;
+        }
+        unheard.retain(|pulse| pulse.in_doubt(clock.now()));
+        if !unheard.is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
-    pulse.silent(clock.now())
+    let now = clock.now();
+    pulses.iter().map(|pulse| pulse.as_ref().and_then(|p| p.silent(now))).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::failure::Failure;
-use crate::cli::heard::silence;
+use crate::cli::heard::silences;
 use crate::cli::store::{Followed, awaited_turn};
 use crate::cli::untaken::{never_obeyed, untaken};
 use crate::cli::{Output, note, print};
@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::domain::ids::{ClusterName, Revision, UpdateId};
 use crate::exit::Exit;
 use crate::ports::{Clock, EventLog, ReadError};
-use crate::update::state::fold;
+use crate::update::state::{State, fold};
 use crate::views::progress::Progress;
 use crate::views::projected::Projected;
 use crate::views::{columns, short_seconds};
@@ -73,6 +73,8 @@ pub async fn run(
     };
     let mut found = Vec::new();
     let mut all_told = true;
+    // Whose workers are listened to, by their places among those found.
+    let mut active: Vec<(usize, State)> = Vec::new();
     let untaken = untaken(log, clock, &clusters).await?;
     for cluster in &clusters {
         let mut ids: Vec<UpdateId> = Vec::new();
@@ -111,9 +113,10 @@ pub async fn run(
             };
             if let Some(projected) = projected {
                 tracing::debug!(update = %id, "told by the projection");
-                let mut progress = projected.progress(id, clock.wall());
-                progress.worker_silent_seconds = silence(log, clock, projected.state()).await;
-                found.push(progress);
+                if admissions.active == Some(id) {
+                    active.push((found.len(), projected.state().clone()));
+                }
+                found.push(projected.progress(id, clock.wall()));
             } else {
                 let history = match read_update(log, id, Revision(0), clock.now()).await {
                     Ok(history) => history,
@@ -129,9 +132,18 @@ pub async fn run(
                 if let Some(why) = awaited_turn(log, clock, id, &state).await? {
                     progress.waiting = Some(why);
                 }
-                progress.worker_silent_seconds = silence(log, clock, &state).await;
+                if admissions.active == Some(id) {
+                    active.push((found.len(), state));
+                }
                 found.push(progress);
             }
+        }
+    }
+    let states: Vec<&State> = active.iter().map(|(_, state)| state).collect();
+    let silent = silences(log, clock, &states).await;
+    for ((place, _), silent) in active.iter().zip(silent) {
+        if let Some(progress) = found.get_mut(*place) {
+            progress.worker_silent_seconds = silent;
         }
     }
     match args.output {
