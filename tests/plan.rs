@@ -707,9 +707,9 @@ async fn what_is_wrong_makes_another_digest_where_it_is_of_the_plan() {
     };
     let sound = digest(|_| {}).await;
     assert_eq!(sound, digest(|s| s.world = |w| _ = w.facts_mut().scavenges.insert(3, "9cd55be2".into())).await);
-    let five = digest(|s| s.handle = |h| h.voters = Some(Voters(5))).await;
-    let seven = digest(|s| s.handle = |h| h.voters = Some(Voters(7))).await;
-    assert_eq!(BTreeSet::from([sound, five, seven]).len(), 3, "as many as are configured are three plans");
+    let one = digest(|s| s.world = |w| instance(w).auto_scaling_group = Some("one".into())).await;
+    let other = digest(|s| s.world = |w| instance(w).auto_scaling_group = Some("other".into())).await;
+    assert_eq!(BTreeSet::from([sound, one, other]).len(), 3, "what is found is part of it");
 }
 
 #[tokio::test(start_paused = true)]
