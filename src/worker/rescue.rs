@@ -29,6 +29,10 @@ const AT_A_TIME: usize = 16;
 /// Heartbeats that fail for this long are looked into: to read from each node of the store costs as many clients, and one beat fails now and then.
 const BEATS_FAIL_FOR: Duration = Duration::from_secs(15);
 
+/// What was looked at is acted upon within this time from when EC2 was asked: 10 s for its answer, 5 s for a read, 9 s for a probe of machines that
+/// are off, and some to spare.
+const LOOK_WITHIN: Duration = Duration::from_secs(30);
+
 /// A node that is down while nothing can be written to the store.
 #[derive(Clone, Debug)]
 struct Sighting {
@@ -137,6 +141,7 @@ async fn look(
     let first = Sighting { instance: instance.clone(), events, stopped_times: 0, stopped_since: seen };
     let mut sighting = last.unwrap_or(first);
     sighting.events = events;
+    let asked = worker.clock.now();
     let described = match cluster.fleet.describe(std::slice::from_ref(&instance)).await {
         Ok(described) => described,
         Err(error) => {
@@ -169,6 +174,11 @@ async fn look(
         (scene.leads, scene.away_for) = (true, Duration::ZERO);
     }
     match audit_rescue(&action, &state, &scene) {
+        // Whoever did not run meanwhile would act on what was so before: another may have brought the node back, and a person stopped it.
+        Ok(()) if worker.clock.now().since(asked) > LOOK_WITHIN => {
+            tracing::warn!(%update, %instance, "the look at a stranded node took too long; it is made again");
+            sighting.stopped_times = 0;
+        }
         Ok(()) => {
             start(worker, update, cluster, &action).await;
             // The next call, if one is needed, rests on two new descriptions.
