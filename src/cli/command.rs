@@ -135,11 +135,16 @@ pub async fn cancel(args: CancelArgs, log: &dyn EventLog, clock: &dyn Clock) -> 
         store::command(log, clock, args.id, &CancelRequested { superseded_by: None, by, why }.into()).await?;
     print(&revision.to_string())?;
     note(&format!("asked for; it ends as soon as every node runs: esdb-rollout watch {}", args.id));
-    let followed = Followed::read(log, clock, args.id).await?;
-    let mut progress = followed.progress(clock);
-    progress.worker_silent_seconds = silence(log, clock, &followed.state).await;
-    if let Some(silence) = progress.silence() {
-        note(&silence);
+    match Followed::read(log, clock, args.id).await {
+        Ok(followed) => {
+            let mut progress = followed.progress(clock);
+            progress.worker_silent_seconds = silence(log, clock, &followed.state).await;
+            if let Some(silence) = progress.silence() {
+                note(&silence);
+            }
+        }
+        // The command is written; only whether somebody is there to obey it is not seen.
+        Err(error) => tracing::debug!(%error, "whether its worker is heard cannot be read"),
     }
     Ok(Exit::Completed)
 }

@@ -13,6 +13,7 @@ use crate::domain::ids::{CHECKPOINT_STREAM, Incarnation, StreamName, UPDATE_PREF
 use crate::exit::Exit;
 use crate::ports::{AppendError, Clock, EventLog, Expected, Position, ReadError};
 use crate::views::columns;
+use crate::worker::checkpoint;
 
 /// Conflicts after which `init` gives up: nobody else writes there but another `init`, or a worker that found a checkpoint.
 const CONFLICTS_MAX: u32 = 5;
@@ -55,11 +56,9 @@ pub async fn run(args: InitArgs, log: &dyn EventLog, clock: &dyn Clock) -> Resul
     }
     let mut conflicts = 0;
     let fresh = loop {
-        let last = log.read_last(&stream).await?;
-        let existing = last.as_ref().filter(|e| e.event_type == CHECKPOINT);
-        if let Some(checkpoint) = existing.and_then(|e| serde_json::from_value::<CheckpointMoved>(e.data.clone()).ok())
-        {
-            print(&format!("the checkpoint stands at {}; it was not moved", Position::from(checkpoint)))?;
+        let (revision, existing) = checkpoint(log).await?;
+        if let Some(position) = existing {
+            print(&format!("the checkpoint stands at {position}; it was not moved"))?;
             break false;
         }
         let position = log.end_of_log().await.map_err(may_not_read_all)?.unwrap_or(Position { commit: 0, prepare: 0 });
@@ -68,7 +67,6 @@ pub async fn run(args: InitArgs, log: &dyn EventLog, clock: &dyn Clock) -> Resul
             break true;
         }
         let writer = Writer { worker: default_worker_name(), incarnation: Incarnation(fresh_id()) };
-        let revision = last.as_ref().map(|e| e.revision);
         let record = CheckpointMoved::from(position);
         let event =
             encode_record(&stream, CHECKPOINT, &record, revision, &writer, clock.wall()).map_err(Failure::other)?;

@@ -6,14 +6,14 @@ use serde_json::Value;
 
 use crate::cli::failure::Failure;
 use crate::cli::heard::silences;
-use crate::cli::store::{Followed, awaited_turn};
-use crate::cli::untaken::{never_obeyed, untaken};
+use crate::cli::store::{Followed, awaited_turn, unreadable};
+use crate::cli::untaken::untaken;
 use crate::cli::{Output, note, print};
 use crate::codec::{Admissions, decode};
 use crate::config::Config;
 use crate::domain::ids::{ClusterName, Revision, UpdateId};
 use crate::exit::Exit;
-use crate::ports::{Clock, EventLog, ReadError};
+use crate::ports::{Clock, EventLog};
 use crate::update::state::{State, fold};
 use crate::views::progress::Progress;
 use crate::views::projected::Projected;
@@ -94,11 +94,7 @@ pub async fn run(
         let waits = ids.clone();
         let others = |f: &&Followed| !waits.contains(&f.update) && !admissions.ever.contains(&f.update);
         for followed in untaken.iter().rev().filter(|f| f.is_of(cluster)).filter(others).take(args.limit) {
-            let mut progress = followed.progress(clock);
-            if let Some(why) = never_obeyed(log, followed).await? {
-                progress.waiting = Some(why);
-            }
-            found.push(progress);
+            found.push(followed.progress(clock));
         }
         for id in admissions.ever.into_iter().rev() {
             if !ids.contains(&id) {
@@ -164,17 +160,6 @@ pub async fn run(
         }
     }
     Ok(if all_told { Exit::Completed } else { Exit::Other })
-}
-
-/// Tells of what the store does not let be read; the others are told all the same.
-fn unreadable(error: ReadError, what: String) -> Result<(), Failure> {
-    match error {
-        ReadError::Denied { .. } | ReadError::Refused { .. } => {
-            note(&format!("{what}: {error}"));
-            Ok(())
-        }
-        ReadError::Unavailable { .. } => Err(Failure::from(error).during(format!("reading {what}"))),
-    }
 }
 
 /// What the projection says of an update, if it vouches for it and has seen its last event.

@@ -75,12 +75,14 @@ pub async fn run(args: StatusArgs, config: &Config, log: &dyn EventLog, clock: &
     };
     let followed = Followed::read(log, clock, update).await?;
     let mut progress = followed.progress(clock);
-    let told = [
-        held_back(log, clock, config, &followed).await?,
-        never_obeyed(log, &followed).await?,
-        awaited_turn(log, clock, update, &followed.state).await?,
-    ];
-    progress.waiting = told.into_iter().flatten().next().or(progress.waiting);
+    let mut told = held_back(log, clock, config, &followed).await?;
+    if told.is_none() {
+        told = never_obeyed(log, &followed).await?;
+    }
+    if told.is_none() {
+        told = awaited_turn(log, clock, update, &followed.state).await?;
+    }
+    progress.waiting = told.or(progress.waiting);
     progress.worker_silent_seconds = silence(log, clock, &followed.state).await;
     match args.output {
         StatusOutput::Table => show(&progress, Output::Table)?,

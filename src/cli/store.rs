@@ -37,9 +37,14 @@ pub struct Followed {
 }
 
 impl Followed {
+    /// An update of which nothing has been read yet.
+    pub fn unread(update: UpdateId) -> Self {
+        Self { update, history: Vec::new(), state: State::default() }
+    }
+
     /// Reads an update; an update without events is none.
     pub async fn read(log: &dyn EventLog, clock: &dyn Clock, update: UpdateId) -> Result<Self, Failure> {
-        let mut followed = Self { update, history: Vec::new(), state: State::default() };
+        let mut followed = Self::unread(update);
         followed.read_on(log, clock).await.map_err(|e| Failure::from(e).during(format!("reading update {update}")))?;
         if followed.history.is_empty() {
             let text = format!("there is no update {update} in this store; `esdb-rollout list` shows those there are");
@@ -68,6 +73,17 @@ impl Followed {
     /// Where it is now.
     pub fn progress(&self, clock: &dyn Clock) -> Progress {
         Progress::of(self.update, &self.state, &self.history, clock.wall())
+    }
+}
+
+/// Tells of what the store does not let be read; the others are told all the same.
+pub fn unreadable(error: ReadError, what: String) -> Result<(), Failure> {
+    match error {
+        ReadError::Denied { .. } | ReadError::Refused { .. } => {
+            note(&format!("{what}: {error}"));
+            Ok(())
+        }
+        ReadError::Unavailable { .. } => Err(Failure::from(error).during(format!("reading {what}"))),
     }
 }
 

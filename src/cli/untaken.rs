@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use crate::cli::failure::Failure;
 use crate::cli::note;
-use crate::cli::store::{Followed, admissions};
+use crate::cli::store::{Followed, admissions, unreadable};
 use crate::domain::ids::{ClusterName, Revision, UPDATE_PREFIX, UpdateId};
-use crate::domain::time::Moment;
 use crate::ports::{Clock, EventLog, Feed, ReadError, StartFrom};
-use crate::update::state::State;
 use crate::views::why::Why;
 use crate::worker::checkpoint;
 
 /// So long the log is read. A worker moves the checkpoint on, so that little is left to read where one runs.
 const LOOK_FOR: Duration = Duration::from_secs(5);
+
+/// What is looked for, as people are told.
+const WHAT: &str = "requests that no worker has taken";
 
 /// Requests that are looked at, the latest.
 const LOOKED_AT_MAX: usize = 100;
@@ -29,13 +30,13 @@ pub async fn untaken(
         Ok((_, Some(from))) => from,
         // Without a checkpoint nothing is obeyed, and `init` lists what stands in the log.
         Ok((_, None)) => return Ok(Vec::new()),
-        Err(error) => return missing(error, "the checkpoint").map(|()| Vec::new()),
+        Err(error) => return unreadable(error, format!("{WHAT}: the checkpoint")).map(|()| Vec::new()),
     };
     let mut asked: Vec<UpdateId> = Vec::new();
     let until = clock.now().after(LOOK_FOR);
     let mut feed = log.subscribe(StartFrom::After(from), &[UPDATE_PREFIX]).await;
     let unsaid = loop {
-        match tokio::time::timeout(left(until, clock), feed.recv()).await {
+        match tokio::time::timeout(until.since(clock.now()), feed.recv()).await {
             Ok(Some(Feed::Event(event))) => {
                 // What stands further on in a stream was asked for at its beginning.
                 let update = UpdateId::from_stream(&event.stream).filter(|_| event.revision == Revision(0));
@@ -52,13 +53,13 @@ pub async fn untaken(
         }
     };
     if let Some(why) = unsaid {
-        say_missing(&why);
+        note(&format!("{WHAT} may be missing: {why}"));
     }
     let mut found = Vec::new();
     for update in asked {
-        let mut followed = Followed { update, history: Vec::new(), state: State::default() };
+        let mut followed = Followed::unread(update);
         if let Err(error) = followed.read_on(log, clock).await {
-            missing(error, &format!("update {update}"))?;
+            unreadable(error, format!("{WHAT}: update {update}"))?;
             continue;
         }
         let of_these = clusters.iter().any(|cluster| followed.is_of(cluster));
@@ -67,25 +68,6 @@ pub async fn untaken(
         }
     }
     Ok(found)
-}
-
-fn left(until: Moment, clock: &dyn Clock) -> Duration {
-    until.since(clock.now())
-}
-
-fn say_missing(why: &str) {
-    note(&format!("requests that no worker has taken may be missing: {why}"));
-}
-
-/// What the store does not let be read is told of; what it may let be read in a while is an error.
-fn missing(error: ReadError, what: &str) -> Result<(), Failure> {
-    match error {
-        ReadError::Denied { .. } | ReadError::Refused { .. } => {
-            say_missing(&error.to_string());
-            Ok(())
-        }
-        ReadError::Unavailable { .. } => Err(Failure::from(error).during(format!("reading {what}"))),
-    }
 }
 
 /// Says on stderr that no worker obeys requests in this store yet, where that is so.
@@ -105,10 +87,7 @@ pub async fn never_obeyed(log: &dyn EventLog, followed: &Followed) -> Result<Opt
     if followed.state.holder.is_some() || followed.state.end.is_some() {
         return Ok(None);
     }
-    let why = |code: &str, detail: &str, remedy: &str| {
-        let (code, detail, remedy) = (code.to_owned(), detail.to_owned(), Some(remedy.to_owned()));
-        Ok(Some(Why { code, detail, numbers: Vec::new(), remedy }))
-    };
+    let why = |code: &str, detail: &str, remedy: &str| Ok(Some(Why::new(code, detail).remedy(remedy)));
     let checkpoint = match checkpoint(log).await {
         Ok((_, checkpoint)) => checkpoint,
         Err(error @ (ReadError::Denied { .. } | ReadError::Refused { .. })) => {

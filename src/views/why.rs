@@ -24,11 +24,13 @@ pub struct Why {
 }
 
 impl Why {
-    fn new(code: &str, detail: impl Into<String>) -> Self {
+    /// Without numbers, and without anything for a person to do.
+    pub fn new(code: &str, detail: impl Into<String>) -> Self {
         Self { code: code.into(), detail: detail.into(), numbers: Vec::new(), remedy: None }
     }
 
-    fn remedy(self, remedy: impl Into<String>) -> Self {
+    /// The same, with what a person should do.
+    pub fn remedy(self, remedy: impl Into<String>) -> Self {
         Self { remedy: Some(remedy.into()), ..self }
     }
 
