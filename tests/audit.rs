@@ -125,7 +125,12 @@ fn sound() -> Scene {
         tags: [Some(tag(UPDATE, 4)), None],
         described: 0,
         fence: true,
-        intent: Some(IntentInHand { revision: Revision(5), first_sent: ago(1), called: None }),
+        intent: Some(IntentInHand {
+            revision: Revision(5),
+            first_sent: ago(1),
+            acknowledged: Some(ago(1)),
+            called: None,
+        }),
         store: StoreSeen::default(),
         me: ME,
         own_instance: None,
@@ -317,14 +322,13 @@ fn what_brings_a_node_back_comes_before_the_answer_to_a_command() {
 #[test]
 fn each_way_to_spoil_a_stop_is_objected_to_by_its_rule() {
     assert_eq!(sound().objections(), Vec::<&str>::new(), "the sound scene");
-    let late = || Some(IntentInHand { revision: Revision(5), first_sent: ago(6), called: None });
-    let called = || Some(IntentInHand { revision: Revision(5), first_sent: ago(1), called: Some((NOW, None)) });
-    let table: [(&str, &str, Spoil); 29] = [
+    let table: [(&str, &str, Spoil); 30] = [
         ("S9", "this worker runs on it", Box::new(|s| s.own_instance = Some(id(0)))),
         ("S4", "another worker holds it", Box::new(|s| s.me = Incarnation(Uuid::from_u128(8)))),
         ("S4", "the intent is another's", Box::new(|s| s.intent = None)),
-        ("S4", "the window has passed", Box::new(move |s| s.intent = late())),
-        ("S4", "the call was made", Box::new(move |s| s.intent = called())),
+        ("S4", "the window has passed", Box::new(|s| s.intent.as_mut().unwrap().first_sent = ago(6))),
+        ("S4", "the call was made", Box::new(|s| s.intent.as_mut().unwrap().called = Some((NOW, None)))),
+        ("S4", "the intent was only read back", Box::new(|s| s.intent.as_mut().unwrap().acknowledged = None)),
         ("S4", "it was taken over a moment ago", Box::new(|s| s.took_over_at = Some(ago(9)))),
         ("S4", "the warrant is an older intent", Box::new(|s| s.action.warrant = Warrant::Intent(Revision(4)))),
         (
@@ -643,7 +647,7 @@ fn calling(call: Call, of: usize, facts: &[(&'static str, Value)]) -> Scene {
         s.events.push((event_type, data));
     }
     let revision = Revision(s.events.len() as u64 - 1);
-    s.intent = Some(IntentInHand { revision, first_sent: ago(1), called: None });
+    s.intent = Some(IntentInHand { revision, first_sent: ago(1), acknowledged: Some(ago(1)), called: None });
     s.action = Action { node: name(of), call, warrant: Warrant::Intent(revision) };
     s
 }

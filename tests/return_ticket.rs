@@ -2,8 +2,8 @@
 
 mod rig;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use esdb_rollout::domain::time::Moment;
 use esdb_rollout::sim::model::{ExpectedRevision, Fault, ProposedEvent, Write, WriteOutcome};
 use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::{Event, UpdateRequested};
+use esdb_rollout::update::limits::ACT_WINDOW;
 use esdb_rollout::update::state::{Body, End, Recorded};
 use esdb_rollout::worker::{StartPoint, Stop};
 use rig::tap::{Kind, Tap, tapped};
@@ -245,20 +246,94 @@ async fn whoever_finds_a_leader_again_leaves_the_node_to_its_holder() {
     assert_eq!(started_by_ticket(&history), 0, "{}", lines(&history));
 }
 
-/// The store, which may be out of reach for one worker, or give no answer about updates' streams alone, or deny them.
+/// The successor does not run for a minute between what EC2 said, with the minute over, and the start that follows from it.
+struct Asleep {
+    rig: Rig,
+    /// The voter that is down.
+    ours: usize,
+    /// Since when another is frozen.
+    from: Moment,
+    described: Mutex<Option<Moment>>,
+    slept: AtomicBool,
+    /// How old what EC2 said was at each start.
+    ages: Mutex<Vec<Duration>>,
+}
+
+#[async_trait]
+impl Tap for Asleep {
+    async fn before(&self, kind: Kind, _: &str) -> usize {
+        let now = self.rig.clock.now();
+        let mut described = self.described.lock().unwrap();
+        match (kind, *described) {
+            (Kind::Ec2, _) if self.rig.world.with(|w| w.instance_state(self.ours) == InstanceState::Stopped) => {
+                *described = Some(now);
+                let due = now.since(self.from) > Duration::from_secs(70);
+                return usize::from(due && !self.slept.swap(true, Ordering::Relaxed));
+            }
+            (Kind::Ec2Change, Some(at)) => self.ages.lock().unwrap().push(now.since(at)),
+            _ => {}
+        }
+        0
+    }
+    async fn after(&self, asleep: usize) {
+        if asleep == 1 {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    }
+}
+
+/// Meanwhile somebody else may have started the node, and stopped it again for reasons of their own.
+#[tokio::test(start_paused = true)]
+async fn whoever_was_asleep_after_its_look_at_a_stranded_node_looks_again() {
+    let rig = slow_to_stop();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let (worker, _stop) = rig.spawn(0);
+    let (ours, _) = loses_a_voter(&rig, Loss::Frozen).await;
+    worker.abort();
+    let tap = Arc::new(Asleep {
+        rig: rig.share(),
+        ours,
+        from: rig.clock.now(),
+        described: Mutex::default(),
+        slept: AtomicBool::default(),
+        ages: Mutex::default(),
+    });
+    let (_successor, _stop) = tapped(&rig, tap.clone()).spawn(1);
+    until_state(&rig, ours, InstanceState::Running).await;
+    assert!(tap.slept.load(Ordering::Relaxed), "it never slept");
+    let ages = tap.ages.lock().unwrap();
+    assert!(!ages.is_empty() && ages.iter().all(|age| age.as_secs() <= 30), "{ages:?}");
+}
+
+/// The store, which may be out of reach for one worker, or give no answer about updates' streams alone, or deny them, or take appends to them
+/// that it acknowledges too late for any call, or never.
 #[derive(Default)]
 struct Door {
     shut: AtomicBool,
     shut_for_updates: AtomicBool,
     denies: AtomicBool,
+    acknowledges_late: AtomicBool,
+    acknowledges_nothing: AtomicBool,
 }
 
 #[async_trait]
 impl Tap for Door {
-    async fn before(&self, _: Kind, _: &str) -> usize {
-        0
+    async fn before(&self, kind: Kind, to: &str) -> usize {
+        if kind == Kind::Ec2Change {
+            // Time enough for something to happen before it is made.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let late = self.acknowledges_late.load(Ordering::Relaxed);
+        usize::from(late && kind == Kind::Append && to.starts_with("clusterUpdate-"))
     }
-    async fn after(&self, _: usize) {}
+    async fn after(&self, late: usize) {
+        if late == 1 {
+            tokio::time::sleep(ACT_WINDOW + Duration::from_secs(1)).await;
+        }
+    }
+    fn loses_answers(&self, stream: &str) -> bool {
+        self.acknowledges_nothing.load(Ordering::Relaxed) && stream.starts_with("clusterUpdate-")
+    }
     fn is_away(&self, stream: &str) -> bool {
         let of_update = stream.starts_with("clusterUpdate-") && self.shut_for_updates.load(Ordering::Relaxed);
         self.shut.load(Ordering::Relaxed) || of_update
@@ -326,6 +401,49 @@ async fn whoever_can_record_nothing_for_a_minute_starts_its_node_as_it_is() {
     let shown = lines(&history);
     assert_eq!(started_by_ticket(&history), 1, "{shown}");
     assert!(matches!(state.end, Some(End::Failed(end)) if end.code == "storeLost"), "{shown}");
+}
+
+/// As with a volume whose burst credits are spent: everything is written, and no intent can be acted upon.
+#[tokio::test(start_paused = true)]
+async fn whoever_is_acknowledged_too_late_for_a_minute_starts_its_node_as_it_is() {
+    let slow: [fn(&Door) -> &AtomicBool; 2] = [|door| &door.acknowledges_late, |door| &door.acknowledges_nothing];
+    for slow in slow {
+        let (rig, door, _stop) = stops_behind_a_door().await;
+        slow(&door).store(true, Ordering::Relaxed);
+        door.shut.store(false, Ordering::Relaxed);
+        until_state(&rig, 3, InstanceState::Stopped).await;
+        let stopped_at = rig.clock.now();
+        until_state(&rig, 3, InstanceState::Running).await;
+        let down = rig.clock.now().since(stopped_at).as_secs();
+        assert!((60..100).contains(&down), "{down} s");
+        slow(&door).store(false, Ordering::Relaxed);
+        let (history, state) = rig.ended(Duration::from_secs(3600)).await;
+        let shown = lines(&history);
+        assert_eq!(started_by_ticket(&history), 1, "{shown}");
+        assert!(state.end.is_some(), "{shown}");
+    }
+}
+
+/// What was never tried has not failed: neither is the type given up, nor is anything waited for but the act window.
+#[tokio::test(start_paused = true)]
+async fn a_start_whose_intent_is_acknowledged_too_late_is_asked_for_anew() {
+    let slow: [fn(&Door) -> &AtomicBool; 2] = [|door| &door.acknowledges_late, |door| &door.acknowledges_nothing];
+    for slow in slow {
+        let (rig, door, _stop) = stops_behind_a_door().await;
+        door.shut.store(false, Ordering::Relaxed);
+        rig.until("TypeModificationRequested", 1).await;
+        slow(&door).store(true, Ordering::Relaxed);
+        let from = rig.clock.now();
+        rig.until("InstanceStartRequested", 3).await;
+        let waited = rig.clock.now().since(from).as_secs();
+        assert!((10..30).contains(&waited), "{waited} s");
+        slow(&door).store(false, Ordering::Relaxed);
+        let (history, state) = rig.ended(Duration::from_secs(3600)).await;
+        let shown = lines(&history);
+        assert!(matches!(state.end, Some(End::Completed(_))), "{shown}");
+        assert_eq!(started_by_ticket(&history), 0, "{shown}");
+        assert!(!shown.contains("InstanceStartFailed"), "{shown}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

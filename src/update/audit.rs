@@ -61,6 +61,7 @@ pub fn audit(action: &Action, state: &State, observed: &Observed<'_>, now: Momen
             check("S4", mine.is_some(), &|| "this worker did not append the intent".into());
             if let Some(mine) = mine {
                 check("S4", mine.called.is_none(), &|| "its call was made already".into());
+                check("S4", mine.acknowledged.is_some(), &|| "the store has not acknowledged the intent".into());
                 // A call of the worker before may still be under way; only the return of the node in hand does not wait for it.
                 let returns = matches!(action.call, Call::ModifyType { .. } | Call::StartInstance { .. });
                 let quiet = observed.took_over_at.is_some_and(|at| now.since(at) < TAKE_OVER_QUIET);

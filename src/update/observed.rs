@@ -47,6 +47,8 @@ pub struct IntentInHand {
     pub revision: Revision,
     /// When its append was first sent.
     pub first_sent: Moment,
+    /// When the store acknowledged it. Of one that was only read back nobody knows how many voters hold it: no call is made for it.
+    pub acknowledged: Option<Moment>,
     /// When its call was made, and what came of it.
     pub called: Option<(Moment, Option<CallOutcome>)>,
 }
@@ -159,8 +161,8 @@ pub struct Observed<'a> {
     pub ticket_type: Option<&'a InstanceType>,
     /// The store.
     pub store: &'a StoreSeen,
-    /// Since when one append of this worker after the other has come to nothing although the store has a leader; `None` once one was taken, or
-    /// refused for good, or where none was tried of late.
+    /// Since when one append of this worker after the other has come to nothing, or was acknowledged after the act window, although the store
+    /// has a leader; `None` once two in a row were taken in time, or one was refused for good, or where none was tried of late.
     pub appends_fail_since: Option<Moment>,
     /// The survey; only before the plan stands.
     pub survey: Option<&'a Survey>,

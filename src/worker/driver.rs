@@ -25,7 +25,7 @@ use crate::ports::{AppendError, Expected, ReadError, StoredEvent};
 use crate::update::action::{Action, Again, Call, CallOutcome, Warrant};
 use crate::update::audit::audit;
 use crate::update::event::{AssignedBecause, Event, Kind, NodeOutcome, StepDelayed, WorkerAssigned};
-use crate::update::limits::{TICKET_AFTER, TICKET_STARTS_MAX};
+use crate::update::limits::{ACT_WINDOW, TICKET_AFTER, TICKET_STARTS_MAX};
 use crate::update::observed::{InstanceSeen, IntentInHand, Observed, StoreSeen, Survey};
 use crate::update::react::{Next, Verdict, Waiting, react};
 use crate::update::state::{Body, Holder, Recorded, State, Step, fold};
@@ -85,8 +85,10 @@ pub(super) struct Driver {
     unacknowledged: BTreeMap<uuid::Uuid, Moment>,
     /// What has become of the return ticket.
     ticket: Ticket,
-    /// Appends that came to nothing although the store has a leader: the first of those that came one after the other, and the last.
+    /// Appends that came to nothing, or too late, although the store has a leader: the first of those that came one after the other, and the last.
     appends_failed: Option<(Moment, Moment)>,
+    /// Whether the last append was acknowledged in time for a call.
+    in_time: bool,
     /// The last revision that was folded when an append met another.
     conflicted_at: Option<Option<Revision>>,
     /// Nothing is appended before then: what the last append met cannot be read yet.
@@ -180,6 +182,7 @@ impl Driver {
             unacknowledged: BTreeMap::new(),
             ticket: Ticket::default(),
             appends_failed: None,
+            in_time: false,
             conflicted_at: None,
             append_from: Moment::default(),
             folded_anew: None,
@@ -591,15 +594,22 @@ impl Driver {
     }
 
     fn fold_on(&mut self, news: Vec<Recorded>) {
+        let mut read_back = BTreeMap::new();
+        let mut of_another = false;
         for recorded in &news {
             self.state.evolve(recorded);
             self.events += 1;
+            match self.unacknowledged.remove(&recorded.id) {
+                Some(first_sent) => {
+                    read_back.insert(recorded.revision, first_sent);
+                }
+                None => of_another |= matches!(&recorded.body, Body::Event(event) if event.kind() == Kind::Fact),
+            }
         }
         if self.events > self.grown_to {
             self.grown_to = self.events;
-            let is_fact = |r: &Recorded| matches!(&r.body, Body::Event(event) if event.kind() == Kind::Fact);
-            if news.iter().any(is_fact) {
-                // One of ours was taken after all, or another holds the update.
+            if of_another {
+                // Another holds the update. One of our own that was taken without an answer in time is of no use: no call can follow it.
                 self.appends_failed = None;
             }
         }
@@ -609,13 +619,20 @@ impl Driver {
         if self.intent.as_ref().is_some_and(|i| Some(i.revision) != open) {
             self.intent = None;
         }
+        if let Some((revision, first_sent)) = open.and_then(|open| read_back.remove_entry(&open)) {
+            self.intent = Some(IntentInHand { revision, first_sent, acknowledged: None, called: None });
+        }
     }
 
-    /// An append that was sent then came to nothing. Without a leader that says nothing of those that come when there is one.
+    /// An append that was sent then came to nothing, or was acknowledged too late for any call to follow it. Without a leader that says nothing
+    /// of those that come when there is one, and to whoever was asleep meanwhile it says nothing at all.
     fn append_failed(&mut self, sent: Moment, led: bool) {
+        let now = self.now();
+        let awake = now.since(sent) <= APPENDS_APART;
         let before = self.appends_failed.filter(|(_, last)| sent.since(*last) <= APPENDS_APART);
         let first = before.map_or(sent, |(first, _)| first);
-        self.appends_failed = led.then(|| (first, self.now()));
+        self.appends_failed = (led && awake).then_some((first, now));
+        self.in_time = false;
     }
 
     /// A call to the store failed: since when, and whether anybody in it reports a leader.
@@ -850,7 +867,6 @@ impl Driver {
         match self.worker.log.append(&self.update.stream(), expected, events).await {
             Ok(_) => {
                 self.store = StoreSeen::default();
-                self.appends_failed = None;
                 self.read_at = Some(self.now());
                 for fact in &facts {
                     tracing::info!(
@@ -863,17 +879,24 @@ impl Driver {
                 let seen = self.now();
                 let first_sent: Vec<Moment> =
                     ids.iter().map(|id| self.unacknowledged.get(id).copied().unwrap_or(sent)).collect();
-                self.unacknowledged.clear();
                 let news = facts.into_iter().zip(ids).enumerate().map(|(i, (fact, id))| {
                     let revision = Revision(first.0 + i as u64);
                     Recorded { revision, id, at: wall, seen, body: Body::Event(Box::new(fact)) }
                 });
                 self.fold_on(news.collect());
+                self.unacknowledged.clear();
+                if seen.since(sent) > ACT_WINDOW {
+                    self.append_failed(sent, true);
+                } else if std::mem::replace(&mut self.in_time, true) {
+                    // One alone, of many that are not in time, brings no node back: its call may be one of several that are needed.
+                    self.appends_failed = None;
+                }
                 if let Some(open) = self.state.in_hand.as_ref().and_then(|h| h.intent.as_ref())
                     && open.revision >= first
                 {
                     let first_sent = first_sent.get((open.revision.0 - first.0) as usize).copied().unwrap_or(sent);
-                    self.intent = Some(IntentInHand { revision: open.revision, first_sent, called: None });
+                    let revision = open.revision;
+                    self.intent = Some(IntentInHand { revision, first_sent, acknowledged: Some(seen), called: None });
                 }
                 self.said = None;
                 After::Again

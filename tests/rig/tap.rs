@@ -50,6 +50,10 @@ pub trait Tap: Send + Sync {
     fn is_away(&self, _stream: &str) -> bool {
         false
     }
+    /// Whether an append to this stream is taken, and its answer lost.
+    fn loses_answers(&self, _stream: &str) -> bool {
+        false
+    }
     /// Whether whoever answers denies a read of a stream, or an append to it.
     fn denies(&self, _kind: Kind, _stream: &str) -> bool {
         false
@@ -97,7 +101,11 @@ impl EventLog for Tapped<dyn EventLog> {
         if self.tap.denies(Kind::Append, s.as_str()) {
             return Err(AppendError::Denied { stream: s.clone(), found: "access denied".into() });
         }
-        self.tell(Kind::Append, s.as_str(), self.inner.append(s, e, v)).await
+        let answer = self.tell(Kind::Append, s.as_str(), self.inner.append(s, e, v)).await;
+        if self.tap.loses_answers(s.as_str()) {
+            return Err(AppendError::Unknown { stream: s.clone(), found: "no answer".into() });
+        }
+        answer
     }
     async fn read(&self, s: &StreamName, from: Revision, max: usize) -> Result<Vec<StoredEvent>, ReadError> {
         denied(&*self.tap, s)?;

@@ -37,7 +37,7 @@ const DESCRIBED: Duration = Duration::from_secs(100);
 const STARTED: Duration = Duration::from_secs(180);
 /// The same once EC2 refused a start: the longest rest between two of them is five minutes and a quarter of that.
 const STARTED_AGAIN: Duration = Duration::from_secs(180 + 375);
-/// A return ticket opens where nothing was acknowledged for so long although the store has a leader.
+/// A return ticket opens where nothing was acknowledged in time for so long although the store has a leader.
 const TICKET_WITH_LEADER: Duration = Duration::from_secs(60);
 
 /// A rule that was broken.
@@ -171,8 +171,9 @@ pub struct Judge {
     called: BTreeSet<Uuid>,
     /// When a worker last had an append to an update's stream, or a read of it by who drives it, acknowledged.
     heard: BTreeMap<(Incarnation, Uuid), Heard>,
-    /// When an append of a worker to an update's stream was last acknowledged.
+    /// When appends of a worker to an update's stream were last acknowledged in time for a call, and whether the last one was.
     written: BTreeMap<(Incarnation, Uuid), Heard>,
+    in_time: BTreeMap<(Incarnation, Uuid), bool>,
     came_up: BTreeMap<Incarnation, Duration>,
     /// Whether a worker can do what there is to do, and whether whoever holds the active update lives.
     hands_free: bool,
@@ -206,6 +207,7 @@ impl Judge {
             called: BTreeSet::new(),
             heard: BTreeMap::new(),
             written: BTreeMap::new(),
+            in_time: BTreeMap::new(),
             came_up: BTreeMap::new(),
             hands_free: false,
             holder_lives: false,
@@ -248,12 +250,21 @@ impl Judge {
     }
 
     /// The store answered a worker that reads an update's stream on, or appends to it.
-    pub fn acknowledges(&mut self, who: Incarnation, update: Uuid, at: Duration, written: bool) {
+    pub fn acknowledges(&mut self, who: Incarnation, update: Uuid, at: Duration) {
         let up = self.came_up.get(&who).copied().unwrap_or_default();
-        let since_up = Heard { last: up, away_until: None };
-        self.heard.entry((who, update)).or_insert(since_up).again(at, TICKET);
-        if written {
-            self.written.entry((who, update)).or_insert(since_up).again(at, TICKET_WITH_LEADER);
+        self.heard.entry((who, update)).or_insert(Heard { last: up, away_until: None }).again(at, TICKET);
+    }
+
+    /// An append of a worker was acknowledged after so long, or came to nothing. A store that is in time for a call is so twice in a row.
+    pub fn writes(&mut self, who: Incarnation, update: Uuid, at: Duration, took: Option<Duration>) {
+        let in_time = took.is_some_and(|took| took <= ACT_WINDOW);
+        let before = self.in_time.insert((who, update), in_time);
+        if in_time && before != Some(false) {
+            let up = self.came_up.get(&who).copied().unwrap_or_default();
+            self.written
+                .entry((who, update))
+                .or_insert(Heard { last: up, away_until: None })
+                .again(at, TICKET_WITH_LEADER);
         }
     }
 

@@ -116,6 +116,7 @@ impl Play {
             judge: Mutex::new(judge),
             wire: scenario.wire.clone(),
             faulty: AtomicBool::new(true),
+            appends_take: Mutex::new(None),
             calendar: Mutex::new(0),
             bug,
             planned: scenario.planned,
@@ -375,6 +376,8 @@ impl Play {
             }),
             Act::HangVolume(n) => self.stage.cluster.with(|w| w.hang_volume(n)),
             Act::FreeVolume(n) => self.stage.cluster.with(|w| w.free_volume(n)),
+            Act::StoreIsSlow(least) => *self.stage.appends_take.lock().unwrap() = Some(least),
+            Act::StoreIsQuick => *self.stage.appends_take.lock().unwrap() = None,
             Act::LoseData(n, percent) => {
                 let lost = self.stage.cluster.with(|w| {
                     let off = w.instance_state(n) == InstanceState::Stopped;

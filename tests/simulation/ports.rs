@@ -18,11 +18,14 @@ use esdb_rollout::ports::*;
 use esdb_rollout::sim::world::{Random, SimWorld};
 use esdb_rollout::update::action::Call;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::bugs::Bug;
 use crate::judge::{Judge, who};
 use crate::scenario::{EC2_CODES, Planned, Side, Site, UNANSWERED, Wire, Wrong};
+
+/// What a client of the store gives one call.
+const CALL_BUDGET: Duration = Duration::from_secs(5);
 
 /// An append that arrives late does so within this.
 const APPENDS_LATE: Duration = Duration::from_secs(12);
@@ -36,6 +39,8 @@ pub struct Stage {
     pub wire: Wire,
     /// Whether the wire still plays its faults.
     pub faulty: AtomicBool,
+    /// How long an append takes at least, while the store is slow.
+    pub appends_take: Mutex<Option<Duration>>,
     /// Seconds by which the calendars are off.
     pub calendar: Mutex<i64>,
     pub bug: Option<Bug>,
@@ -210,11 +215,22 @@ impl Wired {
         }
     }
 
-    fn acknowledged(&self, stream: &StreamName, written: bool) {
-        if let Some(update) = stream.as_str().strip_prefix("clusterUpdate-").and_then(|u| u.parse().ok()) {
+    fn of_update(stream: &StreamName) -> Option<uuid::Uuid> {
+        stream.as_str().strip_prefix("clusterUpdate-").and_then(|u| u.parse().ok())
+    }
+
+    fn acknowledged(&self, stream: &StreamName) {
+        if let Some(update) = Self::of_update(stream) {
             let now = self.stage.cluster.with(|w| w.now());
-            let me = self.life.incarnation;
-            self.stage.judge(|j| j.acknowledges(me, update, now, written));
+            self.stage.judge(|j| j.acknowledges(self.life.incarnation, update, now));
+        }
+    }
+
+    /// An append to an update's stream has come back, after so long.
+    fn came_back(&self, stream: &StreamName, taken: bool, after: Duration) {
+        if let Some(update) = Self::of_update(stream) {
+            let now = self.stage.cluster.with(|w| w.now());
+            self.stage.judge(|j| j.writes(self.life.incarnation, update, now, taken.then_some(after)));
         }
     }
 
@@ -263,6 +279,10 @@ impl Wired {
             sleep(after).await;
             return Err(unknown());
         }
+        let slow = *self.stage.appends_take.lock().unwrap();
+        let slow = slow
+            .filter(|_| self.stage.faulty.load(Ordering::SeqCst))
+            .map(|least| self.draw(|r| r.millis(least.as_millis() as u64, 2 * least.as_millis() as u64)));
         // What was sent arrives, whatever becomes of the sender.
         let (log, to, wired) = (self.log.clone(), stream.clone(), self.clone());
         let late = self.chance(|w| w.append_late).then(|| self.draw(|r| r.millis(1, APPENDS_LATE.as_millis() as u64)));
@@ -272,7 +292,7 @@ impl Wired {
             Some(_) | None => self.chance(|w| w.append_twice).then_some(Duration::ZERO),
         };
         let sent = tokio::spawn(async move {
-            sleep(late.unwrap_or_default()).await;
+            sleep(late.or(slow).unwrap_or_default()).await;
             let first = log.append(&to, expected, events.clone()).await;
             if let Some(after) = again {
                 let once_more = async move {
@@ -294,7 +314,8 @@ impl Wired {
             sleep(Duration::from_secs(5)).await;
             return Err(unknown());
         }
-        let answer = sent.await.expect("an append does not panic");
+        let Ok(answer) = timeout(CALL_BUDGET, sent).await else { return Err(unknown()) };
+        let answer = answer.expect("an append does not panic");
         match planned {
             Some(Wrong::CrashAfter) => self.die("after an append").await,
             Some(Wrong::DoneUnheard) => {
@@ -309,7 +330,7 @@ impl Wired {
             return Err(unknown());
         }
         if answer.is_ok() {
-            self.acknowledged(stream, true);
+            self.acknowledged(stream);
         }
         answer
     }
@@ -556,6 +577,7 @@ enum CallFault<T> {
 impl EventLog for Wired {
     async fn append(&self, s: &StreamName, e: Expected, v: Vec<NewEvent>) -> Result<Appended, AppendError> {
         let kinds: Vec<String> = v.iter().map(|e| e.event_type.clone()).collect();
+        let sent = Instant::now();
         if Self::counted(s) {
             self.may_die(&format!("before {}", kinds.join("+"))).await;
         }
@@ -569,7 +591,9 @@ impl EventLog for Wired {
             }
             self.may_die(&format!("after {}", kinds.join("+"))).await;
         }
-        self.back(answer).await
+        let answer = self.back(answer).await;
+        self.came_back(s, answer.is_ok(), sent.elapsed());
+        answer
     }
 
     async fn read(&self, s: &StreamName, from: Revision, max: usize) -> Result<Vec<StoredEvent>, ReadError> {
@@ -579,7 +603,7 @@ impl EventLog for Wired {
         let mut answer = self.log.read(s, from, max).await;
         // Who drives the update reads on; whoever reads it from its beginning does so for a command, and tells nobody of it.
         if answer.is_ok() && from > Revision(0) {
-            self.acknowledged(s, false);
+            self.acknowledged(s);
         }
         if let (Some(bug), Ok(events)) = (self.stage.bug, &mut answer) {
             events.iter_mut().for_each(|e| bug.reads(e));

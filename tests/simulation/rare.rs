@@ -54,5 +54,13 @@ pub fn draw(s: &mut Scenario) {
         s.world.load_bytes_per_second = 100;
         s.ends_within += Duration::from_secs(4 * 3600);
     }
+    if r.percent(8) {
+        for _ in 0..1 + r.below(2) {
+            let (at, least) = (r.millis(0, end), r.millis(1_000, 6_000));
+            let later = at + r.millis(10_000, 180_000);
+            s.acts.extend([(at, Act::StoreIsSlow(least)), (later, Act::StoreIsQuick)]);
+        }
+        s.acts.sort_by_key(|(at, _)| *at);
+    }
     s.world.faults.extend(faults);
 }

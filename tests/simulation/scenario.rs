@@ -33,6 +33,9 @@ pub enum Act {
     /// The node's volume hangs while its sockets live: where a voter is down already, the store leads and can commit nothing.
     HangVolume(usize),
     FreeVolume(usize),
+    /// An append takes at least so long, and up to twice of it.
+    StoreIsSlow(Duration),
+    StoreIsQuick,
     /// While its machine is stopped, the node's volume loses all but this many percent.
     LoseData(usize, u32),
     /// The store, where it is not the cluster.

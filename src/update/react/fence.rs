@@ -27,6 +27,9 @@ enum Fence<'a> {
     Anothers(&'a str),
 }
 
+/// How it begins that no tag could be written for want of a store that is quick enough.
+const STORE_SLOW: &str = "the store acknowledges too late what announces a call";
+
 /// Code and remedy of a node that was let go for want of its tag.
 pub(super) fn why_not(found: &str) -> (&'static str, String) {
     if found.starts_with(FENCED_BY_ANOTHER) {
@@ -35,6 +38,11 @@ pub(super) fn why_not(found: &str) -> (&'static str, String) {
              the instance, then start a new update"
         );
         return (FENCED_BY_ANOTHER, remedy);
+    }
+    if found.starts_with(STORE_SLOW) {
+        let remedy =
+            format!("{found}: see to the disks of the store's nodes, and to what else writes, then start a new update");
+        return (FENCE_NOT_WRITTEN, remedy);
     }
     let else_unfenced = "or set fence = false for the cluster in the worker's configuration";
     let mend = if found.starts_with("TagLimitExceeded") {
@@ -141,7 +149,12 @@ impl Hand<'_> {
         }
         let attempt = self.hand.tags + 1;
         if attempt > CALL_TRIES_MAX {
-            return self.not_tagged(format!("the tag does not stay, after {} tries", self.hand.tags));
+            let tries = self.hand.tags;
+            return self.not_tagged(if self.came_too_late() {
+                format!("{STORE_SLOW}, after {tries} tries")
+            } else {
+                format!("the tag does not stay, after {tries} tries")
+            });
         }
         // The fact stands at this revision, or not at all.
         let revision = self.state.last_revision().map_or(Revision(0), Revision::next);
@@ -241,7 +254,8 @@ impl Hand<'_> {
             IntentStatus::Called | IntentStatus::Unresolved { .. } => {
                 if !self.given_up() && (seen.fence_times == 0 || self.intent_age() < rest) {
                     let numbers = vec![number("try", f64::from(self.hand.attempt))];
-                    return self.wait("tagUnresolved", "it is unknown whether the instance was tagged", numbers);
+                    let unknown = self.wait("tagUnresolved", "it is unknown whether the instance was tagged", numbers);
+                    return self.unless_too_late(unknown);
                 }
                 self.in_service()
             }
@@ -339,7 +353,8 @@ impl Hand<'_> {
             // Removed twice it is gone as well.
             IntentStatus::Called | IntentStatus::Unresolved { .. } => {
                 if self.intent_age() < rest || seen.fence_times == 0 && self.now.since(seen.at) <= FENCE_UNSEEN_MAX {
-                    return self.wait("tagUnresolved", "it is unknown whether the tag was removed", numbers());
+                    let unknown = self.wait("tagUnresolved", "it is unknown whether the tag was removed", numbers());
+                    return self.unless_too_late(unknown);
                 }
                 if last_try {
                     return self.untagged(vec![], Some("tagNotRemoved"));

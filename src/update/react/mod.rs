@@ -17,7 +17,7 @@ use super::event::*;
 use super::limits::{
     ACT_WINDOW, CALL_RETRY_AFTER, DELAY_CALLS_AFTER, EC2_CALL_TIMEOUT, PERSON_AFTER, SETTLE_AFTER, UNSEEN_AFTER, spread,
 };
-use super::observed::{InstanceSeen, Observed};
+use super::observed::{InstanceSeen, IntentInHand, Observed};
 use super::safety::Scene;
 use super::state::{End, InHand, State, Step, UNANSWERED_MAX, round_ms};
 use crate::domain::cluster::MemberEntry;
@@ -326,14 +326,40 @@ impl Hand<'_> {
         Next::Act(Action { node: self.node(), call, warrant: Warrant::Intent(revision) })
     }
 
+    /// The open intent, where this worker appended it.
+    fn own_intent(&self) -> Option<&IntentInHand> {
+        let open = self.hand.intent.as_ref()?.revision;
+        self.observed.intent.filter(|i| i.revision == open)
+    }
+
+    /// Whether the open intent is this worker's own, was never acted upon, and now never will be.
+    fn never_called(&self) -> bool {
+        self.own_intent().is_some_and(|i| i.called.is_none() && self.now.since(i.first_sent) > ACT_WINDOW)
+    }
+
+    /// Whether that is since the store did not acknowledge it in time.
+    fn came_too_late(&self) -> bool {
+        let in_time = |i: &IntentInHand| i.acknowledged.is_some_and(|at| at.since(i.first_sent) <= ACT_WINDOW);
+        self.never_called() && self.own_intent().is_some_and(|i| !in_time(i))
+    }
+
+    /// What is waited for before an intent is written anew; or that its call could not be made.
+    fn unless_too_late(&self, otherwise: Next) -> Next {
+        if !self.came_too_late() {
+            return otherwise;
+        }
+        let seconds = ACT_WINDOW.as_secs();
+        let detail = format!("no call was made: the store did not acknowledge within {seconds} s what announces it");
+        self.delayed("storeSlow", detail, vec![])
+    }
+
     fn intent(&self) -> IntentStatus<'_> {
         let Some(open) = &self.hand.intent else { return IntentStatus::Unresolved { settled: true } };
-        let mine = self.observed.intent.filter(|i| i.revision == open.revision);
-        match mine {
+        match self.own_intent() {
             Some(i) => match &i.called {
-                None if self.now.since(i.first_sent) <= ACT_WINDOW => IntentStatus::MayCall,
-                // Ours, never called, and now never to be.
-                None => IntentStatus::Unresolved { settled: true },
+                None if self.never_called() => IntentStatus::Unresolved { settled: true },
+                None if i.acknowledged.is_some() => IntentStatus::MayCall,
+                None => IntentStatus::Unresolved { settled: false },
                 Some((_, None | Some(CallOutcome::Accepted { .. }))) => IntentStatus::Called,
                 Some((at, Some(CallOutcome::Refused { code, message, again }))) => {
                     IntentStatus::Refused { code, message, again: *again, at: *at }

@@ -359,7 +359,8 @@ impl Hand<'_> {
                 }
                 if self.intent_age() < self.rest_after(self.hand.attempt.min(CALL_TRIES_MAX)) {
                     let numbers = vec![number("try", f64::from(self.hand.attempt))];
-                    return self.delayed("ec2Unanswered", "it is unknown whether the type was changed", numbers);
+                    let unknown = self.delayed("ec2Unanswered", "it is unknown whether the type was changed", numbers);
+                    return self.unless_too_late(unknown);
                 }
                 if self.hand.attempt >= CALL_TRIES_MAX {
                     return self.start_failed(seen, &wanted, "typeNotModified", false);
@@ -428,6 +429,10 @@ impl Hand<'_> {
                     Again::Never => false,
                 };
                 self.start_failed(seen, &now_type, code, again)
+            }
+            // Its append was acknowledged too late. Nothing was tried, so that nothing failed and nothing is waited for: it is asked for anew.
+            IntentStatus::Unresolved { .. } if self.never_called() && seen.instance.state == InstanceState::Stopped => {
+                self.stopped()
             }
             IntentStatus::Called | IntentStatus::Unresolved { .. } => {
                 let age = self.intent_age();

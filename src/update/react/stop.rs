@@ -120,7 +120,8 @@ impl Hand<'_> {
                 }
                 if !settled || !alive {
                     let numbers = vec![number("seconds", self.intent_age().as_secs_f64())];
-                    return self.wait("stopUnresolved", "it is unknown whether the stop was called", numbers);
+                    let unknown = self.wait("stopUnresolved", "it is unknown whether the stop was called", numbers);
+                    return self.unless_too_late(unknown);
                 }
                 if self.turning_back() { self.not_stopped(TURNED_BACK, "") } else { self.stop_again(seen) }
             }
