@@ -888,7 +888,7 @@ impl Driver {
                 if seen.since(sent) > ACT_WINDOW {
                     self.append_failed(sent, true);
                 } else if std::mem::replace(&mut self.in_time, true) {
-                    // One alone, of many that are not in time, brings no node back: its call may be one of several that are needed.
+                    // One alone, of many that are not in time, brings no node back where more than one call is needed.
                     self.appends_failed = None;
                 }
                 if let Some(open) = self.state.in_hand.as_ref().and_then(|h| h.intent.as_ref())
@@ -942,6 +942,10 @@ impl Driver {
             Warrant::Intent(_) => {
                 if let Some(intent) = &mut self.intent {
                     intent.called = Some((now, None));
+                }
+                if matches!(action.call, Call::StartInstance { .. }) {
+                    // Whatever comes of it, the store does not keep the node down.
+                    self.appends_failed = None;
                 }
             }
             Warrant::ReturnTicket(ticket) => {

@@ -260,12 +260,15 @@ impl Judge {
         let in_time = took.is_some_and(|took| took <= ACT_WINDOW);
         let before = self.in_time.insert((who, update), in_time);
         if in_time && before != Some(false) {
-            let up = self.came_up.get(&who).copied().unwrap_or_default();
-            self.written
-                .entry((who, update))
-                .or_insert(Heard { last: up, away_until: None })
-                .again(at, TICKET_WITH_LEADER);
+            self.is_served(who, update, at);
         }
+    }
+
+    /// The store serves a worker well enough for a node to be brought back.
+    fn is_served(&mut self, who: Incarnation, update: Uuid, at: Duration) {
+        let up = self.came_up.get(&who).copied().unwrap_or_default();
+        let served = self.written.entry((who, update)).or_insert(Heard { last: up, away_until: None });
+        served.again(at, TICKET_WITH_LEADER);
     }
 
     /// Whether a worker reaches the store and EC2, and can do what there is to do; and whether whoever holds the active update lives.
@@ -732,6 +735,9 @@ impl Judge {
             let returns = matches!(call, Call::ModifyType { .. } | Call::StartInstance { .. });
             if quiet && !returns {
                 self.breach("S4", now, format!("{call}: so soon after a take-over"));
+            }
+            if let (Call::StartInstance { .. }, Some(update)) = (call, self.active) {
+                self.is_served(me, update, now);
             }
             return;
         }
