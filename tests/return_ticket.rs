@@ -106,6 +106,16 @@ async fn loses_a_voter(rig: &Rig, loss: Loss) -> (usize, usize) {
     (ours, other)
 }
 
+/// The worker dies as well. Says which voter is down by its doing, and which one is frozen.
+async fn strands_a_node() -> (Rig, usize, usize) {
+    let rig = slow_to_stop();
+    rig.append(request("m6i.xlarge").into(), 1).await;
+    let (worker, _stop) = rig.spawn(0);
+    let (ours, other) = loses_a_voter(&rig, Loss::Frozen).await;
+    worker.abort();
+    (rig, ours, other)
+}
+
 fn slow_to_stop() -> Rig {
     let mut config = quick_world(21);
     config.ec2_stop = Duration::from_secs(20);
@@ -235,11 +245,7 @@ impl Tap for Returns {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_finds_a_leader_again_leaves_the_node_to_its_holder() {
-    let rig = slow_to_stop();
-    rig.append(request("m6i.xlarge").into(), 1).await;
-    let (worker, _stop) = rig.spawn(0);
-    let (ours, other) = loses_a_voter(&rig, Loss::Frozen).await;
-    worker.abort();
+    let (rig, ours, other) = strands_a_node().await;
     let returns = Returns { rig: rig.share(), ours, other, from: rig.clock.now(), descriptions: AtomicUsize::new(0) };
     let (_successor, _stop) = tapped(&rig, Arc::new(returns)).spawn(1);
     let (history, _) = rig.ended(Duration::from_secs(3600)).await;
@@ -285,11 +291,7 @@ impl Tap for Asleep {
 /// Meanwhile somebody else may have started the node, and stopped it again for reasons of their own.
 #[tokio::test(start_paused = true)]
 async fn whoever_was_asleep_after_its_look_at_a_stranded_node_looks_again() {
-    let rig = slow_to_stop();
-    rig.append(request("m6i.xlarge").into(), 1).await;
-    let (worker, _stop) = rig.spawn(0);
-    let (ours, _) = loses_a_voter(&rig, Loss::Frozen).await;
-    worker.abort();
+    let (rig, ours, _) = strands_a_node().await;
     let tap = Arc::new(Asleep {
         rig: rig.share(),
         ours,
