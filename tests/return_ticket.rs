@@ -14,7 +14,7 @@ use esdb_rollout::sim::model::{ExpectedRevision, Fault, ProposedEvent, Write, Wr
 use esdb_rollout::sim::world::World;
 use esdb_rollout::update::event::{Event, UpdateRequested};
 use esdb_rollout::update::limits::ACT_WINDOW;
-use esdb_rollout::update::state::{Body, End, Recorded};
+use esdb_rollout::update::state::{Body, End, Recorded, State};
 use esdb_rollout::worker::{StartPoint, Stop};
 use rig::tap::{Kind, Tap, tapped};
 use rig::{Rig, lines, outline, quick_world, request};
@@ -386,42 +386,42 @@ async fn whoever_is_cut_off_brings_its_node_back_once_and_no_stop_of_anybody_aft
     assert_eq!(rig.world.with(|w| w.instance_state(3)), InstanceState::Stopped, "their stop is undone");
 }
 
-/// The store has a leader, which takes heartbeats as ever: nobody else has a reason to look after the node.
-#[tokio::test(start_paused = true)]
-async fn whoever_can_record_nothing_for_a_minute_starts_its_node_as_it_is() {
+/// What a door does to a worker.
+type Does = fn(&Door) -> &AtomicBool;
+
+/// Either way each append is written, and no intent can be acted upon.
+const SLOW: [Does; 2] = [|door| &door.acknowledges_late, |door| &door.acknowledges_nothing];
+
+/// The node is started on its ticket while the door does that, and goes on to an end once it does not.
+async fn comes_back_after_a_minute(does: Does) -> (String, State) {
     let (rig, door, _stop) = stops_behind_a_door().await;
-    door.shut_for_updates.store(true, Ordering::Relaxed);
+    does(&door).store(true, Ordering::Relaxed);
     door.shut.store(false, Ordering::Relaxed);
     until_state(&rig, 3, InstanceState::Stopped).await;
     let stopped_at = rig.clock.now();
     until_state(&rig, 3, InstanceState::Running).await;
-    // Its stop cannot be recorded from the moment on that EC2 says it, which it does within seconds; the start takes ten.
+    // Its stop cannot be recorded in time from the moment on that EC2 says it, which it does within seconds; the start takes ten.
     let down = rig.clock.now().since(stopped_at).as_secs();
     assert!((60..100).contains(&down), "{down} s");
-    door.shut_for_updates.store(false, Ordering::Relaxed);
+    does(&door).store(false, Ordering::Relaxed);
     let (history, state) = rig.ended(Duration::from_secs(3600)).await;
     let shown = lines(&history);
     assert_eq!(started_by_ticket(&history), 1, "{shown}");
+    (shown, state)
+}
+
+/// The store has a leader, which takes heartbeats as ever: nobody else has a reason to look after the node.
+#[tokio::test(start_paused = true)]
+async fn whoever_can_record_nothing_for_a_minute_starts_its_node_as_it_is() {
+    let (shown, state) = comes_back_after_a_minute(|door| &door.shut_for_updates).await;
     assert!(matches!(state.end, Some(End::Failed(end)) if end.code == "storeLost"), "{shown}");
 }
 
 /// As with a volume whose burst credits are spent: everything is written, and no intent can be acted upon.
 #[tokio::test(start_paused = true)]
 async fn whoever_is_acknowledged_too_late_for_a_minute_starts_its_node_as_it_is() {
-    let slow: [fn(&Door) -> &AtomicBool; 2] = [|door| &door.acknowledges_late, |door| &door.acknowledges_nothing];
-    for slow in slow {
-        let (rig, door, _stop) = stops_behind_a_door().await;
-        slow(&door).store(true, Ordering::Relaxed);
-        door.shut.store(false, Ordering::Relaxed);
-        until_state(&rig, 3, InstanceState::Stopped).await;
-        let stopped_at = rig.clock.now();
-        until_state(&rig, 3, InstanceState::Running).await;
-        let down = rig.clock.now().since(stopped_at).as_secs();
-        assert!((60..100).contains(&down), "{down} s");
-        slow(&door).store(false, Ordering::Relaxed);
-        let (history, state) = rig.ended(Duration::from_secs(3600)).await;
-        let shown = lines(&history);
-        assert_eq!(started_by_ticket(&history), 1, "{shown}");
+    for slow in SLOW {
+        let (shown, state) = comes_back_after_a_minute(slow).await;
         assert!(state.end.is_some(), "{shown}");
     }
 }
@@ -429,8 +429,7 @@ async fn whoever_is_acknowledged_too_late_for_a_minute_starts_its_node_as_it_is(
 /// What was never tried has not failed: neither is the type given up, nor is anything waited for but the act window.
 #[tokio::test(start_paused = true)]
 async fn a_start_whose_intent_is_acknowledged_too_late_is_asked_for_anew() {
-    let slow: [fn(&Door) -> &AtomicBool; 2] = [|door| &door.acknowledges_late, |door| &door.acknowledges_nothing];
-    for slow in slow {
+    for slow in SLOW {
         let (rig, door, _stop) = stops_behind_a_door().await;
         door.shut.store(false, Ordering::Relaxed);
         rig.until("TypeModificationRequested", 1).await;

@@ -162,7 +162,8 @@ pub struct Observed<'a> {
     /// The store.
     pub store: &'a StoreSeen,
     /// Since when one append of this worker after the other has come to nothing, or was acknowledged after the act window, although the store
-    /// has a leader; `None` once two in a row were taken in time, a start was called for one, or one was refused for good, or where none was tried of late.
+    /// has a leader; `None` once two in a row were taken in time, a start was called for one, or one was refused for good, or where none was
+    /// tried of late.
     pub appends_fail_since: Option<Moment>,
     /// The survey; only before the plan stands.
     pub survey: Option<&'a Survey>,
