@@ -108,9 +108,12 @@ impl ClusterAdmin for Odd {
         panic!("{n} is told something")
     }
     async fn resolve(&self, h: &str) -> Result<Vec<std::net::IpAddr>, NodeError> {
-        self.inner.resolve(h).await
+        self.inner.resolve(if h == ANOTHER_NAME { "10.0.1.4" } else { h }).await
     }
 }
+
+/// A name of the replica's address, by which no node is called.
+const ANOTHER_NAME: &str = "replica.example";
 
 /// Checks that have not passed, those for the record aside.
 fn objections(found: &Assessment) -> Vec<&PlannedCheck> {
@@ -211,6 +214,12 @@ fn a_newcomer(mut view: View) -> View {
     view
 }
 
+/// Names an instance in the configuration, as that of the node `spare`.
+fn name(h: &mut ClusterHandle, address: Option<Address>, instance: &str) {
+    let node = NodeMapping { instance: instance.into(), address, address_translated: false };
+    h.nodes.insert("spare".into(), node);
+}
+
 thread_local! {
     static NEWCOMER: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
@@ -231,6 +240,11 @@ const TABLE: &[Row] = &[
     ("tooFewVoters", Failed, Refuse, |s| (s.config.voters, s.config.replicas) = (1, 3)),
     ("evenVoters", Failed, Warn, |s| (s.config.voters, s.config.replicas) = (4, 0)),
     ("unknownMember", Failed, Refuse, |s| s.view = a_newcomer),
+    ("missingMember", Failed, Warn, |s| s.handle = |h| h.seeds.push(Address::new("10.0.1.9", 2113))),
+    ("missingMember", Failed, Warn, |s| s.handle = |h| name(h, None, "i-0000000000000000f")),
+    ("missingMember", Failed, Warn, |s| {
+        s.handle = |h| name(h, Some(Address::new("10.0.1.9", 2113)), "i-0000000000000000f")
+    }),
     ("memberDown", Failed, Warn, |s| s.world = |w| w.freeze(3)),
     ("notCaughtUp", Failed, Warn, |s| s.view = |v| without_data_of(5_000_000, v)),
     ("leaderNotAgreed", Failed, Refuse, |s| s.view = two_leaders),
@@ -589,6 +603,8 @@ async fn nothing_is_objected_to_a_sound_scene_and_each_check_objects_to_its_own_
 #[tokio::test(start_paused = true)]
 async fn variants_that_are_no_fault() {
     let table: &[Spoil] = &[
+        // A seed that is a member's other name, and does not answer by it.
+        |s| s.handle = |h| h.seeds.push(Address::new(ANOTHER_NAME, 2113)),
         // An Elastic IP outlives a stop; a public address that gossip does not use may go.
         |s| s.world = |w| (of_instance(w).public_ip, of_instance(w).elastic_ip) = (Some([10, 0, 1, 4].into()), true),
         |s| s.world = |w| of_instance(w).public_ip = Some([54, 1, 2, 3].into()),

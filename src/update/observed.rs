@@ -83,6 +83,8 @@ pub struct Survey {
     pub scavenges: BTreeMap<NodeName, Asked<Option<String>>>,
     /// Seconds out of service of each node in past updates of this cluster, the latest first.
     pub past: Asked<Vec<PastChange>>,
+    /// What the configuration names and no member knows, for people.
+    pub absent: Vec<String>,
     /// What speaks against the update already: mapping, rights, names.
     pub reasons: Vec<Reason>,
     /// What is still missing, for people; empty when complete.

@@ -26,17 +26,20 @@ pub async fn survey(cluster: &ClusterHandle, asked: Option<(&UpdateRequested, &d
         inspection: Inspection::default(),
         scavenges: BTreeMap::new(),
         past: Err("past updates were not asked for".into()),
+        absent: Vec::new(),
         reasons: Vec::new(),
         missing: Vec::new(),
     };
-    let addresses = addresses(cluster, &mut survey).await;
+    let (addresses, silent) = addresses(cluster, &mut survey).await;
     if addresses.is_empty() {
         return survey;
     }
-    if let Err(error) = match_instances(cluster, &addresses, &mut survey).await {
+    let members = resolve(cluster, addresses).await;
+    if let Err(error) = match_instances(cluster, &members, &mut survey).await {
         fleet_failed(error, &mut survey);
         return survey;
     }
+    survey.absent = absent(cluster, &members, silent, &survey.members).await;
     if let Some((request, log)) = asked {
         for t in request.target_instance_type.iter().chain(request.fallback_types.iter().flatten()) {
             match cluster.fleet.type_info(t).await {
@@ -69,10 +72,13 @@ fn fleet_failed(error: FleetError, survey: &mut Survey) {
     }
 }
 
-/// Addresses of all members that any seed knows, unreached seeds aside; and the number of voters where it is not configured.
-async fn addresses(cluster: &ClusterHandle, survey: &mut Survey) -> BTreeSet<Address> {
+/// Addresses of all members that any seed knows, and the seeds that do not answer; and the number of voters where it is not configured.
+async fn addresses<'a>(
+    cluster: &'a ClusterHandle,
+    survey: &mut Survey,
+) -> (BTreeSet<Address>, BTreeMap<&'a Address, NodeError>) {
     let mut found = BTreeSet::new();
-    let mut silent = Vec::new();
+    let mut silent = BTreeMap::new();
     let mut untrusted: BTreeMap<Address, String> = BTreeMap::new();
     for seed in &cluster.seeds {
         match cluster.admin.gossip(seed).await {
@@ -83,7 +89,7 @@ async fn addresses(cluster: &ClusterHandle, survey: &mut Survey) -> BTreeSet<Add
                 if let NodeError::Tls { .. } = error {
                     untrusted.insert(seed.clone(), error.to_string());
                 }
-                silent.push(error.to_string());
+                silent.insert(seed, error);
             }
         }
     }
@@ -103,11 +109,12 @@ async fn addresses(cluster: &ClusterHandle, survey: &mut Survey) -> BTreeSet<Add
             wanted: "TLS on every node, with a certificate of the configured CA for the address by which the node is called".into(),
             remedy: "correct `ca_file` of the cluster in the worker's configuration, or the nodes' certificates, and ask again".into(),
         });
-        return BTreeSet::new();
+        return (BTreeSet::new(), silent);
     }
     if found.is_empty() {
-        survey.missing.push(format!("no seed answers: {}", silent.join(", ")));
-        return found;
+        let why: Vec<String> = silent.values().map(NodeError::to_string).collect();
+        survey.missing.push(format!("no seed answers: {}", why.join(", ")));
+        return (found, silent);
     }
     let mut sizes = BTreeSet::new();
     for address in found.iter().filter(|_| cluster.voters.is_none()) {
@@ -132,7 +139,51 @@ async fn addresses(cluster: &ClusterHandle, survey: &mut Survey) -> BTreeSet<Add
         }),
     }
     check_user(cluster, &found, survey).await;
-    found
+    (found, silent)
+}
+
+/// Addresses of members, and what each resolves to, seen from here.
+type Resolved = BTreeMap<Address, Vec<IpAddr>>;
+
+async fn resolve(cluster: &ClusterHandle, addresses: BTreeSet<Address>) -> Resolved {
+    let mut ips = Resolved::new();
+    for address in addresses {
+        // A name that does not resolve from here may still be an instance's private DNS name, or its tag.
+        let resolved = cluster.admin.resolve(&address.host).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "not resolved");
+            Vec::new()
+        });
+        ips.insert(address, resolved);
+    }
+    ips
+}
+
+/// What the configuration names and no member knows. Gossip forgets who is down after half an hour, and with each restart of the others
+/// (`DeadMemberRemovalPeriodMs` of the server): a node that is down may be left out of the update by nothing but that.
+async fn absent(
+    cluster: &ClusterHandle,
+    members: &Resolved,
+    silent: BTreeMap<&Address, NodeError>,
+    surveyed: &BTreeMap<NodeName, SurveyedMember>,
+) -> Vec<String> {
+    let mut absent = Vec::new();
+    for (seed, error) in silent.into_iter().filter(|(seed, _)| !members.contains_key(seed)) {
+        // A seed may be another name of a member.
+        let own = cluster.admin.resolve(&seed.host).await.unwrap_or_default();
+        if !members.iter().any(|(member, ips)| member.port == seed.port && ips.iter().any(|ip| own.contains(ip))) {
+            absent.push(format!("no member knows {seed}, a seed, which does not answer: {error}"));
+        }
+    }
+    for (name, node) in &cluster.nodes {
+        let is_member = match &node.address {
+            Some(address) => members.contains_key(address),
+            None => surveyed.values().any(|member| member.instance.id == node.instance),
+        };
+        if !is_member {
+            absent.push(format!("no member is {name}, on {}", node.instance));
+        }
+    }
+    absent
 }
 
 /// Whether the user may tell nodes anything, before the first is touched: the leader, which alone is told something, comes last. What only an
@@ -188,26 +239,9 @@ fn is_elsewhere(instance: &Instance, address: &Address, resolved: &[IpAddr]) -> 
     })
 }
 
-async fn match_instances(
-    cluster: &ClusterHandle,
-    addresses: &BTreeSet<Address>,
-    survey: &mut Survey,
-) -> Result<(), FleetError> {
-    let mut ips: BTreeMap<Address, Vec<IpAddr>> = BTreeMap::new();
-    for address in addresses {
-        match cluster.admin.resolve(&address.host).await {
-            Ok(resolved) => {
-                ips.insert(address.clone(), resolved);
-            }
-            // A name that does not resolve from here may still be an instance's private DNS name, or its tag.
-            Err(error) => {
-                tracing::debug!(%error, "not resolved");
-                ips.insert(address.clone(), Vec::new());
-            }
-        }
-    }
-    let all_ips: Vec<IpAddr> = ips.values().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
-    let hosts: Vec<String> = addresses.iter().map(|a| a.host.clone()).collect();
+async fn match_instances(cluster: &ClusterHandle, members: &Resolved, survey: &mut Survey) -> Result<(), FleetError> {
+    let all_ips: Vec<IpAddr> = members.values().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let hosts: Vec<String> = members.keys().map(|a| a.host.clone()).collect();
     let mut candidates: BTreeMap<InstanceId, Instance> = BTreeMap::new();
     let mut wanted = vec![Wanted::PrivateDns(hosts.clone()), Wanted::Tag { key: "Name".into(), values: hosts.clone() }];
     if !all_ips.is_empty() {
@@ -226,9 +260,8 @@ async fn match_instances(
     }
 
     let mut owner: BTreeMap<InstanceId, Address> = BTreeMap::new();
-    for address in addresses {
+    for (address, resolved) in members {
         let by_config = cluster.nodes.values().find(|n| n.address.as_ref() == Some(address));
-        let resolved = &ips[address];
         let matching: Vec<&Instance> = match by_config {
             Some(node) => candidates.get(&node.instance).into_iter().collect(),
             None => {

@@ -28,6 +28,8 @@ const TICKET: Duration = Duration::from_secs(10);
 /// What was true of an instance for longer than this could be known: EC2 says what was true ten seconds ago, its answer takes up to
 /// ten, and may then be acted upon for a few more.
 const EC2_KNOWABLE: Duration = Duration::from_secs(30);
+/// Nodes whose addresses every worker is configured with.
+pub const SEEDS: usize = 3;
 /// Instances are described at least this often (every 15 s, slower while EC2 throttles).
 const DESCRIBED: Duration = Duration::from_secs(100);
 
@@ -93,6 +95,24 @@ impl Entry {
 
     pub fn is_command(&self) -> bool {
         self.incarnation.is_none()
+    }
+
+    fn list(&self, key: &str) -> impl Iterator<Item = &Value> {
+        self.data.get(key).and_then(Value::as_array).into_iter().flatten()
+    }
+
+    /// The members of a plan; of anything else none.
+    fn planned(&self) -> impl Iterator<Item = &str> {
+        let members = self.list("members").filter(|_| self.kind == "UpdatePlanned");
+        members.filter_map(|member| member.get("node").and_then(Value::as_str))
+    }
+
+    /// Whether a check of a plan failed for this.
+    fn tells(&self, code: &str, of: &str) -> bool {
+        let says = |check: &Value, key: &str, wanted: &str| {
+            check.get(key).and_then(Value::as_str).is_some_and(|text| text.contains(wanted))
+        };
+        self.list("checks").any(|c| says(c, "code", code) && says(c, "outcome", "failed") && says(c, "found", of))
     }
 }
 
@@ -545,24 +565,23 @@ impl Judge {
         for (rule, what) in broken {
             self.breach(rule, now, format!("{} at {}: {what}", entry.kind, entry.revision));
         }
-        self.judge_truth(w, &entry);
+        self.judge_truth(w, update, &entry);
     }
 
     /// Facts against the world.
-    fn judge_truth(&mut self, w: &World, entry: &Entry) {
+    fn judge_truth(&mut self, w: &World, update: Uuid, entry: &Entry) {
         let now = w.now();
+        if entry.kind == "UpdatePlanned" {
+            self.judge_who_is_left_out(now, entry);
+        }
         let Some(n) = self.names.iter().position(|name| name == entry.text("node")) else {
             if entry.is_end() && entry.kind != "UpdateRejected" {
-                let named: BTreeSet<&str> = entry
-                    .data
-                    .get("notRunning")
-                    .and_then(Value::as_array)
-                    .into_iter()
-                    .flatten()
-                    .filter_map(Value::as_str)
-                    .collect();
+                let named: BTreeSet<&str> = entry.list("notRunning").filter_map(Value::as_str).collect();
+                // What no member knew as the plan was made is told by the plan.
+                let planned: Vec<String> =
+                    self.histories[&update].iter().flat_map(Entry::planned).map(str::to_owned).collect();
                 for n in 0..self.nodes.len() {
-                    let off = self.nodes[n].off_since.is_some_and(|since| now.saturating_sub(since) > DESCRIBED);
+                    let off = self.off_for_long(n, now) && planned.contains(&self.names[n]);
                     if off && !named.contains(self.names[n].as_str()) {
                         let what = format!("{} does not run, and the end does not say so", self.names[n]);
                         self.breach("S6", now, what);
@@ -587,6 +606,27 @@ impl Judge {
             if level.is_none_or(|at| said.saturating_sub(at) > KNOWABLE) {
                 let state = w.own_state(n);
                 self.breach("caught up", now, format!("{} has not caught up: it is {state}", self.names[n]));
+            }
+        }
+    }
+
+    /// Whether EC2 must have said of its instance by now that it does not run.
+    fn off_for_long(&self, n: usize, now: Duration) -> bool {
+        self.nodes[n].off_since.is_some_and(|since| now.saturating_sub(since) > DESCRIBED)
+    }
+
+    /// A node that is down may be forgotten by all members: whoever configured it is told.
+    fn judge_who_is_left_out(&mut self, now: Duration, plan: &Entry) {
+        for n in 0..self.nodes.len().min(SEEDS) {
+            if self.off_for_long(n, now)
+                && plan.planned().all(|node| node != self.names[n])
+                && !plan.tells("missingMember", &self.addresses[n])
+            {
+                self.breach(
+                    "S6",
+                    now,
+                    format!("{} does not run, and the plan does not say that it leaves it out", self.names[n]),
+                );
             }
         }
     }

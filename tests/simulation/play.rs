@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use crate::bugs::Bug;
-use crate::judge::{Breach, Judge, who};
+use crate::judge::{Breach, Judge, SEEDS, who};
 use crate::people::{self, Answering};
 use crate::ports::{Calendar, Life, Stage, Wired};
 use crate::scenario::{Act, Command, STRANGER, Scenario, Side};
@@ -285,7 +285,7 @@ impl Play {
         });
         let config = &self.scenario.world;
         let handle = ClusterHandle {
-            seeds: config.addresses[..config.addresses.len().min(3)].to_vec(),
+            seeds: config.addresses.iter().take(SEEDS).cloned().collect(),
             voters: (!self.scenario.ask_voters).then(|| Voters(u32::try_from(config.voters).expect("few"))),
             nodes: BTreeMap::new(),
             policy: Policy {

@@ -134,6 +134,15 @@ pub const CATALOGUE: &[Check] = &[
     ),
     check(
         Theme::Cluster,
+        "missingMember",
+        Warn,
+        W,
+        Cluster(cluster::missing_member),
+        "every configured seed and node among the members",
+        "start it and ask again, or it is left out; if it is gone for good, remove it from the worker's configuration",
+    ),
+    check(
+        Theme::Cluster,
         "memberDown",
         Warn,
         W,

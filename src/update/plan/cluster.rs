@@ -163,6 +163,16 @@ pub(super) fn unknown_member(scene: &Scene<'_>) -> Verdict {
     Verdict::Passed(format!("{} members, no other seen", expected.len()))
 }
 
+pub(super) fn missing_member(scene: &Scene<'_>) -> Verdict {
+    if scene.survey.members.is_empty() {
+        return Verdict::NotApplicable;
+    }
+    match scene.survey.absent.as_slice() {
+        [] => Verdict::Passed("every configured seed and node is one".into()),
+        absent => Verdict::Failed(absent.join("; ")),
+    }
+}
+
 pub(super) fn mixed_versions(scene: &Scene<'_>) -> Verdict {
     let mut versions: BTreeMap<Option<&str>, Vec<&str>> = BTreeMap::new();
     for m in &scene.members {
