@@ -159,7 +159,7 @@ async fn resolve(cluster: &ClusterHandle, addresses: BTreeSet<Address>) -> Resol
 }
 
 /// What the configuration names and no member knows. Gossip forgets who is down after half an hour, and with each restart of the others
-/// (`DeadMemberRemovalPeriodMs` of the server): a node that is down may be left out of the update by nothing but that.
+/// (`DeadMemberRemovalPeriodSec` of the server): a node that is down may be left out of the update by nothing but that.
 async fn absent(
     cluster: &ClusterHandle,
     members: &Resolved,

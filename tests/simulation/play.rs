@@ -159,9 +159,9 @@ impl Play {
         let mut quorum_healed = false;
         let mut tick = self.began;
         loop {
-            while let Some((at, act)) = acts.get(next).filter(|(at, _)| self.began + *at <= tick) {
-                if tick < quorum_at || calm {
-                    let _ = at;
+            while let Some((_, act)) = acts.get(next).filter(|(at, _)| self.began + *at <= tick) {
+                // Nothing more is disturbed once all is well, which may be early: where everything had ended for a while.
+                if (tick < quorum_at && !self.healed) || calm {
                     self.act(act.clone()).await;
                 }
                 next += 1;
