@@ -44,6 +44,8 @@ struct Row {
     exit: u8,
     /// What stands in the history by then.
     told: &'static [&'static str],
+    /// What must not.
+    untold: &'static [&'static str],
     person: Person,
     /// The verdict after that.
     then: &'static str,
@@ -52,7 +54,7 @@ struct Row {
 impl Row {
     fn new(name: &'static str, verdict: &'static str, exit: u8, told: &'static [&'static str]) -> Row {
         let person = Person::Nobody;
-        Row { name, faults: vec![], asks: json!({}), verdict, exit, told, person, then: "" }
+        Row { name, faults: vec![], asks: json!({}), verdict, exit, told, untold: &[], person, then: "" }
     }
 
     fn named(name: &'static str, verdict: &'static str, exit: u8, told: &'static [&'static str]) -> Row {
@@ -75,6 +77,10 @@ impl Row {
 
     fn asking(self, asks: Value) -> Row {
         Row { asks, ..self }
+    }
+
+    fn without(self, untold: &'static [&'static str]) -> Row {
+        Row { untold, ..self }
     }
 
     fn then(self, person: Person, then: &'static str) -> Row {
@@ -172,6 +178,9 @@ async fn play(row: Row) {
     for told in row.told {
         assert!(shown.contains(told), "{name}: `{told}` is not told\n{shown}");
     }
+    for untold in row.untold {
+        assert!(!shown.contains(untold), "{name}: `{untold}` is told\n{shown}");
+    }
     // Nothing is down but what the history names.
     for n in down(&rig) {
         let named = format!("esdb-{}", n + 1);
@@ -219,6 +228,8 @@ fn named() -> Vec<Row> {
         n("leader-reelected", "completed", 0, &["LeadershipTransferred"]),
         n("store-lost", "failed storeLost", 4, &["NodeRolledBack"]),
         n("store-hangs", "failed storeLost", 4, &["NodeRolledBack"]),
+        // What was never called has no unknown outcome.
+        n("store-slow", "failed storeLost", 4, &["storeSlow", "NodeRolledBack"]).without(&["it is unknown whether"]),
         n("foreign-type", "paused", 7, &["ForeignChangeSeen", "m6i.2xlarge"]).then(Person::Resumes, "completed"),
         n("foreign-stop", "paused", 7, &["Client.UserInitiatedShutdown; User initiated (2026-01-01 00:"])
             .then(Person::Resumes, "completed"),

@@ -149,6 +149,13 @@ pub enum Fault {
         /// For so long.
         for_: Duration,
     },
+    /// When the first voter's instance is stopped, the volumes of as many other voters write only now and then, all that awaits them at once.
+    OthersVolumesCrawl {
+        /// From one write to the next.
+        every: Duration,
+        /// For so long.
+        for_: Duration,
+    },
 }
 
 impl Fault {
@@ -159,7 +166,8 @@ impl Fault {
             | Fault::CredentialsExpire { for_ }
             | Fault::StopHangs { for_, .. }
             | Fault::OthersFreeze { for_ }
-            | Fault::OthersVolumesHang { for_ } => Some(*for_),
+            | Fault::OthersVolumesHang { for_ }
+            | Fault::OthersVolumesCrawl { for_, .. } => Some(*for_),
             Fault::StaysSilent { for_, .. } => *for_,
             Fault::StartFails { .. }
             | Fault::ResignationsIgnored { .. }

@@ -531,7 +531,6 @@ impl Driver {
         if self.folded_anew.is_none_or(|at| now.since(at) >= FOLD_ANEW_EVERY) {
             tracing::warn!(last = ?self.state.last_revision(), "the stream is not what was folded; it is read from its beginning");
             (self.state, self.events, self.intent) = (State::default(), 0, None);
-            self.unacknowledged.clear();
             self.folded_anew = Some(now);
             self.read_at = None;
         }

@@ -440,7 +440,8 @@ impl World {
         (m.id.clone(), previous, m.state)
     }
 
-    /// Plays [`Fault::OthersFreeze`] and [`Fault::OthersVolumesHang`] as a voter's instance is stopped: the leader goes on, alone with too few.
+    /// Plays [`Fault::OthersFreeze`], [`Fault::OthersVolumesHang`] and [`Fault::OthersVolumesCrawl`] as a voter's instance is stopped: the leader
+    /// goes on, alone with too few.
     fn disable_others(&mut self, n: NodeIx) {
         let voters = self.config.voters;
         if n >= voters {
@@ -459,6 +460,15 @@ impl World {
         {
             for other in &others {
                 self.hang_volume(*other);
+                self.schedule(for_, Event::VolumeGoesOn { n: *other });
+            }
+        }
+        if let Some(Fault::OthersVolumesCrawl { every, for_ }) =
+            self.play(|f| matches!(f, Fault::OthersVolumesCrawl { .. }), 1)
+        {
+            for other in &others {
+                self.hang_volume(*other);
+                self.schedule(every, Event::VolumeWrites { n: *other, every });
                 self.schedule(for_, Event::VolumeGoesOn { n: *other });
             }
         }

@@ -14,6 +14,14 @@ const NO_CREDENTIALS: Duration = Duration::from_secs(3 * 60);
 /// A world's speed does not shorten it.
 const FROZEN: Duration = Duration::from_secs(2 * 60);
 
+/// From one write of a crawling volume to the next: an append that waits for it is acknowledged later than its call may be made.
+/// A world's speed does not shorten it.
+const CRAWLING: Duration = Duration::from_secs(12);
+
+/// For so long it crawls: longer than a stop, and the minute of such appends after which the store is given up. A world's speed does not shorten
+/// it.
+const CRAWLS: Duration = Duration::from_secs(4 * 60);
+
 /// From `running` until the next node is in hand, at any speed: our own gates.
 const DONE_WITH: Duration = Duration::from_secs(8);
 
@@ -50,6 +58,10 @@ impl Fault {
         (
             "store-hangs",
             "another voter's volume hangs as the first one's instance is stopped: the store has a leader, and takes no append",
+        ),
+        (
+            "store-slow",
+            "another voter's volume writes every 12 s only, from the stop of the first one's instance on: the store has a leader, and takes every append too late",
         ),
         ("foreign-type", "somebody gives the first instance that is stopped a third type"),
         ("foreign-stop", "somebody stops the first voter's instance just after its start"),
@@ -108,6 +120,7 @@ impl Fault {
             "leader-reelected" => Fault::ResignedLeaderWinsAgain { times: 1 },
             "store-lost" => Fault::OthersFreeze { for_: FROZEN },
             "store-hangs" => Fault::OthersVolumesHang { for_: FROZEN },
+            "store-slow" => Fault::OthersVolumesCrawl { every: CRAWLING, for_: CRAWLS },
             "foreign-type" => Fault::SomebodyChangesType { to: third() },
             "foreign-stop" => Fault::SomebodyStops {
                 node,

@@ -233,6 +233,19 @@ impl World {
         }
     }
 
+    /// A volume that hangs writes what has awaited it, and hangs on until the next time.
+    pub(super) fn volume_writes(&mut self, n: NodeIx, every: Duration) {
+        if !self.nodes[n].volume_hangs {
+            return;
+        }
+        self.nodes[n].volume_hangs = false;
+        for event in std::mem::take(&mut self.nodes[n].unwritten) {
+            self.happen(event);
+        }
+        self.nodes[n].volume_hangs = true;
+        self.schedule(every, Event::VolumeWrites { n, every });
+    }
+
     /// Lets a frozen process go on (SIGCONT), with all that it missed before it at once.
     pub fn unfreeze(&mut self, n: NodeIx) {
         let node = &mut self.nodes[n];

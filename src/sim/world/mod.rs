@@ -58,6 +58,7 @@ enum Event {
     SomebodyStops { n: NodeIx, transition: u64 },
     Thaws { n: NodeIx },
     VolumeGoesOn { n: NodeIx },
+    VolumeWrites { n: NodeIx, every: Duration },
     ProcessStarts { n: NodeIx, generation: u64 },
     ProcessSpeaks { n: NodeIx, generation: u64 },
     ProcessAnswers { n: NodeIx, generation: u64 },
@@ -340,6 +341,7 @@ impl World {
             | Event::SomebodyStops { .. }
             | Event::Thaws { .. }
             | Event::VolumeGoesOn { .. }
+            | Event::VolumeWrites { .. }
             | Event::ProcessStarts { .. }
             | Event::ProcessSpeaks { .. }
             | Event::ProcessAnswers { .. }
@@ -372,6 +374,7 @@ impl World {
             Event::SomebodyStops { n, transition } => self.somebody_stops(n, transition),
             Event::Thaws { n } => self.unfreeze(n),
             Event::VolumeGoesOn { n } => self.free_volume(n),
+            Event::VolumeWrites { n, every } => self.volume_writes(n, every),
             Event::ProcessStarts { n, generation } => self.supervise(n, generation),
             Event::ProcessSpeaks { n, generation } => self.process_speaks(n, generation),
             Event::ProcessAnswers { n, generation } => self.process_answers(n, generation),
