@@ -602,15 +602,15 @@ impl Driver {
                 Some(first_sent) => {
                     read_back.insert(recorded.revision, first_sent);
                 }
+                // What is folded anew is nothing new.
+                None if self.events <= self.grown_to => {}
                 None => of_another |= matches!(&recorded.body, Body::Event(event) if event.kind() == Kind::Fact),
             }
         }
-        if self.events > self.grown_to {
-            self.grown_to = self.events;
-            if of_another {
-                // Another holds the update. One of our own that was taken without an answer in time is of no use: no call can follow it.
-                self.appends_failed = None;
-            }
+        self.grown_to = self.grown_to.max(self.events);
+        if of_another {
+            // Another holds the update. One of our own that was taken without an answer in time is of no use: no call can follow it.
+            self.appends_failed = None;
         }
         self.note_take_over();
         // An intent that is not the open one any more has been answered, or replaced.

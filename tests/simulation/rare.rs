@@ -62,5 +62,8 @@ pub fn draw(s: &mut Scenario) {
         }
         s.acts.sort_by_key(|(at, _)| *at);
     }
+    if r.percent(8) && voters > 2 {
+        faults.push(Fault::OthersVolumesCrawl { every: r.millis(1_000, 15_000), for_: r.millis(20_000, 300_000) });
+    }
     s.world.faults.extend(faults);
 }
