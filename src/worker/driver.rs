@@ -14,6 +14,7 @@ use super::perform::perform;
 use super::queue::Waits;
 use super::remains::Remains;
 use super::store::{Page, read_page};
+use super::untaken::Untaken;
 use super::{ClusterHandle, Rung, Shared, Stop, Worker, asked, survey};
 use crate::codec::{decode, encode_facts};
 use crate::domain::ids::{Address, ClusterName, InstanceId, InstanceType, NodeName, Revision, UpdateId};
@@ -25,7 +26,7 @@ use crate::ports::{AppendError, Expected, ReadError, StoredEvent};
 use crate::update::action::{Action, Again, Call, CallOutcome, Warrant};
 use crate::update::audit::audit;
 use crate::update::event::{AssignedBecause, Event, Kind, NodeOutcome, StepDelayed, WorkerAssigned};
-use crate::update::limits::{ACT_WINDOW, TICKET_AFTER, TICKET_STARTS_MAX};
+use crate::update::limits::{TICKET_AFTER, TICKET_STARTS_MAX};
 use crate::update::observed::{InstanceSeen, IntentInHand, Observed, StoreSeen, Survey};
 use crate::update::react::{Next, Verdict, Waiting, react};
 use crate::update::state::{Body, Holder, Recorded, State, Step, fold};
@@ -47,10 +48,6 @@ const ASIDE_EVERY: Duration = Duration::from_secs(60);
 
 /// Rest between two surveys.
 const SURVEY_EVERY: Duration = Duration::from_secs(2);
-
-/// Appends that failed with more than this between them are none in a row. One takes five seconds to fail, and a call to EC2 that comes between
-/// two of them ten.
-const APPENDS_APART: Duration = Duration::from_secs(30);
 
 /// A history that is not what an append met is read from its beginning again no more often than this.
 const FOLD_ANEW_EVERY: Duration = Duration::from_secs(30);
@@ -85,10 +82,8 @@ pub(super) struct Driver {
     unacknowledged: BTreeMap<uuid::Uuid, Moment>,
     /// What has become of the return ticket.
     ticket: Ticket,
-    /// Appends that came to nothing, or too late, although the store has a leader: the first of those that came one after the other, and the last.
-    appends_failed: Option<(Moment, Moment)>,
-    /// Whether the last append was acknowledged in time for a call.
-    in_time: bool,
+    /// Appends that came to nothing, or too late for a call, although the store has a leader.
+    untaken: Untaken,
     /// The last revision that was folded when an append met another.
     conflicted_at: Option<Option<Revision>>,
     /// Nothing is appended before then: what the last append met cannot be read yet.
@@ -181,8 +176,7 @@ impl Driver {
             intent: None,
             unacknowledged: BTreeMap::new(),
             ticket: Ticket::default(),
-            appends_failed: None,
-            in_time: false,
+            untaken: Untaken::default(),
             conflicted_at: None,
             append_from: Moment::default(),
             folded_anew: None,
@@ -406,10 +400,7 @@ impl Driver {
             ticket_called: ticket.and_then(|t| t.called),
             ticket_type: ticket.and_then(|t| t.gave.as_ref()),
             store: &self.store,
-            appends_fail_since: self
-                .appends_failed
-                .filter(|(_, last)| self.now().since(*last) <= APPENDS_APART)
-                .map(|(first, _)| first),
+            appends_fail_since: self.untaken.since(self.now()),
             survey: self.survey.as_ref().map(|(_, s)| s),
             policy: &self.handle.policy,
             own_instance: self.own_instance.as_ref(),
@@ -610,7 +601,7 @@ impl Driver {
         self.grown_to = self.grown_to.max(self.events);
         if of_another {
             // Another holds the update. One of our own that was taken without an answer in time is of no use: no call can follow it.
-            self.appends_failed = None;
+            self.untaken.forget();
         }
         self.note_take_over();
         // An intent that is not the open one any more has been answered, or replaced.
@@ -621,17 +612,6 @@ impl Driver {
         if let Some((revision, first_sent)) = open.and_then(|open| read_back.remove_entry(&open)) {
             self.intent = Some(IntentInHand { revision, first_sent, acknowledged: None, called: None });
         }
-    }
-
-    /// An append that was sent then came to nothing, or was acknowledged too late for any call to follow it. Without a leader that says nothing
-    /// of those that come when there is one, and to whoever was asleep meanwhile it says nothing at all.
-    fn append_failed(&mut self, sent: Moment, led: bool) {
-        let now = self.now();
-        let awake = now.since(sent) <= APPENDS_APART;
-        let before = self.appends_failed.filter(|(_, last)| sent.since(*last) <= APPENDS_APART);
-        let first = before.map_or(sent, |(first, _)| first);
-        self.appends_failed = (led && awake).then_some((first, now));
-        self.in_time = false;
     }
 
     /// A call to the store failed: since when, and whether anybody in it reports a leader.
@@ -884,12 +864,7 @@ impl Driver {
                 });
                 self.fold_on(news.collect());
                 self.unacknowledged.clear();
-                if seen.since(sent) > ACT_WINDOW {
-                    self.append_failed(sent, true);
-                } else if std::mem::replace(&mut self.in_time, true) {
-                    // One alone, of many that are not in time, brings no node back where more than one call is needed.
-                    self.appends_failed = None;
-                }
+                self.untaken.acknowledged(sent, seen);
                 if let Some(open) = self.state.in_hand.as_ref().and_then(|h| h.intent.as_ref())
                     && open.revision >= first
                 {
@@ -903,7 +878,7 @@ impl Driver {
             // No verdict: read on, fold, decide again.
             Err(AppendError::Conflict { .. }) => {
                 // By a flood of commands, that may be all it ever says.
-                self.append_failed(sent, true);
+                self.untaken.failed(sent, self.now());
                 self.read_at = None;
                 self.conflicted_at = Some(self.state.last_revision());
                 After::Again
@@ -911,14 +886,18 @@ impl Driver {
             Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => {
                 tracing::warn!(%error, "not recorded");
                 self.store_away(sent).await;
-                self.append_failed(sent, self.store.leader_reported == Some(true));
+                self.untaken.failed(sent, self.now());
+                if self.store.leader_reported != Some(true) {
+                    // That says nothing of appends that come when there is a leader.
+                    self.untaken.forget();
+                }
                 // Whether it stands is told by reading; an intent found there is not acted upon.
                 self.read_at = None;
                 After::Rest(Duration::from_millis(200))
             }
             Err(error @ (AppendError::Denied { .. } | AppendError::Refused { .. })) => {
                 tracing::error!(%error, "the store refuses this update's facts");
-                self.appends_failed = None;
+                self.untaken.forget();
                 self.store_answers().await;
                 // Whether it is deleted is told by reading.
                 self.read_at = None;
@@ -944,7 +923,7 @@ impl Driver {
                 }
                 if matches!(action.call, Call::StartInstance { .. }) {
                     // Whatever comes of it, the store does not keep the node down.
-                    self.appends_failed = None;
+                    self.untaken.forget();
                 }
             }
             Warrant::ReturnTicket(ticket) => {

@@ -8,6 +8,7 @@ use serde_json::from_value;
 use tokio::sync::watch;
 
 use super::hands::Hands;
+use super::untaken::Untaken;
 use super::{Acknowledged, Worker, WorkerError};
 use crate::codec::{HEARTBEAT, WorkerHeartbeat, encode_record};
 use crate::domain::ids::{Incarnation, Revision, StreamName};
@@ -57,6 +58,7 @@ pub(super) async fn run(
     let mut denied_since: Option<Moment> = None;
     let mut elder: Option<(Incarnation, Revision)> = None;
     let mut elders_beats = 0;
+    let mut untaken = Untaken::default();
     loop {
         let began = worker.clock.now();
         match worker.log.read_last(&stream).await {
@@ -85,22 +87,26 @@ pub(super) async fn run(
                 beat.handed_over.clone_from(&now.handed_over);
                 let event = encode_record(&stream, HEARTBEAT, &beat, revision, &worker.writer, worker.clock.wall())
                     .map_err(|e| WorkerError::Store(e.to_string()))?;
+                let sent = worker.clock.now();
                 match worker.log.append(&stream, Expected::after(revision), vec![event]).await {
                     Ok(_) => {
                         begun = true;
                         denied_since = None;
-                        acknowledged
-                            .send_modify(|a| *a = Acknowledged { beats: a.beats + 1, told: now, failing_since: None });
+                        untaken.acknowledged(sent, worker.clock.now());
+                        acknowledged.send_modify(|a| (a.beats, a.told) = (a.beats + 1, now));
                     }
-                    // Somebody beat between our read and our append: the next round tells who.
-                    Err(AppendError::Conflict { .. }) => {}
+                    // Somebody beat between our read and our append, as the next round tells; or it was this process, and the store has not
+                    // acknowledged that yet.
+                    Err(AppendError::Conflict { .. }) => untaken.failed(sent, worker.clock.now()),
                     Err(error @ (AppendError::Unavailable { .. } | AppendError::Unknown { .. })) => {
                         tracing::warn!(%error, "no heartbeat");
-                        acknowledged.send_modify(|a| a.failing_since = a.failing_since.or(Some(began)));
+                        untaken.failed(sent, worker.clock.now());
                     }
                     Err(error @ AppendError::Denied { .. }) => denied(&error, &mut denied_since, worker.clock.now())?,
                     Err(error @ AppendError::Refused { .. }) => return Err(refused(&error)),
                 }
+                let failing_since = untaken.since(worker.clock.now());
+                acknowledged.send_modify(|a| a.failing_since = failing_since);
                 if limit_due.is_some_and(|due| due <= worker.clock.now()) {
                     limit_due = limit(&worker, &stream).await;
                 }

@@ -19,6 +19,7 @@ mod rescue;
 mod store;
 mod supersede;
 mod survey;
+mod untaken;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

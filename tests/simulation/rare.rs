@@ -62,7 +62,10 @@ pub fn draw(s: &mut Scenario) {
         }
         s.acts.sort_by_key(|(at, _)| *at);
     }
-    if r.percent(8) && voters > 2 {
+    // With what is lost of a voter's data, and a voter that lags, what a quorum has acknowledged would be lost.
+    let loses_data = s.acts.iter().any(|(_, act)| matches!(act, Act::LoseData(..)))
+        || s.world.faults.iter().chain(&faults).any(|fault| matches!(fault, Fault::ComesBackEmpty { .. }));
+    if r.percent(8) && voters > 2 && !loses_data {
         faults.push(Fault::OthersVolumesCrawl { every: r.millis(1_000, 15_000), for_: r.millis(20_000, 300_000) });
     }
     s.world.faults.extend(faults);

@@ -467,8 +467,7 @@ impl World {
             self.play(|f| matches!(f, Fault::OthersVolumesCrawl { .. }), 1)
         {
             for other in &others {
-                self.hang_volume(*other);
-                self.schedule(every, Event::VolumeWrites { n: *other, every });
+                self.crawl_volume(*other, every);
                 self.schedule(for_, Event::VolumeGoesOn { n: *other });
             }
         }

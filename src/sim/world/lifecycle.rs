@@ -225,6 +225,12 @@ impl World {
         }
     }
 
+    /// The volume of a node crawls: it hangs, but for one moment out of every so many, in which all that awaits it is written.
+    pub fn crawl_volume(&mut self, n: NodeIx, every: Duration) {
+        self.hang_volume(n);
+        self.schedule(every, Event::VolumeWrites { n, every });
+    }
+
     /// Lets a volume that hangs go on, with all that awaited it at once.
     pub fn free_volume(&mut self, n: NodeIx) {
         self.nodes[n].volume_hangs = false;
