@@ -168,7 +168,7 @@ async fn absent(
 ) -> Vec<String> {
     let mut absent = Vec::new();
     for (seed, error) in silent.into_iter().filter(|(seed, _)| !members.contains_key(seed)) {
-        // A seed may be another name of a member.
+        // A seed may be another name of a member; one that does not resolve is none that we could know of.
         let own = cluster.admin.resolve(&seed.host).await.unwrap_or_default();
         if !members.iter().any(|(member, ips)| member.port == seed.port && ips.iter().any(|ip| own.contains(ip))) {
             absent.push(format!("no member knows {seed}, a seed, which does not answer: {error}"));

@@ -168,7 +168,7 @@ pub(super) fn missing_member(scene: &Scene<'_>) -> Verdict {
         return Verdict::NotApplicable;
     }
     match scene.survey.absent.as_slice() {
-        [] => Verdict::Passed("every configured seed and node is one".into()),
+        [] => Verdict::Passed("every configured seed and node is a member".into()),
         absent => Verdict::Failed(absent.join("; ")),
     }
 }
