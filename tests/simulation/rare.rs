@@ -62,11 +62,14 @@ pub fn draw(s: &mut Scenario) {
         }
         s.acts.sort_by_key(|(at, _)| *at);
     }
-    // With what is lost of a voter's data, and a voter that lags, what a quorum has acknowledged would be lost.
-    let loses_data = s.acts.iter().any(|(_, act)| matches!(act, Act::LoseData(..)))
-        || s.world.faults.iter().chain(&faults).any(|fault| matches!(fault, Fault::ComesBackEmpty { .. }));
-    if r.percent(8) && voters > 2 && !loses_data {
+    if r.percent(8) && voters > 2 {
         faults.push(Fault::OthersVolumesCrawl { every: r.millis(1_000, 15_000), for_: r.millis(20_000, 300_000) });
     }
     s.world.faults.extend(faults);
+    let crawls = s.world.faults.iter().any(|fault| matches!(fault, Fault::OthersVolumesCrawl { .. }));
+    if crawls || s.acts.iter().any(|(_, act)| matches!(act, Act::HangVolume(_))) {
+        // Where one voter lags and another loses its data, what a quorum has acknowledged is lost with the next leader, and nobody can mend that.
+        s.acts.retain(|(_, act)| !matches!(act, Act::LoseData(..)));
+        s.world.faults.retain(|fault| !matches!(fault, Fault::ComesBackEmpty { .. }));
+    }
 }
