@@ -776,7 +776,10 @@ impl Judge {
             if quiet && !returns {
                 self.breach("S4", now, format!("{call}: so soon after a take-over"));
             }
-            if let (Call::StartInstance { .. }, Some(update)) = (call, self.active) {
+            // Where the return ticket is open as well, it may have been by that, and the store serves nobody.
+            if let (Call::StartInstance { .. }, Some(update)) = (call, self.active)
+                && !self.ticket_is_open(me, now)
+            {
                 self.is_served(me, update, now);
             }
             return;
@@ -797,16 +800,21 @@ impl Judge {
             | Call::Resign { .. }
             | Call::SetPriority { .. } => false,
         };
-        let of = (me, self.active.unwrap_or_default());
-        let up = self.came_up.get(&me).copied().unwrap_or_default();
-        let since_up = Heard { last: up, away_until: None };
-        let away = self.heard.get(&of).unwrap_or(&since_up).was_away(now, TICKET)
-            || self.written.get(&of).unwrap_or(&since_up).was_away(now, TICKET_WITH_LEADER);
+        let away = self.ticket_is_open(me, now);
         // EC2 may say for a while what was true before, and what runs is started once more without effect.
         let runs = self.nodes[n].runs_since.is_some_and(|since| now.saturating_sub(since) >= EC2_KNOWABLE);
         if !(for_it && returns && away && !runs) {
             self.breach("S4", now, format!("{call}: {}", why.join(", ")));
         }
+    }
+
+    /// Whether the store has kept this worker from recording for as long as opens a return ticket.
+    fn ticket_is_open(&self, me: Incarnation, now: Duration) -> bool {
+        let of = (me, self.active.unwrap_or_default());
+        let up = self.came_up.get(&me).copied().unwrap_or_default();
+        let since_up = Heard { last: up, away_until: None };
+        self.heard.get(&of).unwrap_or(&since_up).was_away(now, TICKET)
+            || self.written.get(&of).unwrap_or(&since_up).was_away(now, TICKET_WITH_LEADER)
     }
 
     /// S1, S2, S3, S6: who serves.
