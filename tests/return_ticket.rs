@@ -47,6 +47,12 @@ async fn the_node_is_brought_back_when_another_voters_volume_crawls_and_the_work
     another_voter_is_lost(Who::Successor { clusters: 1 }, Loss::VolumeCrawls, Duration::from_secs(180)).await;
 }
 
+/// And loses its leader again and again, for too short a time to be without one.
+#[tokio::test(start_paused = true)]
+async fn the_node_is_brought_back_when_another_voters_volume_crawls_and_leaders_come_and_go() {
+    another_voter_is_lost(Who::Holder, Loss::VolumeCrawlsWithoutLeadersThatLast, Duration::from_secs(150)).await;
+}
+
 /// It is the ticket of its own stop: nobody else's patience is asked of it.
 #[tokio::test(start_paused = true)]
 async fn the_node_is_brought_back_as_soon_by_a_worker_that_took_the_update_over_before() {
@@ -82,6 +88,7 @@ enum Loss {
     Frozen,
     VolumeHangs,
     VolumeCrawls,
+    VolumeCrawlsWithoutLeadersThatLast,
 }
 
 /// Reads of admissions take three seconds, until it is said that they do not.
@@ -114,7 +121,7 @@ async fn loses_a_voter(rig: &Rig, loss: Loss) -> (usize, usize) {
     rig.world.with(|w| match loss {
         Loss::Frozen => w.freeze(other),
         Loss::VolumeHangs => w.hang_volume(other),
-        Loss::VolumeCrawls => w.crawl_volume(other, Duration::from_secs(12)),
+        Loss::VolumeCrawls | Loss::VolumeCrawlsWithoutLeadersThatLast => w.crawl_volume(other, Duration::from_secs(12)),
     });
     (ours, other)
 }
@@ -167,7 +174,14 @@ async fn another_voter_is_lost(who: Who, loss: Loss, back_within: Duration) {
         tokio::spawn(successor.run(StartPoint::CheckpointOrBeginning, stopped.1));
     }
     let lost_at = rig.clock.now();
+    let mut killed_at = lost_at;
     while rig.world.with(|w| w.instance_state(ours)) != InstanceState::Running {
+        if loss == Loss::VolumeCrawlsWithoutLeadersThatLast
+            && rig.clock.now().since(killed_at) > Duration::from_secs(30)
+        {
+            killed_at = rig.clock.now();
+            rig.world.with(|w| w.leader().into_iter().for_each(|leader| w.kill(leader)));
+        }
         // The stop takes 20 s; the ticket opens after 10 s without a leader, for a successor, or with a leader that takes nothing, after 60 s;
         // the start takes 10 s.
         if rig.clock.now().since(lost_at) >= back_within {
@@ -178,7 +192,9 @@ async fn another_voter_is_lost(who: Who, loss: Loss, back_within: Duration) {
     slow.0.store(true, Ordering::Relaxed);
     match loss {
         Loss::Frozen => rig.until("StepDelayed", 1).await,
-        Loss::VolumeHangs | Loss::VolumeCrawls => rig.until("InstanceStarted", 2).await,
+        Loss::VolumeHangs | Loss::VolumeCrawls | Loss::VolumeCrawlsWithoutLeadersThatLast => {
+            rig.until("InstanceStarted", 2).await
+        }
     };
     rig.world.with(|w| {
         w.unfreeze(other);

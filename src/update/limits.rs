@@ -98,7 +98,8 @@ pub const TICKET_AFTER: Duration = Duration::from_secs(10);
 pub const TICKET_AFTER_REPLACEMENT: Duration = Duration::from_secs(60);
 
 /// A store with a leader that takes no append, as when a volume hangs whose sockets live, is for the node in hand as one without a leader once
-/// nothing could be written for this long. No recording shows one; the longest that a served store was seen to take nothing is an election.
+/// nothing could be written for this long; leaders that come and go meanwhile do not start that anew. No recording shows one; the longest that a
+/// served store was seen to take nothing is an election.
 pub const TICKET_AFTER_APPENDS_FAIL: Duration = Duration::from_secs(60);
 
 /// Time to make the survey before a request is refused: nodes and EC2 must answer.

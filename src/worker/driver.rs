@@ -82,7 +82,7 @@ pub(super) struct Driver {
     unacknowledged: BTreeMap<uuid::Uuid, Moment>,
     /// What has become of the return ticket.
     ticket: Ticket,
-    /// Appends that came to nothing, or too late for a call, although the store has a leader.
+    /// Appends that came to nothing, or too late for a call, although somebody of the store answers.
     untaken: Untaken,
     /// The last revision that was folded when an append met another.
     conflicted_at: Option<Option<Revision>>,
@@ -887,8 +887,8 @@ impl Driver {
                 tracing::warn!(%error, "not recorded");
                 self.store_away(sent).await;
                 self.untaken.failed(sent, self.now());
-                if self.store.leader_reported != Some(true) {
-                    // That says nothing of appends that come when there is a leader.
+                if self.store.leader_reported != Some(true) && self.store.voters == 0 {
+                    // Whom nobody of the store answers may be cut off from it alone.
                     self.untaken.forget();
                 }
                 // Whether it stands is told by reading; an intent found there is not acted upon.
