@@ -97,7 +97,8 @@ impl Entry {
         self.incarnation.is_none()
     }
 
-    fn list(&self, key: &str) -> impl Iterator<Item = &Value> {
+    /// What a list in its data holds; nothing where there is none.
+    pub fn list(&self, key: &str) -> impl Iterator<Item = &Value> {
         self.data.get(key).and_then(Value::as_array).into_iter().flatten()
     }
 
@@ -687,9 +688,8 @@ impl Judge {
 
     fn judge_plan(&mut self, now: Duration, history: &[Entry], n: usize, call: &Call) {
         let plan = history.iter().find(|e| e.kind == "UpdatePlanned");
-        let members = plan.and_then(|p| p.data.get("members")).and_then(Value::as_array);
-        let planned =
-            members.into_iter().flatten().find(|m| m.get("node").and_then(Value::as_str) == Some(&self.names[n]));
+        let mut members = plan.into_iter().flat_map(|p| p.list("members"));
+        let planned = members.find(|m| m.get("node").and_then(Value::as_str) == Some(&self.names[n]));
         let instance = planned.and_then(|m| m.get("instance")).and_then(Value::as_str);
         if instance != Some(self.instances[n].as_str()) {
             self.breach("S5", now, format!("{call}: not in the plan"));
@@ -789,10 +789,9 @@ impl Judge {
         let for_it = stop.is_some_and(|e| e.text("node") == node);
         let returns = match call {
             Call::StartInstance { .. } => true,
-            Call::ModifyType { to, .. } => stop.is_some_and(|e| {
-                let types = e.data.get("returnTypes").and_then(Value::as_array);
-                types.into_iter().flatten().any(|t| t.as_str() == Some(&to.0))
-            }),
+            Call::ModifyType { to, .. } => {
+                stop.is_some_and(|e| e.list("returnTypes").any(|t| t.as_str() == Some(&to.0)))
+            }
             Call::StopInstance { .. }
             | Call::RebootInstance { .. }
             | Call::Tag { .. }

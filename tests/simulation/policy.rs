@@ -213,7 +213,7 @@ fn went_back(history: &[Entry], end: &Entry, broken: &mut Vec<(&'static str, Str
     if cancelled || failed || !obeyed || end.text("code") == "unexpectedMember" {
         return;
     }
-    let members = plan.and_then(|p| p.data.get("members")).and_then(Value::as_array).into_iter().flatten();
+    let members = plan.into_iter().flat_map(|p| p.list("members"));
     let old: BTreeMap<&str, &str> =
         members.filter_map(|m| Some((m.get("node")?.as_str()?, m.get("oldType")?.as_str()?))).collect();
     for (node, result) in results(history) {
